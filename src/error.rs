@@ -1,0 +1,75 @@
+//! What can go wrong in the core, as one type that says which field or step is at fault.
+
+use std::fmt;
+
+/// The result of a fallible operation of the core.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error of the core. Nothing was changed by the call that returned it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A description breaks a rule.
+    #[error("{field}: {rule}")]
+    Invalid {
+        /// The path of the field at fault, such as `matrix.factors[1].coef`.
+        field: String,
+        /// The rule it breaks.
+        rule: String,
+    },
+    /// The session is at another step.
+    #[error("step {requested} cannot be served: the session expects step {expected}")]
+    WrongStep {
+        /// The step that was asked for.
+        requested: u64,
+        /// The step that the session expects.
+        expected: u64,
+    },
+    /// A step that was applied, in whole or in part, was asked again with other bytes.
+    #[error(
+        "step {requested} was applied with other bytes (they differ at or after byte {offset}); \
+         the session expects step {expected}"
+    )]
+    PayloadMismatch {
+        /// The step that was asked for.
+        requested: u64,
+        /// The step that the session expects.
+        expected: u64,
+        /// The first byte of the tile that differs.
+        offset: u64,
+    },
+    /// The step is at or past the horizon.
+    #[error("step {requested} is at or past the horizon of {horizon} steps")]
+    PastHorizon {
+        /// The step that was asked for.
+        requested: u64,
+        /// The number of steps that the session may ever produce.
+        horizon: u64,
+    },
+    /// A session is bound to something else than what it is asked to go on with.
+    #[error("the session was made for another {field}: fingerprints differ")]
+    FingerprintMismatch {
+        /// The first part of the description that differs.
+        field: &'static str,
+    },
+    /// Stored state does not read back as what was written.
+    #[error("the stored state is damaged: {what}")]
+    Damaged {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The caller withdrew a long computation.
+    #[error("the computation was cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// A rule broken by `field`.
+    pub fn invalid(field: impl Into<String>, rule: impl fmt::Display) -> Self {
+        Self::Invalid { field: field.into(), rule: rule.to_string() }
+    }
+
+    /// A stored state that does not read back.
+    pub fn damaged(what: impl fmt::Display) -> Self {
+        Self::Damaged { what: what.to_string() }
+    }
+}

@@ -1,0 +1,68 @@
+//! Every limit of the core, by name, with the relations between them checked at compile time.
+//!
+//! A limit is checked before the memory it guards is taken. The server adds limits of its own (sessions, bytes,
+//! message sizes), which are configuration.
+
+/// Lanes processed together while they sit in cache: the unit of state layout, of threads and of replay digests.
+pub const TILE_LANES: usize = 1024;
+
+/// Lanes whose planes lie together in memory: what one recurrence runs over before the next one does.
+pub const BLOCK_LANES: usize = 64;
+
+/// Tiles below which a run of tiles is not split between threads: handing work over costs a few microseconds.
+pub const PARALLEL_GRAIN_TILES: usize = 16;
+
+/// Leaves in one tree.
+pub const MAX_LEAVES: usize = 65_536;
+
+/// Bytes of one leaf path.
+pub const MAX_PATH_BYTES: usize = 1_024;
+
+/// Axes of one leaf.
+pub const MAX_RANK: usize = 32;
+
+/// Lanes of one tree.
+pub const MAX_LANES: u64 = 1 << 40;
+
+/// Bands of a banded matrix (`coef`, a row of `params`) and buffers of a BLT.
+pub const MAX_BANDS: usize = 1_024;
+
+/// Rows of a `dense` matrix.
+pub const MAX_DENSE_N: usize = 2_048;
+
+/// Entries of one schedule: `diag`, `learning_rates`, `row_scale`, `col_scale`, and rows of `params`.
+pub const MAX_SCHEDULE: usize = 1 << 24;
+
+/// Factors of one product.
+pub const MAX_FACTORS: usize = 64;
+
+/// Depth of a matrix inside matrices.
+pub const MAX_NESTING: usize = 16;
+
+/// Kinds used in one specification, all levels together.
+pub const MAX_NODES: usize = 256;
+
+/// Planes of state a lane, all factors together.
+pub const MAX_PLANES: usize = 4_096;
+
+/// Steps of a horizon: a step number and everything computed from it fits an `i64`.
+pub const MAX_HORIZON: u64 = 1 << 62;
+
+/// Rows and columns of a matrix that an analysis materializes or takes row norms of.
+pub const MAX_ANALYSIS_N: usize = 65_536;
+
+/// Bytes of state that a product with an array holds at a time, where a tile takes no more.
+pub const ANALYSIS_STATE_BYTES: usize = 64 << 20;
+
+/// Bytes of state that the rows of a matrix may take, a column a lane.
+pub const MAX_ROWS_STATE_BYTES: usize = 256 << 20;
+
+const _: () = assert!(TILE_LANES.is_multiple_of(BLOCK_LANES), "a tile is whole blocks");
+const _: () =
+    assert!(MAX_DENSE_N * MAX_DENSE_N * 8 <= MAX_ROWS_STATE_BYTES, "a dense matrix can be materialized");
+const _: () = assert!(MAX_DENSE_N - 1 <= MAX_PLANES, "a dense matrix keeps every earlier input");
+const _: () = assert!(MAX_BANDS <= MAX_PLANES, "a band is a plane");
+const _: () = assert!(MAX_NESTING < 64, "decoders of JSON and protobuf stop recursing at about 100");
+const _: () =
+    assert!(MAX_LANES as u128 * 8 * MAX_PLANES as u128 <= i64::MAX as u128, "state sizes fit an i64");
+const _: () = assert!(MAX_ANALYSIS_N <= MAX_LANES as usize, "a column of a materialized matrix is a lane");

@@ -1,0 +1,363 @@
+//! [`Plan`]: a [`MatrixSpec`] as the list of recurrences that run it, in the order in which they are applied.
+//!
+//! The algebra of inverses happens here, once: `(A B)^-1 = B^-1 A^-1`, the inverse of a scaling is a scaling by
+//! reciprocals, an inverse of an inverse is the matrix. What is left is a list of [`Stage`]s, each of which has a
+//! native recurrence forwards and backwards. A stage holds `f64`s; [`Plan::ops`] resolves it for one step into the
+//! numbers that a kernel multiplies with.
+
+use std::sync::Arc;
+
+use super::spec::MatrixSpec;
+use crate::error::{Error, Result};
+use crate::kernel::{Op, Push, Real, Tap};
+
+/// A matrix ready to run.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    stages: Vec<Stage>,
+    planes: usize,
+    horizon: Option<u64>,
+    toeplitz: bool,
+}
+
+/// One recurrence. `inverse` runs it backwards.
+#[derive(Clone, Debug)]
+enum Stage {
+    Scale(Scale),
+    PrefixSum { inverse: bool },
+    Momentum { momentum: f64, learning_rates: Arc<[f64]>, inverse: bool },
+    Banded { rows: Rows, inverse: bool },
+    Blt { buf_decay: Arc<[f64]>, output_scale: Arc<[f64]>, inverse: bool },
+}
+
+/// A multiplier for each step.
+#[derive(Clone, Debug)]
+struct Scale {
+    values: ScaleValues,
+    reciprocal: bool,
+}
+
+#[derive(Clone, Debug)]
+enum ScaleValues {
+    /// The last entry repeats.
+    List(Arc<[f64]>),
+    /// The norms of the columns of an `n x n` banded Toeplitz matrix; `norms[k]` is that of the first `k + 1`
+    /// coefficients, which is what is left of column `n - 1 - k`.
+    ToeplitzColumns { norms: Arc<[f64]>, n: u64 },
+}
+
+/// The entries of a banded lower-triangular matrix, by row and distance from the diagonal.
+#[derive(Clone, Debug)]
+enum Rows {
+    /// The same in every row.
+    Toeplitz(Arc<[f64]>),
+    /// `columns[j][k]` is the entry `k` below the diagonal in column `j`.
+    Columns(Arc<[Vec<f64>]>),
+    /// `rows[i][j]`, written out.
+    Dense(Arc<[Vec<f64>]>),
+}
+
+impl Rows {
+    /// Planes of a ring that holds what later rows still need.
+    fn planes(&self) -> usize {
+        match self {
+            Self::Toeplitz(coef) => coef.len() - 1,
+            Self::Columns(columns) => columns[0].len() - 1,
+            Self::Dense(rows) => rows.len() - 1,
+        }
+    }
+
+    /// The entry in row `step`, `back` places left of the diagonal.
+    fn entry(&self, step: usize, back: usize) -> f64 {
+        match self {
+            Self::Toeplitz(coef) => coef[back],
+            Self::Columns(columns) => columns[step - back][back],
+            Self::Dense(rows) => rows[step][step - back],
+        }
+    }
+
+    /// Rows that differ from one another, for a check of every entry.
+    fn distinct_rows(&self) -> usize {
+        match self {
+            Self::Toeplitz(coef) => coef.len(),
+            Self::Columns(rows) | Self::Dense(rows) => rows.len(),
+        }
+    }
+}
+
+impl Scale {
+    fn list(values: &[f64], reciprocal: bool) -> Self {
+        Self { values: ScaleValues::List(values.into()), reciprocal }
+    }
+
+    fn at(&self, step: u64) -> f64 {
+        let value = self.value(step);
+        if self.reciprocal { 1.0 / value } else { value }
+    }
+
+    fn value(&self, step: u64) -> f64 {
+        match &self.values {
+            ScaleValues::List(list) => list[clip(step, list.len())],
+            ScaleValues::ToeplitzColumns { norms, n } => {
+                norms[clip(n.saturating_sub(1).saturating_sub(step), norms.len())]
+            }
+        }
+    }
+
+    fn is_constant(&self) -> bool {
+        match &self.values {
+            ScaleValues::List(list) => list.iter().all(|value| *value == list[0]),
+            ScaleValues::ToeplitzColumns { norms, .. } => norms.iter().all(|value| *value == norms[0]),
+        }
+    }
+}
+
+/// The index of a list whose last entry repeats.
+fn clip(step: u64, len: usize) -> usize {
+    usize::try_from(step).map_or(len - 1, |step| step.min(len - 1))
+}
+
+/// The L2 norm, without overflow or underflow on the way.
+fn norm(values: &[f64]) -> f64 {
+    let largest = values.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+    if largest == 0.0 {
+        return 0.0;
+    }
+    largest * values.iter().map(|value| (value / largest).powi(2)).sum::<f64>().sqrt()
+}
+
+impl Plan {
+    /// Validates a description and lowers it to stages.
+    ///
+    /// # Errors
+    /// Those of [`MatrixSpec::validate`].
+    pub fn new(spec: &MatrixSpec) -> Result<Self> {
+        spec.validate()?;
+        let mut plan = Self { stages: Vec::new(), planes: 0, horizon: None, toeplitz: true };
+        plan.lower(spec, false);
+        plan.planes = plan.stages.iter().map(Stage::planes).sum();
+        // Distinct schedules may still make a Toeplitz matrix; that they do not is the honest default.
+        plan.toeplitz &= plan.stages.iter().all(Stage::is_toeplitz);
+        Ok(plan)
+    }
+
+    /// Planes of state a lane.
+    pub fn planes(&self) -> usize {
+        self.planes
+    }
+
+    /// Planes that one step in the steady state reads, and writes.
+    pub fn planes_moved(&self) -> (usize, usize) {
+        self.stages.iter().map(Stage::planes_moved).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+    }
+
+    /// The number of rows, where the matrix ends by itself.
+    pub fn horizon(&self) -> Option<u64> {
+        self.horizon
+    }
+
+    /// Whether every factor is Toeplitz, and so the whole: row `t` is then row `t + 1` shifted.
+    pub fn is_toeplitz(&self) -> bool {
+        self.toeplitz
+    }
+
+    /// Appends the stages of `spec`, or of its inverse, first applied first.
+    fn lower(&mut self, spec: &MatrixSpec, inverse: bool) {
+        match spec {
+            MatrixSpec::Identity => {}
+            MatrixSpec::PrefixSum => self.stages.push(Stage::PrefixSum { inverse }),
+            MatrixSpec::Diagonal { diag } => self.scale(diag, inverse),
+            MatrixSpec::MomentumSgd { momentum, learning_rates } => {
+                let learning_rates = learning_rates.as_deref().unwrap_or(&[1.0]).into();
+                self.stages.push(Stage::Momentum { momentum: *momentum, learning_rates, inverse });
+            }
+            MatrixSpec::Toeplitz { coef, column_normalize_for_n } => {
+                let banded = Stage::Banded { rows: Rows::Toeplitz(coef.as_slice().into()), inverse };
+                let Some(n) = *column_normalize_for_n else {
+                    return self.stages.push(banded);
+                };
+                let norms = (1..=coef.len()).map(|k| norm(&coef[..k])).collect();
+                self.column_normalized(banded, ScaleValues::ToeplitzColumns { norms, n }, inverse);
+                self.end_at(n);
+            }
+            MatrixSpec::BufferedToeplitz { buf_decay, output_scale } => self.stages.push(Stage::Blt {
+                buf_decay: buf_decay.as_slice().into(),
+                output_scale: output_scale.as_slice().into(),
+                inverse,
+            }),
+            MatrixSpec::ColumnNormalizedBanded { params } => {
+                let banded = Stage::Banded { rows: Rows::Columns(params.as_slice().into()), inverse };
+                let n = params.len();
+                let norms =
+                    params.iter().enumerate().map(|(j, column)| norm(&column[..column.len().min(n - j)]));
+                self.column_normalized(banded, ScaleValues::List(norms.collect()), inverse);
+                self.end_at(n as u64);
+            }
+            MatrixSpec::Dense { rows } => {
+                self.stages.push(Stage::Banded { rows: Rows::Dense(rows.as_slice().into()), inverse });
+                self.end_at(rows.len() as u64);
+            }
+            MatrixSpec::Product { factors } if inverse => factors.iter().for_each(|f| self.lower(f, inverse)),
+            MatrixSpec::Product { factors } => factors.iter().rev().for_each(|f| self.lower(f, inverse)),
+            MatrixSpec::Scaled { matrix, row_scale, col_scale } => {
+                let (first, last) = if inverse { (row_scale, col_scale) } else { (col_scale, row_scale) };
+                if let Some(scale) = first {
+                    self.scale(scale, inverse);
+                }
+                self.lower(matrix, inverse);
+                if let Some(scale) = last {
+                    self.scale(scale, inverse);
+                }
+            }
+            MatrixSpec::Inverse { matrix } => self.lower(matrix, !inverse),
+        }
+    }
+
+    fn scale(&mut self, values: &[f64], inverse: bool) {
+        self.stages.push(Stage::Scale(Scale::list(values, inverse)));
+    }
+
+    /// `M diag(1/norms)`, or its inverse `diag(norms) M^-1`.
+    fn column_normalized(&mut self, matrix: Stage, norms: ScaleValues, inverse: bool) {
+        let scale = Stage::Scale(Scale { values: norms, reciprocal: !inverse });
+        let stages = if inverse { [matrix, scale] } else { [scale, matrix] };
+        self.stages.extend(stages);
+    }
+
+    fn end_at(&mut self, n: u64) {
+        self.horizon = Some(self.horizon.map_or(n, |horizon| horizon.min(n)));
+    }
+
+    /// The numbers of step `step`, as the kernels take them. `step` is below [`Plan::horizon`].
+    pub(crate) fn ops<T: Real>(&self, step: u64) -> Vec<Op<T>> {
+        let mut plane = 0;
+        let resolve = |stage: &Stage| {
+            let op = stage.resolve(step, plane);
+            plane += stage.planes();
+            op
+        };
+        self.stages.iter().map(resolve).collect()
+    }
+
+    /// Checks that every number of every step is finite in `T`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] on `matrix`: a parameter or a quotient of two overflows `T`.
+    pub(crate) fn check_representable<T: Real>(&self) -> Result<()> {
+        if self.stages.iter().all(Stage::is_representable::<T>) {
+            return Ok(());
+        }
+        let rule = format!("a coefficient of the recurrence is not finite in {}", T::PRECISION);
+        Err(Error::invalid("matrix", rule))
+    }
+}
+
+impl Stage {
+    fn planes(&self) -> usize {
+        match self {
+            Self::Scale(_) => 0,
+            Self::PrefixSum { .. } => 1,
+            Self::Momentum { .. } => 2,
+            Self::Banded { rows, .. } => rows.planes(),
+            Self::Blt { buf_decay, .. } => buf_decay.len(),
+        }
+    }
+
+    fn planes_moved(&self) -> (usize, usize) {
+        match self {
+            Self::Banded { .. } => (self.planes(), self.planes().min(1)),
+            Self::Scale(_) | Self::PrefixSum { .. } | Self::Momentum { .. } | Self::Blt { .. } => {
+                (self.planes(), self.planes())
+            }
+        }
+    }
+
+    fn is_toeplitz(&self) -> bool {
+        match self {
+            Self::Scale(scale) => scale.is_constant(),
+            Self::Momentum { learning_rates, .. } => {
+                learning_rates.iter().all(|rate| *rate == learning_rates[0])
+            }
+            Self::Banded { rows, .. } => matches!(rows, Rows::Toeplitz(_)),
+            Self::PrefixSum { .. } | Self::Blt { .. } => true,
+        }
+    }
+
+    /// The operation of one step, with its planes starting at `plane`.
+    fn resolve<T: Real>(&self, step: u64, plane: usize) -> Op<T> {
+        match self {
+            Self::Scale(scale) => Op::Scale { factor: T::from_f64(scale.at(step)) },
+            Self::PrefixSum { inverse: false } => Op::PrefixSum { plane },
+            Self::PrefixSum { inverse: true } => Op::FirstDifference { plane },
+            Self::Momentum { momentum, learning_rates, inverse } => {
+                let rate = learning_rates[clip(step, learning_rates.len())];
+                let momentum = T::from_f64(*momentum);
+                match inverse {
+                    false => Op::Momentum { plane, momentum, learning_rate: T::from_f64(rate) },
+                    true => Op::MomentumInverse { plane, momentum, inverse_rate: T::from_f64(1.0 / rate) },
+                }
+            }
+            Self::Banded { rows, inverse } => banded(rows, *inverse, step as usize, plane),
+            Self::Blt { buf_decay, output_scale, inverse } => {
+                let sign = if *inverse { -1.0 } else { 1.0 };
+                let tap = |(k, &weight): (usize, &f64)| Tap {
+                    plane: plane + k,
+                    weight: T::from_f64(sign * weight),
+                };
+                Op::Blt {
+                    taps: output_scale.iter().enumerate().map(tap).collect(),
+                    decay: buf_decay.iter().map(|&decay| T::from_f64(decay)).collect(),
+                    push: if *inverse { Push::Output } else { Push::Input },
+                }
+            }
+        }
+    }
+
+    fn is_representable<T: Real>(&self) -> bool {
+        let finite = |value: f64| T::from_f64(value).is_finite();
+        match self {
+            Self::Scale(scale) => {
+                let last = match &scale.values {
+                    ScaleValues::List(list) => 0..list.len() as u64,
+                    ScaleValues::ToeplitzColumns { norms, n } => n - norms.len() as u64..*n,
+                };
+                // A norm that overflows has a finite reciprocal, which is not its own.
+                last.into_iter().all(|step| scale.value(step).is_finite() && finite(scale.at(step)))
+            }
+            Self::PrefixSum { .. } => true,
+            Self::Momentum { learning_rates, inverse, .. } => {
+                learning_rates.iter().all(|&rate| finite(if *inverse { 1.0 / rate } else { rate }))
+            }
+            Self::Banded { rows, inverse } => (0..rows.distinct_rows()).all(|step| {
+                (0..=rows.planes().min(step)).all(|back| finite(banded_weight(rows, *inverse, step, back)))
+            }),
+            Self::Blt { output_scale, .. } => output_scale.iter().all(|&weight| finite(weight)),
+        }
+    }
+}
+
+/// What a banded recurrence multiplies the value `back` steps ago with: the entry itself, or in forward substitution
+/// (arXiv 2306.08153, Algorithm 9) its negative quotient by the diagonal.
+fn banded_weight(rows: &Rows, inverse: bool, step: usize, back: usize) -> f64 {
+    let entry = rows.entry(step, back);
+    match (inverse, back) {
+        (false, _) => entry,
+        (true, 0) => 1.0 / entry,
+        (true, _) => -entry / rows.entry(step, 0),
+    }
+}
+
+/// One step of a banded recurrence. The ring is an index: what was pushed at step `i` lies in plane `i mod planes`.
+fn banded<T: Real>(rows: &Rows, inverse: bool, step: usize, plane: usize) -> Op<T> {
+    let planes = rows.planes();
+    let tap = |back: usize| Tap {
+        plane: plane + (step - back) % planes,
+        weight: T::from_f64(banded_weight(rows, inverse, step, back)),
+    };
+    Op::Banded {
+        diagonal: T::from_f64(banded_weight(rows, inverse, step, 0)),
+        taps: (1..=planes.min(step)).map(tap).collect(),
+        keep_in: (planes > 0).then(|| plane + step % planes),
+        push: if inverse { Push::Output } else { Push::Input },
+    }
+}

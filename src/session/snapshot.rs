@@ -1,0 +1,266 @@
+//! A session's state as bytes, and back, exactly.
+//!
+//! ```text
+//! magic "noised session\n"   15 bytes
+//! version                    u32
+//! header length              u64
+//! header                     JSON: specification, fingerprint, step, tiles done, lanes a tile and a block
+//! header digest              32 bytes, BLAKE3 of all before it
+//! state                      planes x lanes values, block after block, plane after plane
+//! digests                    u64 a tile
+//! outputs                    the kept output, from the first byte of the step on
+//! digest                     32 bytes, BLAKE3 of all before it
+//! ```
+//!
+//! Numbers are little endian. The header is checked before any memory is taken on its word.
+
+use std::io::{self, Read, Write};
+
+use bytes::BytesMut;
+use serde::{Deserialize, Serialize};
+
+use super::{Session, SessionSpec, Source};
+use crate::dtype::Precision;
+use crate::error::{Error, Result};
+use crate::kernel::LaneState;
+use crate::limits::{BLOCK_LANES, TILE_LANES};
+use crate::matrix::MatrixSpec;
+use crate::tree::{Leaf, Shard, Tree};
+
+const MAGIC: &[u8; 15] = b"noised session\n";
+
+/// Goes up when a reader of the last version would read this one wrongly.
+const VERSION: u32 = 1;
+
+/// A specification of the largest permitted size stays well below this.
+const MAX_HEADER_BYTES: u64 = 1 << 30;
+
+/// Values converted at a time.
+const BUFFER_VALUES: usize = 8 * 1024;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Header {
+    matrix: MatrixSpec,
+    leaves: Vec<Leaf>,
+    shard: Shard,
+    source: Source,
+    precision: Precision,
+    horizon: Option<u64>,
+    fingerprint: String,
+    step: u64,
+    tiles_done: usize,
+    tile_lanes: usize,
+    block_lanes: usize,
+}
+
+impl Session {
+    /// Writes the session out.
+    ///
+    /// # Errors
+    /// Those of the writer.
+    pub fn snapshot(&self, writer: impl Write) -> io::Result<()> {
+        let mut out = Hashing { inner: writer, hash: blake3::Hasher::new() };
+        let header = serde_json::to_vec(&self.header())?;
+        out.write_all(MAGIC)?;
+        out.write_all(&VERSION.to_le_bytes())?;
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        out.write_digest()?;
+        match &self.state {
+            LaneState::F32(values) => write_values(&mut out, values, |v| v.to_le_bytes())?,
+            LaneState::F64(values) => write_values(&mut out, values, |v| v.to_le_bytes())?,
+        }
+        write_values(&mut out, &self.digests, |v| v.to_le_bytes())?;
+        for piece in self.outputs.iter() {
+            out.write_all(piece)?;
+        }
+        out.write_digest()
+    }
+
+    /// Reads a session that [`Session::snapshot`] wrote. It goes on where that one stood, bit for bit.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where the bytes are not what was written, or of a version that this build does not read.
+    pub fn restore(reader: impl Read) -> Result<Self> {
+        let mut input = Hashing { inner: reader, hash: blake3::Hasher::new() };
+        let header = read_header(&mut input)?;
+        let Header {
+            matrix,
+            leaves,
+            shard,
+            source,
+            precision,
+            horizon,
+            fingerprint,
+            step,
+            tiles_done,
+            tile_lanes,
+            block_lanes,
+        } = header;
+        if (tile_lanes, block_lanes) != (TILE_LANES, BLOCK_LANES) {
+            return Err(Error::damaged(format!(
+                "tiles of {tile_lanes} lanes in blocks of {block_lanes}; this build has {TILE_LANES} and {BLOCK_LANES}"
+            )));
+        }
+        let resolved = Tree::new(leaves)
+            .map(|tree| SessionSpec { matrix, tree, shard, source, precision, horizon })
+            .and_then(SessionSpec::resolve)
+            .map_err(Error::damaged)?;
+        if resolved.fingerprint().to_string() != fingerprint {
+            return Err(Error::damaged("the fingerprint is not that of the specification"));
+        }
+        let mut session = Self::new(resolved);
+        if tiles_done >= session.digests.len() || session.resolved.spec.horizon.is_some_and(|n| step > n) {
+            return Err(Error::damaged("the step is not one of this session"));
+        }
+        match &mut session.state {
+            LaneState::F32(values) => read_values(&mut input, values, f32::from_le_bytes)?,
+            LaneState::F64(values) => read_values(&mut input, values, f64::from_le_bytes)?,
+        }
+        read_values(&mut input, &mut session.digests, u64::from_le_bytes)?;
+        let middle = session.byte_of_tile(tiles_done);
+        // The ring of outputs begins with the oldest.
+        let kept = if step > 0 { session.resolved.layout.byte_len() } else { middle };
+        let mut outputs = BytesMut::zeroed(kept);
+        read_exactly(&mut input, &mut outputs)?;
+        input.check_digest()?;
+        let newest = outputs.split_to(middle).freeze();
+        if !outputs.is_empty() {
+            session.outputs.push(middle..kept, outputs.freeze());
+        }
+        if !newest.is_empty() {
+            session.outputs.push(0..middle, newest);
+        }
+        session.go_to(step, tiles_done);
+        Ok(session)
+    }
+
+    fn header(&self) -> Header {
+        let SessionSpec { matrix, tree, shard, source, precision, horizon } = self.resolved.spec().clone();
+        Header {
+            matrix,
+            leaves: tree.leaves().to_vec(),
+            shard,
+            source,
+            precision,
+            horizon,
+            fingerprint: self.resolved.fingerprint().to_string(),
+            step: self.step,
+            tiles_done: self.tiles_done,
+            tile_lanes: TILE_LANES,
+            block_lanes: BLOCK_LANES,
+        }
+    }
+}
+
+fn read_header(input: &mut Hashing<impl Read>) -> Result<Header> {
+    let mut magic = [0; MAGIC.len()];
+    read_exactly(input, &mut magic)?;
+    if &magic != MAGIC {
+        return Err(Error::damaged("it does not begin as a session does"));
+    }
+    let mut version = [0; 4];
+    read_exactly(input, &mut version)?;
+    let version = u32::from_le_bytes(version);
+    if version != VERSION {
+        return Err(Error::damaged(format!("version {version}, this build reads version {VERSION}")));
+    }
+    let mut length = [0; 8];
+    read_exactly(input, &mut length)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER_BYTES {
+        return Err(Error::damaged("the header is longer than any"));
+    }
+    let mut header = Vec::new();
+    let read = input.by_ref().take(length).read_to_end(&mut header);
+    if read.map_err(|e| Error::damaged(e.to_string()))? as u64 != length {
+        return Err(Error::damaged("it ends early"));
+    }
+    input.check_digest()?;
+    serde_json::from_slice(&header).map_err(|e| Error::damaged(format!("the header does not read: {e}")))
+}
+
+fn write_values<T: Copy, const N: usize>(
+    out: &mut impl Write,
+    values: &[T],
+    convert: impl Fn(T) -> [u8; N],
+) -> io::Result<()> {
+    let mut buffer = Vec::with_capacity(BUFFER_VALUES * N);
+    for values in values.chunks(BUFFER_VALUES) {
+        buffer.clear();
+        buffer.extend(values.iter().flat_map(|&value| convert(value)));
+        out.write_all(&buffer)?;
+    }
+    Ok(())
+}
+
+fn read_values<T, const N: usize>(
+    input: &mut impl Read,
+    values: &mut [T],
+    convert: impl Fn([u8; N]) -> T,
+) -> Result<()> {
+    let mut buffer = vec![0; BUFFER_VALUES * N];
+    for values in values.chunks_mut(BUFFER_VALUES) {
+        let buffer = &mut buffer[..values.len() * N];
+        read_exactly(input, buffer)?;
+        for (value, bytes) in values.iter_mut().zip(buffer.as_chunks::<N>().0) {
+            *value = convert(*bytes);
+        }
+    }
+    Ok(())
+}
+
+fn read_exactly(input: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
+    input.read_exact(bytes).map_err(|e| match e.kind() {
+        io::ErrorKind::UnexpectedEof => Error::damaged("it ends early"),
+        _ => Error::damaged(e.to_string()),
+    })
+}
+
+/// A reader or writer that hashes all that passes.
+struct Hashing<T> {
+    inner: T,
+    hash: blake3::Hasher,
+}
+
+impl<W: Write> Hashing<W> {
+    /// Writes the digest of everything before it.
+    fn write_digest(&mut self) -> io::Result<()> {
+        let digest = self.hash.finalize();
+        self.write_all(digest.as_bytes())
+    }
+}
+
+impl<R: Read> Hashing<R> {
+    /// Reads a digest and checks that it is of everything before it.
+    fn check_digest(&mut self) -> Result<()> {
+        let expected = self.hash.finalize();
+        let mut found = [0; blake3::OUT_LEN];
+        read_exactly(self, &mut found)?;
+        if expected.as_bytes() != &found {
+            return Err(Error::damaged("its digest does not match"));
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hash.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(bytes)?;
+        self.hash.update(&bytes[..read]);
+        Ok(read)
+    }
+}
