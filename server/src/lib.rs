@@ -1,0 +1,25 @@
+//! The noised server.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`config`] | flags, environment and file, made into one checked [`Config`] |
+//! | [`listen`] | where to listen: TCP or a Unix socket |
+//! | `serve` | [`run`]: the services put together, and the drain |
+//! | `lifecycle` | what tells handlers that the server is about to stop |
+//! | `registry` | the sessions by name, and the memory promised to them |
+//! | `compute` | the threads that multiply, and how an async task waits for them |
+//! | `sessions` | the service Sessions, one operation a file |
+//! | `analysis` | the service Analysis, one operation a file |
+
+mod analysis;
+mod compute;
+pub mod config;
+mod lifecycle;
+pub mod listen;
+mod registry;
+mod serve;
+mod sessions;
+
+pub use config::Config;
+pub use listen::{ListenAddr, Listener};
+pub use serve::run;

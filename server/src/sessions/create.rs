@@ -1,0 +1,50 @@
+//! CreateSession.
+
+use std::sync::Arc;
+
+use noised::Error;
+use noised_proto::{ServiceError, name, session_spec, session_to_wire, v1};
+use prost::Message;
+use uuid::Uuid;
+
+use super::{STATUS_BYTES, SessionsService, status};
+
+impl SessionsService {
+    pub(super) async fn create(
+        &self,
+        request: v1::CreateSessionRequest,
+    ) -> Result<v1::Session, ServiceError> {
+        self.lifecycle.check_open()?;
+        let v1::CreateSessionRequest { session_id, session, resume } = request;
+        let id = if session_id.is_empty() { Uuid::new_v4().to_string() } else { session_id };
+        name::check_session_id(&id)?;
+        let session = session.ok_or_else(|| Error::invalid("session", "is missing"))?;
+        // A session that could not be told about must not be made.
+        let size = session.encoded_len() + STATUS_BYTES;
+        if size > self.max_message_bytes {
+            let (size, limit) = (size as u64, self.max_message_bytes as u64);
+            return Err(ServiceError::MessageTooLarge { field: "session", size, limit });
+        }
+        let registry = Arc::clone(&self.registry);
+        let turn = registry.turn_to_create().await;
+        // A description may hold millions of numbers, each of which is checked, and a session gigabytes.
+        let made = self.compute.run(move || {
+            let _turn = turn;
+            let resolved = session_spec(session)?.resolve()?;
+            registry.create(name::session_name(&id), resolved, resume)
+        });
+        let (entry, resumed) = made.await??;
+        let spec = entry.resolved.spec();
+        tracing::info!(
+            session = %entry.name,
+            resumed,
+            matrix = spec.matrix.kind(),
+            lanes = entry.resolved.layout().lanes(),
+            planes = entry.resolved.plan().planes(),
+            precision = %spec.precision,
+            memory_bytes = entry.memory_bytes,
+            "session opened"
+        );
+        Ok(session_to_wire(&entry.resolved, status(&entry, resumed)))
+    }
+}

@@ -1,0 +1,17 @@
+//! DeleteSession.
+
+use noised_proto::{ServiceError, name, v1};
+
+use super::SessionsService;
+
+impl SessionsService {
+    pub(super) async fn delete(&self, request: v1::DeleteSessionRequest) -> Result<(), ServiceError> {
+        let v1::DeleteSessionRequest { name: session_name } = request;
+        name::session_id(&session_name)?;
+        let entry = self.registry.delete(&session_name)?;
+        tracing::info!(session = %entry.name, next_step = entry.progress().next_step, "session deleted");
+        // Giving gigabytes back to the system takes a while. Where nothing is under way on the session, its memory is
+        // free once this is answered.
+        self.compute.run(move || drop(entry)).await
+    }
+}

@@ -1,0 +1,106 @@
+//! The service Sessions, one operation a file: decode, act, encode.
+
+mod create;
+mod delete;
+mod get;
+mod list;
+mod multiply_next;
+mod stream_multiply_next;
+
+use std::sync::Arc;
+
+use noised::Error;
+use noised_proto::v1::sessions_server::Sessions;
+use noised_proto::{ServiceError, SessionStatus, name, v1};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::compute::Compute;
+use crate::lifecycle::Lifecycle;
+use crate::registry::{Entry, Progress, Registry};
+
+/// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers.
+const STATUS_BYTES: usize = 512;
+
+/// The service, and what its operations share.
+#[derive(Clone, Debug)]
+pub(crate) struct SessionsService {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) compute: Arc<Compute>,
+    pub(crate) lifecycle: Lifecycle,
+    pub(crate) max_message_bytes: usize,
+}
+
+impl SessionsService {
+    fn entry(&self, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
+        name::session_id(session_name)?;
+        self.registry.get(session_name)
+    }
+}
+
+/// Refuses a client that means another session than the one of that name.
+fn check_fingerprint(entry: &Entry, fingerprint: &[u8]) -> Result<(), ServiceError> {
+    if fingerprint.is_empty() || fingerprint == entry.resolved.fingerprint().as_bytes() {
+        return Ok(());
+    }
+    Err(Error::FingerprintMismatch { field: "fingerprint" }.into())
+}
+
+/// Where a session stands, for the wire.
+fn status(entry: &Entry, resumed: bool) -> SessionStatus {
+    let Progress { next_step, next_offset, damaged: _ } = *entry.progress();
+    SessionStatus {
+        name: entry.name.clone(),
+        next_step,
+        next_offset: next_offset as u64,
+        memory_bytes: entry.memory_bytes,
+        resumed,
+    }
+}
+
+#[tonic::async_trait]
+impl Sessions for SessionsService {
+    async fn create_session(
+        &self,
+        request: Request<v1::CreateSessionRequest>,
+    ) -> Result<Response<v1::Session>, Status> {
+        Ok(Response::new(self.create(request.into_inner()).await?))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<v1::GetSessionRequest>,
+    ) -> Result<Response<v1::Session>, Status> {
+        Ok(Response::new(self.get(request.into_inner())?))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<v1::ListSessionsRequest>,
+    ) -> Result<Response<v1::ListSessionsResponse>, Status> {
+        Ok(Response::new(self.list(request.into_inner())?))
+    }
+
+    async fn delete_session(
+        &self,
+        request: Request<v1::DeleteSessionRequest>,
+    ) -> Result<Response<()>, Status> {
+        Ok(Response::new(self.delete(request.into_inner()).await?))
+    }
+
+    async fn multiply_next(
+        &self,
+        request: Request<v1::MultiplyNextRequest>,
+    ) -> Result<Response<v1::MultiplyNextResponse>, Status> {
+        Ok(Response::new(self.step(request.into_inner()).await?))
+    }
+
+    type StreamMultiplyNextStream = ReceiverStream<Result<v1::StreamMultiplyNextResponse, Status>>;
+
+    async fn stream_multiply_next(
+        &self,
+        request: Request<Streaming<v1::StreamMultiplyNextRequest>>,
+    ) -> Result<Response<Self::StreamMultiplyNextStream>, Status> {
+        Ok(Response::new(self.stream(request.into_inner())))
+    }
+}

@@ -1,0 +1,46 @@
+//! MultiplyNext: one whole step of a tree that fits a message.
+
+use bytes::{Bytes, BytesMut};
+use noised::Error;
+use noised::session::OutputChunk;
+use noised_proto::{ServiceError, v1};
+
+use super::{SessionsService, check_fingerprint};
+
+/// What an answer holds beside its payload.
+const ENVELOPE_BYTES: usize = 64;
+
+impl SessionsService {
+    pub(super) async fn step(
+        &self,
+        request: v1::MultiplyNextRequest,
+    ) -> Result<v1::MultiplyNextResponse, ServiceError> {
+        self.lifecycle.check_open()?;
+        let v1::MultiplyNextRequest { name, step, payload, fingerprint } = request;
+        let entry = self.entry(&name)?;
+        check_fingerprint(&entry, &fingerprint)?;
+        let (expected, found) = (entry.resolved.layout().byte_len(), payload.len());
+        if found != expected {
+            return Err(
+                Error::invalid("payload", format!("must have {expected} bytes, found {found}")).into()
+            );
+        }
+        let (size, limit) = ((expected + ENVELOPE_BYTES) as u64, self.max_message_bytes as u64);
+        if size > limit {
+            return Err(ServiceError::MessageTooLarge { field: "payload", size, limit });
+        }
+        let chunks = entry.apply(&self.compute, step, 0, payload).await?;
+        let replay = chunks.iter().all(|chunk| chunk.replay);
+        Ok(v1::MultiplyNextResponse { step, payload: join(chunks, expected), replay })
+    }
+}
+
+/// The chunks as one. There is more than one only where a stream was cut in the middle of the step.
+fn join(mut chunks: Vec<OutputChunk>, len: usize) -> Bytes {
+    if chunks.len() == 1 {
+        return chunks.swap_remove(0).bytes;
+    }
+    let mut whole = BytesMut::with_capacity(len);
+    chunks.iter().for_each(|chunk| whole.extend_from_slice(&chunk.bytes));
+    whole.freeze()
+}
