@@ -1,0 +1,81 @@
+//! `noisectl`: noised from the command line.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `materialize`, `row_norms`, `multiply`, `describe` | questions about a matrix, asked of a server or in process |
+//! | `session` | sessions: make, look at, end, run |
+//! | `args` | arguments that several commands take |
+//! | `npy`, `steps` | arrays and runs of steps, from files |
+//! | `output` | tables for people, JSON for programs |
+//! | `failure` | what is said, and the exit status, where a command fails |
+//!
+//! Exit status: 0 done, 2 bad usage or a bad description (one line on stderr names the field), 1 anything else.
+
+mod args;
+mod describe;
+mod failure;
+mod materialize;
+mod multiply;
+mod npy;
+mod output;
+mod row_norms;
+mod session;
+mod steps;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// Correlated noise for differentially private training: ask about matrices, run sessions.
+#[derive(Debug, Parser)]
+#[command(name = "noisectl", version, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Write a matrix out.
+    Materialize(materialize::Args),
+    /// The squared L2 norm of each row: of a decoder, each query's expected squared error at noise of variance 1.
+    RowNorms(row_norms::Args),
+    /// Multiply a matrix with an array whose first axis is the step.
+    Multiply(multiply::Args),
+    /// What a session on a matrix would hold and move.
+    Describe(describe::Args),
+    /// Sessions of a server.
+    #[command(subcommand)]
+    Session(session::Command),
+}
+
+impl Command {
+    async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Materialize(args) => args.run().await,
+            Self::RowNorms(args) => args.run().await,
+            Self::Multiply(args) => args.run().await,
+            Self::Describe(args) => args.run().await,
+            Self::Session(command) => command.run().await,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return failure::exit_of_usage(&error),
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.exit(),
+    }
+}
+
+/// One thread for the network is the fastest there is: it does not wake others.
+fn run(cli: Cli) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|e| Failure::failed("cannot start", e))?.block_on(cli.command.run())
+}

@@ -1,0 +1,134 @@
+//! Tables for people, JSON for programs.
+
+use std::io::{self, BufWriter, StdoutLock, Write};
+
+use clap::ValueEnum;
+use comfy_table::{CellAlignment, Table, presets};
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    Table,
+    /// For programs: every digit, every row.
+    Json,
+}
+
+/// Standard output, buffered.
+pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
+    BufWriter::with_capacity(1 << 16, io::stdout().lock())
+}
+
+/// Prints a line.
+pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
+    let mut out = stdout();
+    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|e| Failure::printing(&e))
+}
+
+/// Prints a JSON value on a line of its own.
+pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
+    print_line(&value.to_string())
+}
+
+/// A table of named values, one a line.
+pub(crate) fn print_fields<'a>(fields: impl IntoIterator<Item = (&'a str, String)>) -> Result<(), Failure> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    for (name, value) in fields {
+        table.add_row([name.to_owned(), value]);
+    }
+    print_line(&table.trim_fmt())
+}
+
+/// A table with a header, its columns aligned to the right but for the first.
+pub(crate) fn print_table(header: Vec<String>, rows: Vec<Vec<String>>) -> Result<(), Failure> {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    for row in rows {
+        table.add_row(row);
+    }
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    print_line(&table.trim_fmt())
+}
+
+/// A number as JSON, with every digit. JSON has no infinities; a whole number needs no fraction.
+pub(crate) fn write_number(out: &mut impl Write, value: f64) -> io::Result<()> {
+    let whole = value.fract() == 0.0 && value.abs() < 1e15 && !(value == 0.0 && value.is_sign_negative());
+    if whole { write!(out, "{}", value as i64) } else { write!(out, "{}", Value::from(value)) }
+}
+
+/// A list of numbers as JSON.
+pub(crate) fn write_numbers(out: &mut impl Write, values: impl IntoIterator<Item = f64>) -> io::Result<()> {
+    out.write_all(b"[")?;
+    for (i, value) in values.into_iter().enumerate() {
+        if i > 0 {
+            out.write_all(b",")?;
+        }
+        write_number(out, value)?;
+    }
+    out.write_all(b"]")
+}
+
+/// A number for people: six digits.
+pub(crate) fn short(value: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    if !(1e-4..1e7).contains(&value.abs()) {
+        return format!("{value:.5e}");
+    }
+    let text = format!("{value:.6}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+/// Bytes for people.
+pub(crate) fn bytes(count: u64) -> String {
+    const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = count as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{count} B") } else { format!("{value:.2} {}", UNITS[unit]) }
+}
+
+/// A value that may be absent, for people.
+pub(crate) fn or_none(value: Option<u64>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(values: &[f64]) -> String {
+        let mut out = Vec::new();
+        write_numbers(&mut out, values.iter().copied()).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn numbers_read_back_as_they_were() {
+        let values = [1.0, -3.0, 0.1, 1.0 / 3.0, 1e300, 5e-324, 1e15, 123456789012345680.0, f64::MAX];
+        let back: Vec<f64> = serde_json::from_str(&json(&values)).unwrap();
+        assert_eq!(back, values);
+        assert_eq!(json(&[1.0, 0.0, -0.0, 0.5]), "[1,0,-0.0,0.5]");
+        assert_eq!(json(&[f64::INFINITY, f64::NAN]), "[null,null]");
+    }
+
+    #[test]
+    fn numbers_for_people() {
+        assert_eq!(short(0.5), "0.5");
+        assert_eq!(short(1.0 / 3.0), "0.333333");
+        assert_eq!(short(100.0), "100");
+        assert_eq!(short(-1.5e-9), "-1.50000e-9");
+        assert_eq!(bytes(999), "999 B");
+        assert_eq!(bytes(400_000_000), "400.00 MB");
+    }
+}

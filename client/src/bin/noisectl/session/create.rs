@@ -1,0 +1,33 @@
+//! `noisectl session create`.
+
+use noised_client::CreateOptions;
+
+use super::SpecArgs;
+use super::show::show;
+use crate::args::{FormatArg, ServerArg};
+use crate::failure::Failure;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The session's name. Unless given, the server makes one up.
+    #[arg(long, default_value = "")]
+    id: String,
+    #[command(flatten)]
+    spec: SpecArgs,
+    /// Where a session of that name was made for the same, show it; otherwise that is an error.
+    #[arg(long)]
+    resume: bool,
+    #[command(flatten)]
+    server: ServerArg,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+impl Args {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let spec = self.spec.read()?;
+        let options = CreateOptions { id: self.id, resume: self.resume };
+        let session = self.server.client().await?.create_session(spec.spec(), options).await?;
+        show(session.info(), self.format.format)
+    }
+}

@@ -1,0 +1,256 @@
+//! Where a server is, and the connection to it.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tonic::transport::{Channel, Endpoint};
+
+use crate::error::{Error, Result};
+use crate::retry::RetryPolicy;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// Send buffer of a Unix socket: with the default of 208 KiB it carries less than half of what TCP does.
+const UNIX_SEND_BUFFER: usize = 4 * MIB;
+/// Space in a message beside its payload: names, numbers, a fingerprint.
+const MESSAGE_OVERHEAD: usize = KIB;
+
+/// Where a server is: `http://host:port`, `host:port` or `unix:///path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// TCP, as `host:port`.
+    Tcp(String),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = |rule: &str| Error::invalid("server", rule);
+        if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")) {
+            return match path {
+                "" => Err(invalid("a Unix socket needs a path, as in unix:///run/noised.sock")),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        if text.starts_with("https://") {
+            return Err(invalid("TLS is not spoken; use http:// or a proxy that adds it"));
+        }
+        let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        if address.contains('/') || port.and_then(|port| port.parse::<u16>().ok()).is_none() {
+            return Err(invalid("must be http://host:port, host:port or unix:///path"));
+        }
+        Ok(Self::Tcp(address.to_owned()))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
+
+/// Settings of a [`Client`](crate::Client), with defaults measured on loopback.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct ClientBuilder {
+    target: Target,
+    pub(crate) settings: Settings,
+}
+
+/// What a client was built with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Settings {
+    pub(crate) chunk_bytes: usize,
+    pub(crate) unary_bytes: usize,
+    pub(crate) message_bytes: usize,
+    pub(crate) retry: RetryPolicy,
+    connect_timeout: Duration,
+    frame_bytes: u32,
+    stream_window_bytes: u32,
+    connection_window_bytes: u32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            chunk_bytes: 512 * KIB,
+            unary_bytes: MIB,
+            message_bytes: 64 * MIB,
+            retry: RetryPolicy::default(),
+            connect_timeout: Duration::from_secs(10),
+            frame_bytes: MIB as u32,
+            stream_window_bytes: 2 * MIB as u32,
+            connection_window_bytes: 4 * MIB as u32,
+        }
+    }
+}
+
+impl ClientBuilder {
+    /// With the defaults.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the target is not one.
+    pub fn new(target: &str) -> Result<Self> {
+        Ok(Self { target: target.parse()?, settings: Settings::default() })
+    }
+
+    /// Bytes of a chunk on a stream, rounded down to whole tiles. 512 KiB unless set; 256 KiB to 1 MiB are all good.
+    pub fn chunk_bytes(mut self, bytes: usize) -> Self {
+        self.settings.chunk_bytes = bytes;
+        self
+    }
+
+    /// Steps of at most so many bytes go as one message, larger ones over a stream. 1 MiB unless set.
+    pub fn unary_bytes(mut self, bytes: usize) -> Self {
+        self.settings.unary_bytes = bytes;
+        self
+    }
+
+    /// The largest message sent or taken. 64 MiB unless set.
+    pub fn message_bytes(mut self, bytes: usize) -> Self {
+        self.settings.message_bytes = bytes;
+        self
+    }
+
+    /// How calls are tried again.
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.settings.retry = policy;
+        self
+    }
+
+    /// How long one attempt to connect may take. 10 s unless set.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// The largest HTTP/2 frame taken, 16 KiB to 16 MiB. 1 MiB unless set: small frames cost two thirds of the speed.
+    pub fn frame_bytes(mut self, bytes: u32) -> Self {
+        self.settings.frame_bytes = bytes;
+        self
+    }
+
+    /// HTTP/2 windows of one stream and of the connection. 2 MiB and 4 MiB unless set; a long fat network wants
+    /// bandwidth times round trip.
+    pub fn window_bytes(mut self, stream: u32, connection: u32) -> Self {
+        self.settings.stream_window_bytes = stream;
+        self.settings.connection_window_bytes = connection;
+        self
+    }
+
+    /// A channel that is connected, and connects again whenever the connection is lost.
+    pub(crate) async fn channel(&self) -> Result<Channel> {
+        let target = self.target.clone();
+        let connector = tower::service_fn(move |_| open(target.clone()));
+        let failed = |e| Error::unreachable(&self.target, &e);
+        self.endpoint()?.connect_with_connector(connector).await.map_err(failed)
+    }
+
+    /// A channel that connects when it is first used.
+    pub(crate) fn lazy_channel(&self) -> Result<Channel> {
+        let target = self.target.clone();
+        Ok(self.endpoint()?.connect_with_connector_lazy(tower::service_fn(move |_| open(target.clone()))))
+    }
+
+    fn endpoint(&self) -> Result<Endpoint> {
+        let settings = self.settings;
+        if !(16 * KIB as u32..1 << 24).contains(&settings.frame_bytes) {
+            return Err(Error::invalid("frame_bytes", "must be at least 16 KiB and less than 16 MiB"));
+        }
+        let payload = settings.chunk_bytes.max(settings.unary_bytes);
+        if payload > settings.message_bytes.saturating_sub(MESSAGE_OVERHEAD) {
+            return Err(Error::invalid("message_bytes", "must hold a chunk or a unary step and 1 KiB more"));
+        }
+        let authority = match &self.target {
+            Target::Tcp(address) => format!("http://{address}"),
+            // The path is the connector's business; HTTP/2 wants an authority all the same.
+            Target::Unix(_) => "http://localhost".to_owned(),
+        };
+        Ok(Endpoint::from_shared(authority)
+            .map_err(|e| Error::invalid("server", e))?
+            .connect_timeout(settings.connect_timeout)
+            .max_frame_size(settings.frame_bytes)
+            .initial_stream_window_size(settings.stream_window_bytes)
+            .initial_connection_window_size(settings.connection_window_bytes)
+            // A peer that is gone without a word is noticed while a call is under way.
+            .http2_keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(20)))
+    }
+}
+
+/// A connected socket of either family.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+async fn open(target: Target) -> std::io::Result<TokioIo<Box<dyn Io>>> {
+    Ok(TokioIo::new(match target {
+        Target::Tcp(address) => Box::new(open_tcp(&address).await?),
+        Target::Unix(path) => Box::new(open_unix(&path).await?),
+    }))
+}
+
+async fn open_tcp(address: &str) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    if stream.peer_addr()?.ip().is_loopback() {
+        // BBR, where it is the system's default, paces loopback to a fraction of its speed. Not being allowed to
+        // choose costs only that speed.
+        let _denied = SockRef::from(&stream).set_tcp_congestion(b"cubic");
+    }
+    Ok(stream)
+}
+
+async fn open_unix(path: &Path) -> std::io::Result<UnixStream> {
+    let stream = UnixStream::connect(path).await?;
+    // The system may grant less than asked, which only costs speed.
+    let _denied = SockRef::from(&stream).set_send_buffer_size(UNIX_SEND_BUFFER);
+    Ok(stream)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        for (text, target) in [
+            ("http://localhost:5000", Target::Tcp("localhost:5000".into())),
+            ("http://localhost:5000/", Target::Tcp("localhost:5000".into())),
+            ("10.0.0.1:80", Target::Tcp("10.0.0.1:80".into())),
+            ("[::1]:80", Target::Tcp("[::1]:80".into())),
+            ("unix:///run/noised.sock", Target::Unix("/run/noised.sock".into())),
+            ("unix:noised.sock", Target::Unix("noised.sock".into())),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap(), target);
+        }
+        for text in
+            ["", "localhost", ":80", "http://", "https://a:1", "unix://", "a:b", "ftp://a:1", "a:1/path"]
+        {
+            assert!(matches!(text.parse::<Target>(), Err(Error::Invalid { .. })), "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn settings_are_checked() {
+        let builder = || ClientBuilder::new("localhost:1").unwrap();
+        assert!(builder().lazy_channel().is_ok());
+        assert!(builder().frame_bytes(1).lazy_channel().is_err());
+        assert!(builder().chunk_bytes(2 * MIB).message_bytes(MIB).lazy_channel().is_err());
+    }
+}

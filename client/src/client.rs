@@ -1,0 +1,175 @@
+//! The client: one connection, and the calls that are not of one session.
+
+use noised::SessionSpec;
+use noised_proto::name::session_name;
+use noised_proto::v1::analysis_client::AnalysisClient;
+use noised_proto::v1::sessions_client::SessionsClient;
+use noised_proto::{session_spec_to_wire, v1};
+use tonic::transport::Channel;
+
+use crate::analysis::Analysis;
+use crate::channel::{ClientBuilder, Settings};
+use crate::error::{Error, Result};
+use crate::retry::{retrying, retrying_where};
+use crate::session::{Session, SessionInfo};
+
+/// A connection to a server. Cheap to clone; clones share the connection.
+#[derive(Clone, Debug)]
+pub struct Client {
+    sessions: SessionsClient<Channel>,
+    analysis: AnalysisClient<Channel>,
+    settings: Settings,
+}
+
+/// How a session is made.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CreateOptions {
+    /// The last part of its name; the server makes one up where it is empty.
+    pub id: String,
+    /// Go on with a session of that name that was made for the same, where there is one.
+    pub resume: bool,
+}
+
+impl Client {
+    /// A client with the default settings for a server at `http://host:port`, `host:port` or `unix:///path`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the target is not one; [`Error::Unavailable`] where no server answers there for as long
+    /// as the [`RetryPolicy`](crate::RetryPolicy) allows.
+    pub async fn connect(target: &str) -> Result<Self> {
+        ClientBuilder::new(target)?.connect().await
+    }
+
+    pub(crate) fn new(channel: Channel, settings: Settings) -> Self {
+        let limit = settings.message_bytes;
+        let sessions = SessionsClient::new(channel.clone());
+        let analysis = AnalysisClient::new(channel);
+        Self {
+            sessions: sessions.max_decoding_message_size(limit).max_encoding_message_size(limit),
+            analysis: analysis.max_decoding_message_size(limit).max_encoding_message_size(limit),
+            settings,
+        }
+    }
+
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub(crate) fn sessions(&self) -> SessionsClient<Channel> {
+        self.sessions.clone()
+    }
+
+    /// Questions about matrices.
+    pub fn analysis(&self) -> Analysis {
+        Analysis::new(self.analysis.clone(), self.settings.retry)
+    }
+
+    /// Makes a session, or goes on with one.
+    ///
+    /// A call whose answer was lost is tried again only with [`CreateOptions::resume`]: without, the server could not
+    /// tell a repetition from somebody else's session of the same name.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`], [`Error::AlreadyExists`], [`Error::FingerprintMismatch`], [`Error::ResourceExhausted`], and
+    /// the faults of a connection.
+    pub async fn create_session(&self, spec: &SessionSpec, options: CreateOptions) -> Result<Session> {
+        // What the server would refuse is refused here, under the same name.
+        let resolved = spec.clone().resolve()?;
+        let CreateOptions { id, resume } = options;
+        let request =
+            v1::CreateSessionRequest { session_id: id, session: Some(session_spec_to_wire(spec)), resume };
+        let harmless = |error: &Error| resume || matches!(error, Error::Unavailable { .. });
+        let made = retrying_where(self.settings.retry, harmless, async || {
+            Ok(self.sessions().create_session(request.clone()).await?.into_inner())
+        });
+        let made = made.await?;
+        let info = SessionInfo::try_from(made)?;
+        if info.fingerprint != *resolved.fingerprint().as_bytes() {
+            let message =
+                "the server's fingerprint of the session is not this client's: their versions differ";
+            return Err(Error::Protocol { message: message.into() });
+        }
+        Ok(Session::new(self.clone(), info, resolved))
+    }
+
+    /// Takes up a session that exists.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and the faults of a connection.
+    pub async fn open_session(&self, name: &str) -> Result<Session> {
+        let info = self.get_session(name).await?;
+        let missing = || Error::Protocol { message: "the server did not tell what the session is".into() };
+        let resolved = info.spec.clone().ok_or_else(missing)?.resolve()?;
+        Ok(Session::new(self.clone(), info, resolved))
+    }
+
+    /// Tells what a session is and where it stands. A name may be given with or without `sessions/`.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], and the faults of a connection.
+    pub async fn get_session(&self, name: &str) -> Result<SessionInfo> {
+        let request = v1::GetSessionRequest { name: full_name(name) };
+        let session = retrying(self.settings.retry, async || {
+            Ok(self.sessions().get_session(request.clone()).await?.into_inner())
+        });
+        session.await?.try_into()
+    }
+
+    /// Every session, by name, without matrices and trees.
+    ///
+    /// # Errors
+    /// The faults of a connection.
+    pub async fn list_sessions(&self) -> Result<Vec<SessionInfo>> {
+        let mut sessions = Vec::new();
+        let mut request = v1::ListSessionsRequest { page_size: 1000, page_token: String::new() };
+        loop {
+            let page = retrying(self.settings.retry, async || {
+                Ok(self.sessions().list_sessions(request.clone()).await?.into_inner())
+            });
+            let v1::ListSessionsResponse { sessions: of_page, next_page_token } = page.await?;
+            for session in of_page {
+                sessions.push(session.try_into()?);
+            }
+            if next_page_token.is_empty() {
+                return Ok(sessions);
+            }
+            request.page_token = next_page_token;
+        }
+    }
+
+    /// Ends a session and frees its memory.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], also where a first try succeeded and its answer was lost; the faults of a connection.
+    pub async fn delete_session(&self, name: &str) -> Result<()> {
+        let request = v1::DeleteSessionRequest { name: full_name(name) };
+        retrying(self.settings.retry, async || {
+            self.sessions().delete_session(request.clone()).await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+impl ClientBuilder {
+    /// Connects, and waits for the server as long as the retry policy allows.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a setting is out of its range; [`Error::Unavailable`] where no server answers.
+    pub async fn connect(self) -> Result<Client> {
+        let channel = retrying(self.settings.retry, async || self.channel().await).await?;
+        Ok(Client::new(channel, self.settings))
+    }
+
+    /// A client that connects at its first call. It must be made within a tokio runtime.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where a setting is out of its range.
+    pub fn connect_lazy(self) -> Result<Client> {
+        Ok(Client::new(self.lazy_channel()?, self.settings))
+    }
+}
+
+fn full_name(name: &str) -> String {
+    if name.starts_with("sessions/") { name.to_owned() } else { session_name(name) }
+}

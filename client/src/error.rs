@@ -1,0 +1,276 @@
+//! What can go wrong, as one type.
+
+use std::time::Duration;
+
+use noised_proto::ErrorReport;
+use tonic::{Code, Status};
+
+use crate::channel::Target;
+
+/// The result of a call.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why a call failed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A description, an argument or a payload breaks a rule.
+    #[error("{field}: {rule}")]
+    Invalid {
+        /// The path of the field at fault, such as `matrix.factors[1].coef`.
+        field: String,
+        /// The rule it breaks.
+        rule: String,
+    },
+    /// The session is at another step.
+    #[error("step {requested} cannot be served: the session expects step {expected}")]
+    WrongStep {
+        /// The step that was asked for.
+        requested: u64,
+        /// The step that the session expects.
+        expected: u64,
+    },
+    /// A step that was applied, in whole or in part, was asked again with other bytes.
+    #[error(
+        "step {requested} was applied with other bytes (they differ at or after byte {offset}); \
+         the session expects step {expected}"
+    )]
+    PayloadMismatch {
+        /// The step that was asked for.
+        requested: u64,
+        /// The step that the session expects.
+        expected: u64,
+        /// The first byte of the tile that differs.
+        offset: u64,
+    },
+    /// The step is at or past the horizon.
+    #[error("step {requested} is at or past the horizon of {horizon} steps")]
+    PastHorizon {
+        /// The step that was asked for.
+        requested: u64,
+        /// The number of steps that the session may ever produce.
+        horizon: u64,
+    },
+    /// A session is bound to something else than what it is asked to go on with.
+    #[error("the session was made for another {field}: fingerprints differ")]
+    FingerprintMismatch {
+        /// The first part of the description that differs.
+        field: String,
+    },
+    /// There is no session of that name.
+    #[error("{message}")]
+    NotFound {
+        /// What the server said.
+        message: String,
+    },
+    /// A session of that name exists already.
+    #[error("{message}")]
+    AlreadyExists {
+        /// What the server said.
+        message: String,
+    },
+    /// A limit of the server is reached.
+    #[error("{message}")]
+    ResourceExhausted {
+        /// What the server said.
+        message: String,
+        /// When to come back, where waiting helps.
+        retry_after: Option<Duration>,
+    },
+    /// The server cannot be reached, or is not ready.
+    #[error("the server is unavailable: {message}")]
+    Unavailable {
+        /// Why.
+        message: String,
+        /// When to come back.
+        retry_after: Option<Duration>,
+    },
+    /// The connection broke.
+    #[error("the connection broke: {message}")]
+    Transport {
+        /// How.
+        message: String,
+    },
+    /// The server answered what no server of this protocol answers.
+    #[error("unexpected answer: {message}")]
+    Protocol {
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The session's stored state is damaged.
+    #[error("{message}")]
+    DataLoss {
+        /// What the server said.
+        message: String,
+    },
+    /// Anything else that the server refused or failed at.
+    #[error("{code:?}: {message}")]
+    Other {
+        /// The gRPC code.
+        code: Code,
+        /// What the server said.
+        message: String,
+    },
+}
+
+impl Error {
+    pub(crate) fn invalid(field: impl Into<String>, rule: impl std::fmt::Display) -> Self {
+        Self::Invalid { field: field.into(), rule: rule.to_string() }
+    }
+
+    /// A server that does not take a connection.
+    pub(crate) fn unreachable(target: &Target, error: &tonic::transport::Error) -> Self {
+        Self::Unavailable { message: format!("{target}: {}", innermost(error)), retry_after: None }
+    }
+
+    /// The step that the session expects, where the error tells it.
+    pub fn expected_step(&self) -> Option<u64> {
+        match self {
+            Self::WrongStep { expected, .. } | Self::PayloadMismatch { expected, .. } => Some(*expected),
+            _ => None,
+        }
+    }
+
+    /// When the server wants to be asked again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::ResourceExhausted { retry_after, .. } | Self::Unavailable { retry_after, .. } => {
+                *retry_after
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody doing anything.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Unavailable { .. } | Self::Transport { .. })
+    }
+}
+
+/// The last of an error's causes: those above it only say that the connection failed.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+impl From<Status> for Error {
+    fn from(status: Status) -> Self {
+        // What the server says has no source; what tonic makes of a fault of the connection has.
+        let source = std::error::Error::source(&status);
+        if let Some(source) = source.filter(|_| status.code() != Code::Unavailable) {
+            return Self::Transport { message: innermost(source) };
+        }
+        let cause = source.map(innermost);
+        Self::from_report(ErrorReport::from_status(&status), cause)
+    }
+}
+
+impl Error {
+    /// Reads a status, by its reason where it has one.
+    fn from_report(report: ErrorReport, cause: Option<String>) -> Self {
+        let (requested, expected) = (report.number("requested_step"), report.expected_step());
+        let (horizon, offset) = (report.number("horizon"), report.number("offset"));
+        let ErrorReport { code, message, reason, metadata, field_violations, retry_after } = report;
+        if let (Some(requested), Some(expected)) = (requested, expected) {
+            match reason.as_str() {
+                "WRONG_STEP" => return Self::WrongStep { requested, expected },
+                "PAYLOAD_MISMATCH" => {
+                    let offset = offset.unwrap_or_default();
+                    return Self::PayloadMismatch { requested, expected, offset };
+                }
+                _ => {}
+            }
+        }
+        match (code, reason.as_str()) {
+            (Code::FailedPrecondition, "FINGERPRINT_MISMATCH") => {
+                Self::FingerprintMismatch { field: metadata.get("field").cloned().unwrap_or_default() }
+            }
+            (Code::OutOfRange, "PAST_HORIZON") => Self::PastHorizon {
+                requested: requested.unwrap_or_default(),
+                horizon: horizon.unwrap_or_default(),
+            },
+            (Code::InvalidArgument, _) => match field_violations.into_iter().next() {
+                Some((field, rule)) if !field.is_empty() => Self::Invalid { field, rule },
+                _ => Self::Invalid { field: "request".into(), rule: message },
+            },
+            (Code::NotFound, _) => Self::NotFound { message },
+            (Code::AlreadyExists, _) => Self::AlreadyExists { message },
+            (Code::ResourceExhausted, _) => Self::ResourceExhausted { message, retry_after },
+            (Code::Unavailable, _) => Self::Unavailable { message: cause.unwrap_or(message), retry_after },
+            (Code::DataLoss, _) => Self::DataLoss { message },
+            _ => Self::Other { code, message },
+        }
+    }
+}
+
+impl From<noised::Error> for Error {
+    fn from(error: noised::Error) -> Self {
+        match error {
+            noised::Error::Invalid { field, rule } => Self::Invalid { field, rule },
+            noised::Error::WrongStep { requested, expected } => Self::WrongStep { requested, expected },
+            noised::Error::PayloadMismatch { requested, expected, offset } => {
+                Self::PayloadMismatch { requested, expected, offset }
+            }
+            noised::Error::PastHorizon { requested, horizon } => Self::PastHorizon { requested, horizon },
+            noised::Error::FingerprintMismatch { field } => {
+                Self::FingerprintMismatch { field: field.to_owned() }
+            }
+            noised::Error::Damaged { .. } => Self::DataLoss { message: error.to_string() },
+            noised::Error::Cancelled => Self::Other { code: Code::Cancelled, message: error.to_string() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use noised_proto::ServiceError;
+
+    use super::*;
+
+    fn round_trip(error: ServiceError) -> Error {
+        Status::from(error).into()
+    }
+
+    /// What the server refuses comes out as the core's own error does.
+    #[test]
+    fn errors_of_the_core_survive_the_wire() {
+        for error in [
+            noised::Error::invalid("matrix.coef[1]", "must be finite"),
+            noised::Error::WrongStep { requested: 4, expected: 7 },
+            noised::Error::PayloadMismatch { requested: 6, expected: 7, offset: 4096 },
+            noised::Error::PastHorizon { requested: 10, horizon: 10 },
+            noised::Error::FingerprintMismatch { field: "tree" },
+            noised::Error::damaged("a digest"),
+            noised::Error::Cancelled,
+        ] {
+            assert_eq!(round_trip(error.clone().into()).to_string(), Error::from(error).to_string());
+        }
+    }
+
+    #[test]
+    fn errors_of_the_service() {
+        let name = "sessions/a".to_owned();
+        assert!(matches!(
+            round_trip(ServiceError::SessionNotFound { name: name.clone() }),
+            Error::NotFound { .. }
+        ));
+        assert!(matches!(round_trip(ServiceError::SessionExists { name }), Error::AlreadyExists { .. }));
+        let error = round_trip(ServiceError::SessionQuota { limit: 3 });
+        assert!(matches!(error, Error::ResourceExhausted { .. }) && !error.is_retryable());
+        let retry_after = Duration::from_secs(2);
+        let error = round_trip(ServiceError::Draining { retry_after });
+        assert_eq!((error.is_retryable(), error.retry_after()), (true, Some(retry_after)));
+        assert!(matches!(round_trip(ServiceError::Internal), Error::Other { code: Code::Internal, .. }));
+    }
+
+    #[test]
+    fn faults_of_the_connection_are_retryable() {
+        let io = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        let error = Error::from(Status::from_error(Box::new(io)));
+        assert!(matches!(error, Error::Transport { .. }) && error.is_retryable(), "{error:?}");
+        assert!(!Error::from(Status::internal("a broken invariant")).is_retryable());
+    }
+}

@@ -1,0 +1,47 @@
+//! A client of noised.
+//!
+//! ```no_run
+//! # async fn example(spec: noised::SessionSpec, gradient: bytes::Bytes) -> noised_client::Result<()> {
+//! use noised_client::{Client, CreateOptions};
+//!
+//! let client = Client::connect("http://127.0.0.1:7467").await?;
+//! let options = CreateOptions { id: "run-17".into(), resume: true };
+//! let mut session = client.create_session(&spec, options).await?;
+//! let step = session.next_step();
+//! let correlated = session.multiply_next(step, gradient).await?;
+//! # Ok(()) }
+//! ```
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`Client`], [`ClientBuilder`], `channel` | where the server is, and the connection to it |
+//! | [`Session`] | a session's handle: one step at a time |
+//! | [`StepStream`] | many steps on one stream, the next on its way while the last one's answer still comes |
+//! | `window` | what such a stream may send and must receive, without a network |
+//! | [`RetryPolicy`], `retry` | when a call is tried again |
+//! | [`Analysis`] | questions about a matrix that need no session |
+//! | [`tree_file`] | trees from `.safetensors` and JSON files, with the feature `files` |
+//! | [`Error`] | what can go wrong |
+//!
+//! A step may be sent again after any fault of the network: a session takes each step once, and answers a repetition
+//! with the same bytes. So every call here that is cut off is tried again, as its [`RetryPolicy`] has it.
+
+mod analysis;
+mod channel;
+mod client;
+mod error;
+mod retry;
+mod session;
+mod stream;
+#[cfg(feature = "files")]
+pub mod tree_file;
+mod window;
+
+pub use analysis::{Analysis, Rows};
+pub use channel::{ClientBuilder, Target};
+pub use client::{Client, CreateOptions};
+pub use error::{Error, Result};
+pub use retry::RetryPolicy;
+pub use session::{Session, SessionInfo};
+pub use stream::StepStream;
+pub use window::Answer;

@@ -1,0 +1,142 @@
+//! When a call is tried again, and how long it waits before that.
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+
+/// How a call that met a fault of the connection, or a server that is not ready, is tried again.
+///
+/// Only calls whose repetition is harmless are tried again: a step is, since a session answers a repeated step with the
+/// same bytes. A refusal (a wrong step, a bad field) is never tried again. What the server says about when to come
+/// back is respected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// Give up where the next attempt would start later than this after the first failed. Zero: never try again.
+    /// A stream that makes progress starts counting anew.
+    pub max_elapsed: Duration,
+    /// The longest wait before the second attempt; it doubles with each further one.
+    pub initial_backoff: Duration,
+    /// The longest wait at all.
+    pub max_backoff: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            max_elapsed: Duration::from_secs(60),
+            initial_backoff: Duration::from_millis(50),
+            max_backoff: Duration::from_secs(5),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Never tries again.
+    pub const NEVER: Self =
+        Self { max_elapsed: Duration::ZERO, initial_backoff: Duration::ZERO, max_backoff: Duration::ZERO };
+
+    /// The longest wait after the attempt with this number, from 0.
+    fn ceiling(&self, attempt: u32) -> Duration {
+        let doubled = 2_u32.checked_pow(attempt).and_then(|factor| self.initial_backoff.checked_mul(factor));
+        doubled.unwrap_or(self.max_backoff).min(self.max_backoff)
+    }
+}
+
+/// The failed attempts at one thing.
+#[derive(Debug)]
+pub(crate) struct Attempts {
+    policy: RetryPolicy,
+    first_failure: Option<Instant>,
+    failures: u32,
+}
+
+impl Attempts {
+    pub(crate) fn new(policy: RetryPolicy) -> Self {
+        Self { policy, first_failure: None, failures: 0 }
+    }
+
+    /// Waits until the next attempt is due, or gives the error back where there shall be none.
+    pub(crate) async fn pause(&mut self, error: Error) -> Result<()> {
+        let wait = self.next_wait(&error, Instant::now()).ok_or(error)?;
+        tokio::time::sleep(wait).await;
+        Ok(())
+    }
+
+    fn next_wait(&mut self, error: &Error, now: Instant) -> Option<Duration> {
+        if !error.is_retryable() {
+            return None;
+        }
+        let started = *self.first_failure.get_or_insert(now);
+        let ceiling = self.policy.ceiling(self.failures);
+        self.failures += 1;
+        // Workers that lost the same server must not come back in step: the upper half of the wait is random.
+        let wait = ceiling.mul_f64(0.5 + 0.5 * fastrand::f64()).max(error.retry_after().unwrap_or_default());
+        (now.duration_since(started) + wait < self.policy.max_elapsed).then_some(wait)
+    }
+}
+
+/// Calls until there is an answer, a refusal, or no time left.
+pub(crate) async fn retrying<T>(policy: RetryPolicy, call: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    retrying_where(policy, Error::is_retryable, call).await
+}
+
+/// The same, for a call that may be repeated only after some errors.
+pub(crate) async fn retrying_where<T>(
+    policy: RetryPolicy,
+    harmless: impl Fn(&Error) -> bool,
+    mut call: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
+    let mut attempts = Attempts::new(policy);
+    loop {
+        match call().await {
+            Err(error) if harmless(&error) => attempts.pause(error).await?,
+            done => return done,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unavailable(retry_after: Option<Duration>) -> Error {
+        Error::Unavailable { message: "draining".into(), retry_after }
+    }
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_end_with_the_budget() {
+        let policy = RetryPolicy {
+            max_elapsed: Duration::from_secs(10),
+            initial_backoff: Duration::from_millis(100),
+            max_backoff: Duration::from_millis(350),
+        };
+        let mut attempts = Attempts::new(policy);
+        let start = Instant::now();
+        for ceiling in [100, 200, 350, 350] {
+            let wait = attempts.next_wait(&unavailable(None), start).unwrap();
+            let ceiling = Duration::from_millis(ceiling);
+            assert!(ceiling / 2 <= wait && wait <= ceiling, "{wait:?} of {ceiling:?}");
+        }
+        assert_eq!(attempts.next_wait(&unavailable(None), start + Duration::from_secs(10)), None);
+    }
+
+    #[test]
+    fn the_servers_wish_is_respected() {
+        let mut attempts = Attempts::new(RetryPolicy::default());
+        let wish = Duration::from_secs(30);
+        assert_eq!(attempts.next_wait(&unavailable(Some(wish)), Instant::now()), Some(wish));
+    }
+
+    #[test]
+    fn refusals_are_final() {
+        let mut attempts = Attempts::new(RetryPolicy::default());
+        let refusal = Error::WrongStep { requested: 3, expected: 4 };
+        assert_eq!(attempts.next_wait(&refusal, Instant::now()), None);
+        assert_eq!(Attempts::new(RetryPolicy::NEVER).next_wait(&unavailable(None), Instant::now()), None);
+    }
+
+    #[test]
+    fn many_failures_do_not_overflow() {
+        assert_eq!(RetryPolicy::default().ceiling(u32::MAX), Duration::from_secs(5));
+    }
+}

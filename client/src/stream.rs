@@ -1,0 +1,252 @@
+//! Many steps on one stream.
+
+use std::collections::VecDeque;
+use std::ops::Range;
+
+use bytes::Bytes;
+use noised_proto::v1::{StreamMultiplyNextRequest, StreamMultiplyNextResponse};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Response, Status, Streaming};
+
+use crate::client::Client;
+use crate::error::{Error, Result};
+use crate::retry::Attempts;
+use crate::session::Binding;
+use crate::window::{Answer, Position, Window};
+
+/// Chunks that wait for HTTP/2 to take them. The window bounds what is under way; this only has to keep it busy.
+const QUEUED_CHUNKS: usize = 2;
+
+/// Steps that are taken before their answer is complete: one whose answer is coming, one on its way.
+const STEPS_AT_HAND: usize = 2;
+
+/// A session's steps, one after the other, on one stream: the next step goes up while the last one's answer still comes
+/// down.
+///
+/// Push steps while [`wants_input`](Self::wants_input), and take answers with [`next`](Self::next), which does all the
+/// work; or have [`run`](Self::run) do both. A stream that is cut is opened again, and goes on where it was.
+#[derive(Debug)]
+pub struct StepStream {
+    flight: Flight,
+    /// The steps whose answers are not complete, from that of `flight`'s next answer on.
+    inputs: VecDeque<Bytes>,
+}
+
+impl StepStream {
+    pub(crate) fn new(client: Client, binding: Binding, start: Position) -> Self {
+        Self { flight: Flight::new(client, binding, start), inputs: VecDeque::new() }
+    }
+
+    /// The step that the next push is of.
+    pub fn next_input_step(&self) -> u64 {
+        self.next_answer_step() + self.inputs.len() as u64
+    }
+
+    /// The step that the next answer is of.
+    pub fn next_answer_step(&self) -> u64 {
+        self.flight.window.delivered().step
+    }
+
+    /// Whether another step would find room.
+    pub fn wants_input(&self) -> bool {
+        self.inputs.len() < STEPS_AT_HAND
+    }
+
+    /// Puts a step in the queue; [`next`](Self::next) sends it.
+    ///
+    /// # Errors
+    /// [`Error::WrongStep`] where it is not the step after the last one pushed; [`Error::Invalid`] where the payload has
+    /// the wrong size.
+    pub fn push(&mut self, step: u64, payload: Bytes) -> Result<()> {
+        let expected = self.next_input_step();
+        if step != expected {
+            return Err(Error::WrongStep { requested: step, expected });
+        }
+        self.flight.binding.check_payload(payload.len())?;
+        self.inputs.push_back(payload);
+        Ok(())
+    }
+
+    /// The next part of an answer, or `None` where every step pushed is answered. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// A refusal of the server, or the last fault of the connection once the time for retries is spent.
+    pub async fn next(&mut self) -> Result<Option<Answer>> {
+        let first = self.next_answer_step();
+        let Self { flight, inputs } = self;
+        let chunk_of = |step: u64, range: Range<usize>| {
+            inputs.get((step - first) as usize).map(|input| input.slice(range)).unwrap_or_default()
+        };
+        let answer = flight.advance(first + inputs.len() as u64, chunk_of).await?;
+        if answer.as_ref().is_some_and(|answer| answer.step_end) {
+            inputs.pop_front();
+        }
+        Ok(answer)
+    }
+
+    /// Sends every step that `inputs` gives and hands every answer to `on_answer`, until all are answered.
+    ///
+    /// Answers are taken while an input is awaited, so an input that takes long to make keeps nothing back.
+    ///
+    /// # Errors
+    /// Those of [`push`](Self::push) and [`next`](Self::next), and whatever error `inputs` or `on_answer` gives.
+    pub async fn run<E: From<Error>>(
+        &mut self,
+        inputs: impl Stream<Item = std::result::Result<Bytes, E>>,
+        mut on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        let mut inputs = std::pin::pin!(inputs);
+        let mut ended = false;
+        loop {
+            let idle = self.inputs.is_empty();
+            if idle && ended {
+                return Ok(());
+            }
+            let wants_input = self.wants_input() && !ended;
+            tokio::select! {
+                input = inputs.next(), if wants_input => match input {
+                    Some(payload) => self.push(self.next_input_step(), payload?)?,
+                    None => ended = true,
+                },
+                answer = self.next(), if !idle => {
+                    if let Some(answer) = answer? {
+                        on_answer(answer)?;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A window on a session, with the connection that moves it.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    client: Client,
+    binding: Binding,
+    window: Window,
+    exchange: Option<Exchange>,
+}
+
+impl Flight {
+    pub(crate) fn new(client: Client, binding: Binding, start: Position) -> Self {
+        let window = Window::new(binding.layout.clone(), client.settings().chunk_bytes, start);
+        Self { client, binding, window, exchange: None }
+    }
+
+    /// Makes ready for a step: keeps the open stream where that is what comes next on it, and drops it where not.
+    pub(crate) fn seek(&mut self, step: u64) {
+        if !self.window.is_at_start_of(step) {
+            *self = Self::new(self.client.clone(), self.binding.clone(), Position::start_of(step));
+        }
+    }
+
+    /// Sends what may be sent until an answer comes; `None` where nothing is under way and nothing is left to send.
+    /// The steps before `inputs_end` are at hand, and `chunk_of` gives their bytes.
+    pub(crate) async fn advance(
+        &mut self,
+        inputs_end: u64,
+        chunk_of: impl Fn(u64, Range<usize>) -> Bytes,
+    ) -> Result<Option<Answer>> {
+        let mut attempts = Attempts::new(self.client.settings().retry);
+        while self.window.delivered() < Position::start_of(inputs_end) {
+            match self.answer(inputs_end, &chunk_of).await {
+                Ok(answer) => {
+                    if let Some(answer) = self.window.take(answer)? {
+                        return Ok(Some(answer));
+                    }
+                }
+                Err(error) => {
+                    self.exchange = None;
+                    attempts.pause(error).await?;
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn answer(
+        &mut self,
+        inputs_end: u64,
+        chunk_of: impl Fn(u64, Range<usize>) -> Bytes,
+    ) -> Result<Answer> {
+        let exchange = match &mut self.exchange {
+            Some(exchange) => exchange,
+            none => {
+                self.window.reconnect();
+                none.insert(Exchange::open(&self.client))
+            }
+        };
+        loop {
+            let chunk = self.window.next_chunk(inputs_end).filter(|_| !exchange.requests.is_closed());
+            tokio::select! {
+                // What has come in frees the server's memory and opens the window.
+                biased;
+                answer = exchange.answers.next() => return answer.map(decode),
+                permit = exchange.requests.reserve(), if chunk.is_some() => {
+                    // Where the stream takes nothing any more, its answers tell why.
+                    if let (Ok(permit), Some((step, range))) = (permit, chunk) {
+                        let end = range.end;
+                        let offset = range.start as u64;
+                        permit.send(self.binding.request(step, offset, chunk_of(step, range), &mut exchange.opened));
+                        self.window.note_sent(end);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One gRPC stream.
+#[derive(Debug)]
+struct Exchange {
+    requests: mpsc::Sender<StreamMultiplyNextRequest>,
+    answers: Answers,
+    /// Whether the first message, which names the session, is sent.
+    opened: bool,
+}
+
+#[derive(Debug)]
+struct Answers {
+    /// A server may wait for the first message before it answers at all, so the call waits on a task of its own.
+    call: JoinHandle<std::result::Result<Response<Streaming<StreamMultiplyNextResponse>>, Status>>,
+    open: Option<Streaming<StreamMultiplyNextResponse>>,
+}
+
+impl Exchange {
+    fn open(client: &Client) -> Self {
+        let (requests, queued) = mpsc::channel(QUEUED_CHUNKS);
+        let mut sessions = client.sessions();
+        let call = async move { sessions.stream_multiply_next(ReceiverStream::new(queued)).await };
+        Self { requests, answers: Answers { call: tokio::spawn(call), open: None }, opened: false }
+    }
+}
+
+impl Answers {
+    /// The next message. Dropping the future loses nothing.
+    async fn next(&mut self) -> Result<StreamMultiplyNextResponse> {
+        let open = match &mut self.open {
+            Some(open) => open,
+            none => {
+                let call = (&mut self.call).await.map_err(|e| Error::Transport { message: e.to_string() })?;
+                none.insert(call?.into_inner())
+            }
+        };
+        let ended = || Error::Transport { message: "the server ended the stream early".into() };
+        open.message().await?.ok_or_else(ended)
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.call.abort();
+    }
+}
+
+fn decode(answer: StreamMultiplyNextResponse) -> Answer {
+    let StreamMultiplyNextResponse { step, offset, payload, replay, step_end } = answer;
+    // An offset that does not fit is none that is waited for.
+    Answer { step, offset: usize::try_from(offset).unwrap_or(usize::MAX), payload, replay, step_end }
+}

@@ -1,0 +1,435 @@
+//! The client against a network that breaks, and a server that says no.
+//!
+//! The server here is the protocol over the core's session and nothing more; the program `noised` has its own tests.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is a failed test")]
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use noised::session::{Assembler, ResolvedSpec};
+use noised::{DType, Leaf, MatrixSpec, SessionSpec, Shard, Tree};
+use noised_client::{Answer, Client, ClientBuilder, CreateOptions, Error, RetryPolicy};
+use noised_proto::v1::sessions_server::{Sessions, SessionsServer};
+use noised_proto::{ServiceError, session_spec, session_spec_to_wire, v1};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+const NAME: &str = "sessions/test";
+
+/// One session, as a service.
+#[derive(Clone, Default)]
+struct OneSession {
+    held: Arc<Mutex<Option<noised::Session>>>,
+    /// Errors that the next calls meet.
+    refusals: Arc<Mutex<VecDeque<ServiceError>>>,
+}
+
+impl OneSession {
+    fn refuse(&self) -> Result<(), Status> {
+        self.refusals.lock().unwrap().pop_front().map_or(Ok(()), |error| Err(error.into()))
+    }
+
+    fn describe(&self, resumed: bool) -> Result<Response<v1::Session>, Status> {
+        let held = self.held.lock().unwrap();
+        let session = held.as_ref().ok_or_else(|| ServiceError::SessionNotFound { name: NAME.into() })?;
+        let resolved = session.resolved();
+        Ok(Response::new(v1::Session {
+            name: NAME.into(),
+            fingerprint: resolved.fingerprint().as_bytes().to_vec(),
+            next_step: session.next_step(),
+            next_offset: session.next_offset() as u64,
+            lanes: resolved.layout().lanes() as u64,
+            step_bytes: resolved.layout().byte_len() as u64,
+            resumed,
+            ..session_spec_to_wire(resolved.spec())
+        }))
+    }
+
+    fn apply(
+        &self,
+        step: u64,
+        offset: usize,
+        payload: &[u8],
+    ) -> Result<Vec<v1::StreamMultiplyNextResponse>, Status> {
+        let mut held = self.held.lock().unwrap();
+        let session = held.as_mut().unwrap();
+        let total = session.resolved().layout().byte_len();
+        let chunks = session.apply(step, offset, payload).map_err(ServiceError::from)?;
+        let answer = |chunk: noised::session::OutputChunk| v1::StreamMultiplyNextResponse {
+            step,
+            offset: chunk.offset as u64,
+            step_end: chunk.offset + chunk.bytes.len() == total,
+            payload: chunk.bytes,
+            replay: chunk.replay,
+        };
+        Ok(chunks.into_iter().map(answer).collect())
+    }
+}
+
+#[tonic::async_trait]
+impl Sessions for OneSession {
+    type StreamMultiplyNextStream =
+        Pin<Box<dyn Stream<Item = Result<v1::StreamMultiplyNextResponse, Status>> + Send>>;
+
+    async fn create_session(
+        &self,
+        request: Request<v1::CreateSessionRequest>,
+    ) -> Result<Response<v1::Session>, Status> {
+        self.refuse()?;
+        let resolved = session_spec(request.into_inner().session.unwrap()).unwrap().resolve().unwrap();
+        let resumed = {
+            let mut held = self.held.lock().unwrap();
+            match &*held {
+                Some(session) => session.resolved().check_same(&resolved).map_err(ServiceError::from)?,
+                None => *held = Some(noised::Session::new(resolved)),
+            }
+            held.as_ref().is_some_and(|session| session.next_step() > 0)
+        };
+        self.describe(resumed)
+    }
+
+    async fn get_session(&self, _: Request<v1::GetSessionRequest>) -> Result<Response<v1::Session>, Status> {
+        self.refuse()?;
+        self.describe(false)
+    }
+
+    async fn list_sessions(
+        &self,
+        _: Request<v1::ListSessionsRequest>,
+    ) -> Result<Response<v1::ListSessionsResponse>, Status> {
+        Err(Status::unimplemented("one session needs no list"))
+    }
+
+    async fn delete_session(&self, _: Request<v1::DeleteSessionRequest>) -> Result<Response<()>, Status> {
+        *self.held.lock().unwrap() = None;
+        Ok(Response::new(()))
+    }
+
+    async fn multiply_next(
+        &self,
+        request: Request<v1::MultiplyNextRequest>,
+    ) -> Result<Response<v1::MultiplyNextResponse>, Status> {
+        self.refuse()?;
+        let v1::MultiplyNextRequest { name: _, step, payload, fingerprint: _ } = request.into_inner();
+        let answers = self.apply(step, 0, &payload)?;
+        let replay = answers.iter().all(|answer| answer.replay);
+        let payload = answers.iter().flat_map(|answer| answer.payload.to_vec()).collect();
+        Ok(Response::new(v1::MultiplyNextResponse { step, payload, replay }))
+    }
+
+    async fn stream_multiply_next(
+        &self,
+        request: Request<Streaming<v1::StreamMultiplyNextRequest>>,
+    ) -> Result<Response<Self::StreamMultiplyNextStream>, Status> {
+        self.refuse()?;
+        let mut chunks = request.into_inner();
+        // As a server does that looks the session up first.
+        let mut next = chunks.message().await?;
+        assert_eq!(next.as_ref().unwrap().name, NAME);
+        assert_eq!(next.as_ref().unwrap().fingerprint.len(), 32);
+        let layout = self.held.lock().unwrap().as_ref().unwrap().resolved().layout().clone();
+        let mut assembler = Assembler::new(layout);
+        let (answers, queued) = mpsc::channel(1);
+        let this = self.clone();
+        tokio::spawn(async move {
+            while let Some(chunk) = next {
+                for run in assembler.push(chunk.step, chunk.offset, chunk.payload).unwrap() {
+                    let result = this.apply(run.step, run.offset, &run.payload);
+                    let messages =
+                        result.map_or_else(|e| vec![Err(e)], |ok| ok.into_iter().map(Ok).collect());
+                    for message in messages {
+                        let failed = message.is_err();
+                        if answers.send(message).await.is_err() || failed {
+                            return;
+                        }
+                    }
+                }
+                next = chunks.message().await.ok().flatten();
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(queued))))
+    }
+}
+
+async fn serve(service: OneSession) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let router = tonic::transport::Server::builder().add_service(SessionsServer::new(service));
+    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
+    address
+}
+
+/// A network that breaks each connection once it has carried so many bytes to the client; when the list is used up it
+/// holds.
+///
+/// The counter tells how many connections there were.
+async fn break_after(server: SocketAddr, mut budgets: VecDeque<usize>) -> (SocketAddr, Arc<AtomicUsize>) {
+    let connections = Arc::new(AtomicUsize::new(0));
+    let counted = connections.clone();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let (client, _) = listener.accept().await.unwrap();
+            counted.fetch_add(1, Ordering::Relaxed);
+            let upstream = TcpStream::connect(server).await.unwrap();
+            tokio::spawn(carry(client, upstream, budgets.pop_front().unwrap_or(usize::MAX)));
+        }
+    });
+    (address, connections)
+}
+
+async fn carry(client: TcpStream, server: TcpStream, mut budget: usize) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let up = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
+    let mut buffer = vec![0; 1 << 16];
+    while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
+        let sent = count.min(budget);
+        if to_client.write_all(&buffer[..sent]).await.is_err() || sent < count {
+            break;
+        }
+        budget -= sent;
+    }
+    up.abort();
+}
+
+fn client(address: SocketAddr) -> ClientBuilder {
+    let retry = RetryPolicy {
+        max_elapsed: Duration::from_secs(20),
+        initial_backoff: Duration::from_millis(1),
+        max_backoff: Duration::from_millis(20),
+    };
+    ClientBuilder::new(&address.to_string()).unwrap().retry(retry)
+}
+
+/// Formats of all sizes, tiles across leaves, and a tail.
+fn spec(lanes: u64) -> SessionSpec {
+    let leaves = vec![
+        Leaf::new("a", DType::F32, [lanes / 2]),
+        Leaf::new("b", DType::Bf16, [lanes / 3]),
+        Leaf::new("c", DType::F64, [lanes / 6]),
+    ];
+    let blt = MatrixSpec::BufferedToeplitz { buf_decay: vec![0.9, 0.5], output_scale: vec![0.1, 0.2] };
+    SessionSpec {
+        shard: Shard { index: 1, count: 3 },
+        ..SessionSpec::new(blt.inverse(), Tree::new(leaves).unwrap())
+    }
+}
+
+/// Zeros with a few set bits, so that no format reads a NaN.
+fn input(resolved: &ResolvedSpec, step: u64) -> Bytes {
+    let bytes = resolved.layout().byte_len();
+    (0..bytes).map(|i| if i % 2 == 0 { (i as u64 * 7 + step * 13) as u8 } else { 0x3f }).collect()
+}
+
+fn expected(spec: &SessionSpec, steps: u64) -> Vec<Vec<u8>> {
+    let resolved = spec.clone().resolve().unwrap();
+    let mut session = noised::Session::new(resolved.clone());
+    let answer = |step| {
+        let chunks = session.apply(step, 0, &input(&resolved, step)).unwrap();
+        chunks.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect()
+    };
+    (0..steps).map(answer).collect()
+}
+
+async fn session(client: &Client, spec: &SessionSpec) -> noised_client::Session {
+    client.create_session(spec, CreateOptions { id: "test".into(), resume: true }).await.unwrap()
+}
+
+/// Collects every byte of every answer, once.
+#[derive(Default)]
+struct Collected(Vec<Vec<u8>>);
+
+impl Collected {
+    fn take(&mut self, answer: &Answer) {
+        if answer.offset == 0 {
+            assert_eq!(answer.step, self.0.len() as u64);
+            self.0.push(Vec::new());
+        }
+        let of_step = self.0.last_mut().unwrap();
+        assert_eq!(answer.offset, of_step.len());
+        of_step.extend_from_slice(&answer.payload);
+    }
+}
+
+#[tokio::test]
+async fn steps_one_by_one() {
+    let address = serve(OneSession::default()).await;
+    let spec = spec(300_000);
+    let resolved = spec.clone().resolve().unwrap();
+    let expected = expected(&spec, 6);
+    for unary_bytes in [0, 1 << 20] {
+        let client = client(address).unary_bytes(unary_bytes).chunk_bytes(50_000).connect().await.unwrap();
+        let mut session = session(&client, &spec).await;
+        let first = session.next_step();
+        let mut kept = vec![0; session.step_bytes()];
+        for step in first..first + 3 {
+            let payload = input(&resolved, step);
+            let answer = session.multiply_next(step, payload.clone()).await.unwrap();
+            assert_eq!(answer, expected[step as usize]);
+            // The same step again is the same bytes, and so is the next one after that.
+            session.multiply_next_into(step, &payload, &mut kept).await.unwrap();
+            assert_eq!(kept, expected[step as usize]);
+        }
+        assert_eq!(session.next_step(), first + 3);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_survives_any_number_of_cuts() {
+    let spec = spec(300_000);
+    let resolved = spec.clone().resolve().unwrap();
+    let expected = expected(&spec, 20);
+    for (chunk_bytes, budget) in [(10_000, 30_000), (100_000, 333_333), (1_000_000, 500_001)] {
+        let server = serve(OneSession::default()).await;
+        let (address, connections) = break_after(server, (0..15).map(|i| budget + i * 7919).collect()).await;
+        let client = client(address).chunk_bytes(chunk_bytes).connect().await.unwrap();
+        let mut session = session(&client, &spec).await;
+        let inputs = tokio_stream::iter((0..20).map(|step| Ok::<_, Error>(input(&resolved, step))));
+        let mut collected = Collected::default();
+        let take = |answer: Answer| {
+            collected.take(&answer);
+            Ok(())
+        };
+        session.multiply_steps(inputs, take).await.unwrap();
+        assert_eq!(session.next_step(), 20);
+        assert_eq!(connections.load(Ordering::Relaxed), 16);
+        assert!(collected.0 == expected, "chunks of {chunk_bytes}");
+    }
+}
+
+#[tokio::test]
+async fn single_steps_survive_cuts() {
+    let spec = spec(300_000);
+    let resolved = spec.clone().resolve().unwrap();
+    let server = serve(OneSession::default()).await;
+    let (address, connections) = break_after(server, (0..10).map(|i| 150_000 + i * 7919).collect()).await;
+    let client = client(address).unary_bytes(0).chunk_bytes(40_000).connect().await.unwrap();
+    let mut session = session(&client, &spec).await;
+    for (step, expected) in expected(&spec, 8).iter().enumerate() {
+        let answer = session.multiply_next(step as u64, input(&resolved, step as u64)).await.unwrap();
+        assert!(answer == *expected, "step {step}");
+    }
+    assert!(connections.load(Ordering::Relaxed) > 5);
+}
+
+/// A program that was killed while the answer to a step, and that to the beginning of the next, were on their way.
+#[tokio::test]
+async fn the_last_step_can_be_repeated_from_where_the_next_was_cut_off() {
+    let spec = spec(300_000);
+    let resolved = spec.clone().resolve().unwrap();
+    let expected = expected(&spec, 4);
+    let client = client(serve(OneSession::default()).await).chunk_bytes(20_000).connect().await.unwrap();
+    let killed = session(&client, &spec).await;
+    let mut stream = killed.stream();
+    stream.push(0, input(&resolved, 0)).unwrap();
+    stream.push(1, input(&resolved, 1)).unwrap();
+    assert!(!stream.wants_input());
+    let mut partial = Collected::default();
+    while partial.0.get(1).is_none_or(|of_step| of_step.len() < resolved.layout().byte_len() / 2) {
+        partial.take(&stream.next().await.unwrap().unwrap());
+    }
+    drop(stream);
+
+    let info = client.get_session("test").await.unwrap();
+    assert!(info.next_step == 1 && info.next_offset > 0);
+    let resumed = session(&client, &spec).await;
+    let mut stream = resumed.stream_with_replay();
+    assert_eq!(stream.next_input_step(), 0);
+    let inputs = tokio_stream::iter((0..4).map(|step| Ok::<_, Error>(input(&resolved, step))));
+    let mut answers = partial.0;
+    answers.truncate(1);
+    answers[0].truncate(info.next_offset as usize);
+    let take = |answer: Answer| {
+        answers.resize(answers.len().max(answer.step as usize + 1), Vec::new());
+        assert_eq!(answers[answer.step as usize].len(), answer.offset);
+        answers[answer.step as usize].extend_from_slice(&answer.payload);
+        Ok::<(), Error>(())
+    };
+    stream.run(inputs, take).await.unwrap();
+    assert!(answers == expected);
+}
+
+#[tokio::test]
+async fn a_dropped_call_does_no_harm() {
+    let spec = spec(300_000);
+    let resolved = spec.clone().resolve().unwrap();
+    let expected = expected(&spec, 1);
+    let client = client(serve(OneSession::default()).await)
+        .unary_bytes(0)
+        .chunk_bytes(10_000)
+        .connect()
+        .await
+        .unwrap();
+    let mut session = session(&client, &spec).await;
+    for micros in [0, 100, 1000, 3000] {
+        let call = session.multiply_next(0, input(&resolved, 0));
+        let _dropped = tokio::time::timeout(Duration::from_micros(micros), call).await;
+    }
+    assert_eq!(session.multiply_next(0, input(&resolved, 0)).await.unwrap(), expected[0]);
+}
+
+#[tokio::test]
+async fn refusals_come_typed_and_at_once() {
+    let spec = SessionSpec { horizon: Some(2), ..spec(6000) };
+    let resolved = spec.clone().resolve().unwrap();
+    let client = client(serve(OneSession::default()).await).connect().await.unwrap();
+    let mut unary = session(&client, &spec).await;
+    let wrong = Error::WrongStep { requested: 1, expected: 0 };
+    assert_eq!(unary.multiply_next(1, input(&resolved, 1)).await, Err(wrong.clone()));
+    assert_eq!(wrong.expected_step(), Some(0));
+    unary.multiply_next(0, input(&resolved, 0)).await.unwrap();
+    let other = unary.multiply_next(0, input(&resolved, 5)).await;
+    assert_eq!(other, Err(Error::PayloadMismatch { requested: 0, expected: 1, offset: 0 }));
+    let short = unary.multiply_next(1, Bytes::from_static(&[0; 3])).await;
+    assert!(matches!(short, Err(Error::Invalid { field, .. }) if field == "payload"));
+    unary.multiply_next(1, input(&resolved, 1)).await.unwrap();
+    let mut stream = unary.stream();
+    stream.push(2, input(&resolved, 2)).unwrap();
+    assert_eq!(stream.next().await, Err(Error::PastHorizon { requested: 2, horizon: 2 }));
+
+    let another = SessionSpec { horizon: None, ..spec };
+    let options = CreateOptions { id: "test".into(), resume: true };
+    let refused = client.create_session(&another, options).await.map(|_| ());
+    assert_eq!(refused, Err(Error::FingerprintMismatch { field: "horizon".into() }));
+    client.delete_session("test").await.unwrap();
+    assert!(matches!(client.open_session("test").await, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_ready_is_waited_for() {
+    let service = OneSession::default();
+    let address = serve(service.clone()).await;
+    let client = client(address).unary_bytes(0).connect().await.unwrap();
+    let draining = ServiceError::Draining { retry_after: Duration::from_millis(30) };
+    service.refusals.lock().unwrap().extend([draining.clone(), draining.clone()]);
+    let start = std::time::Instant::now();
+    let spec = spec(6000);
+    let mut session = session(&client, &spec).await;
+    assert!(start.elapsed() >= Duration::from_millis(60));
+    service.refusals.lock().unwrap().push_back(draining);
+    let payload = input(&spec.clone().resolve().unwrap(), 0);
+    assert_eq!(session.multiply_next(0, payload).await.unwrap(), expected(&spec, 1)[0]);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_is_given_up() {
+    let policy = RetryPolicy { max_elapsed: Duration::from_millis(100), ..RetryPolicy::default() };
+    for target in ["127.0.0.1:1", "unix:///no/such/socket"] {
+        let refused = ClientBuilder::new(target).unwrap().retry(policy).connect().await.map(|_| ());
+        assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+        let lazy = ClientBuilder::new(target).unwrap().retry(policy).connect_lazy().unwrap();
+        let refused = lazy.get_session("a").await.map(|_| ());
+        assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
+    }
+}

@@ -1,0 +1,250 @@
+//! `noisectl` as its users meet it: what it prints and how it ends, without a server.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is a failed test")]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PREFIX_SUM: &str = r#"{"kind":"prefix_sum"}"#;
+
+fn noisectl(args: &[&str]) -> Output {
+    command(args).output().unwrap()
+}
+
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_noisectl"));
+    command.args(args).env_remove("NOISED_SERVER");
+    command
+}
+
+/// What a command that succeeds prints.
+fn stdout(args: &[&str]) -> String {
+    let output = noisectl(args);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(args: &[&str]) -> Value {
+    serde_json::from_str(&stdout(args)).unwrap()
+}
+
+/// The one line that a command that fails says.
+fn failure(args: &[&str], status: i32) -> String {
+    let output = noisectl(args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(status), "{args:?}: {stderr}");
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), "", "{args:?}");
+    assert_eq!(stderr.lines().count(), 1, "{args:?}: {stderr}");
+    let line = stderr.strip_prefix("noisectl: ").unwrap_or_else(|| panic!("{args:?}: {stderr}"));
+    line.trim_end().to_owned()
+}
+
+#[test]
+fn materialize_prints_full_rows() {
+    let printed = stdout(&["materialize", "--local", "--matrix", PREFIX_SUM, "-n", "4", "--format", "json"]);
+    assert_eq!(printed, "{\"n\":4,\"rows\":[[1,0,0,0],[1,1,0,0],[1,1,1,0],[1,1,1,1]]}\n");
+}
+
+#[test]
+fn materialize_keeps_every_digit() {
+    let third = 1.0 / 3.0;
+    let matrix = format!(r#"{{"kind":"diagonal","diag":[{third}]}}"#);
+    let value = json(&["materialize", "--local", "--matrix", &matrix, "-n", "1", "--format", "json"]);
+    assert_eq!(value["rows"][0][0].as_f64(), Some(third));
+}
+
+#[test]
+fn tables_of_large_matrices_are_cut() {
+    let printed = stdout(&["materialize", "--local", "--matrix", PREFIX_SUM, "-n", "5000"]);
+    assert!(printed.lines().count() < 30, "{printed}");
+    assert!(printed.contains("of 5000 rows"), "{printed}");
+}
+
+#[test]
+fn row_norms() {
+    let value = json(&["row-norms", "--local", "-n", "3", "--format", "json", "--matrix", PREFIX_SUM]);
+    assert_eq!(value, serde_json::json!({"n": 3, "row_norms_squared": [1, 2, 3]}));
+    let decoder = r#"{"kind":"product","factors":[{"kind":"prefix_sum"},
+        {"kind":"inverse","matrix":{"kind":"toeplitz","coef":[1.0,0.5]}}]}"#;
+    let value = json(&["row-norms", "--local", "-n", "3", "--format", "json", "--matrix", decoder]);
+    // The inverse is 1, -1/2, 1/4; its sums are 1, 1/2, 3/4.
+    let norms: Vec<f64> = serde_json::from_value(value["row_norms_squared"].clone()).unwrap();
+    assert_eq!(norms, [1.0, 1.25, 1.8125]);
+    assert!(stdout(&["row-norms", "--local", "-n", "3", "--matrix", PREFIX_SUM]).contains("largest 3"));
+}
+
+#[test]
+fn matrices_come_from_files_and_from_stdin() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("matrix.json");
+    std::fs::write(&path, PREFIX_SUM).unwrap();
+    let at_path = format!("@{}", path.display());
+    let expected = stdout(&["row-norms", "--local", "-n", "3", "--matrix", PREFIX_SUM]);
+    assert_eq!(stdout(&["row-norms", "--local", "-n", "3", "--matrix", &at_path]), expected);
+
+    let mut child = command(&["row-norms", "--local", "-n", "3", "--matrix", "@-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(PREFIX_SUM.as_bytes()).unwrap();
+    assert_eq!(String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap(), expected);
+}
+
+#[test]
+fn multiply_takes_json_and_npy_and_writes_npy() {
+    let x = "[[1,2],[3,4],[5,6]]";
+    let expected = serde_json::json!({"n": 3, "rows": [[1, 2], [4, 6], [9, 12]]});
+    let multiply = |x: &str, more: &[&str]| {
+        let args =
+            [&["multiply", "--local", "--matrix", PREFIX_SUM, "--x", x, "--format", "json"], more].concat();
+        json(&args)
+    };
+    assert_eq!(multiply(x, &[]), expected);
+    let dir = TempDir::new().unwrap();
+    let once = dir.path().join("once.npy");
+    assert_eq!(multiply(x, &["--out", once.to_str().unwrap()]), expected);
+    let twice = multiply(&format!("@{}", once.display()), &[]);
+    assert_eq!(twice, serde_json::json!({"n": 3, "rows": [[1, 2], [5, 8], [14, 20]]}));
+}
+
+#[test]
+fn describe_tells_of_trees() {
+    let blt = r#"{"kind":"inverse","matrix":{"kind":"buffered_toeplitz","buf_decay":[0.9,0.5],"output_scale":[0.1,0.2]}}"#;
+    let value = json(&["describe", "--local", "--matrix", blt, "--lanes", "1000", "--format", "json"]);
+    assert_eq!(value["planes"], 2);
+    assert_eq!(value["toeplitz"], true);
+    assert_eq!(value["horizon"], Value::Null);
+    assert_eq!(value["state_bytes"], 8000);
+    assert_eq!(value["step_bytes"], 4000);
+    let half =
+        ["--lanes", "1000", "--dtype", "bf16", "--shard", "1/2", "--precision", "f64", "--format", "json"];
+    let value = json(&[&["describe", "--local", "--matrix", blt], &half[..]].concat());
+    assert_eq!((value["lanes"].as_u64(), value["step_bytes"].as_u64()), (Some(500), Some(1000)));
+    assert_eq!(value["state_bytes"], 8000);
+    let bare = json(&["describe", "--local", "--matrix", blt, "--format", "json"]);
+    assert!(bare.get("lanes").is_none());
+    assert!(stdout(&["describe", "--local", "--matrix", blt]).contains("toeplitz"));
+}
+
+#[test]
+fn trees_come_from_json_and_from_safetensors_headers() {
+    let dir = TempDir::new().unwrap();
+    let tree = dir.path().join("tree.json");
+    std::fs::write(&tree, r#"{"leaves":[{"path":"w","dtype":"f16","shape":[3,5]}]}"#).unwrap();
+    let lanes = |path: &Path| {
+        let tree = path.to_str().unwrap();
+        let output =
+            noisectl(&["describe", "--local", "--matrix", PREFIX_SUM, "--tree", tree, "--format", "json"]);
+        let value: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (value["lanes"].as_u64().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(lanes(&tree), (15, String::new()));
+
+    let header = br#"{"w":{"dtype":"F32","shape":[2,2],"data_offsets":[0,16]},
+        "ids":{"dtype":"I64","shape":[1],"data_offsets":[16,24]}}"#;
+    let model = dir.path().join("model.safetensors");
+    let file = [&(header.len() as u64).to_le_bytes()[..], header, &[0; 24]].concat();
+    std::fs::write(&model, file).unwrap();
+    let (lanes, note) = lanes(&model);
+    assert_eq!(lanes, 4);
+    assert!(note.contains("`ids`") && note.lines().count() == 1, "{note}");
+}
+
+#[test]
+fn runs_in_process_write_their_answers() {
+    let dir = TempDir::new().unwrap();
+    let (x, y) = (dir.path().join("x.npy"), dir.path().join("y.npy"));
+    let (x, y) = (x.to_str().unwrap(), y.to_str().unwrap());
+    // f64 as `multiply --out` writes it.
+    stdout(&[
+        "multiply",
+        "--local",
+        "--matrix",
+        r#"{"kind":"identity"}"#,
+        "--x",
+        "[[1,2],[3,4],[5,6]]",
+        "--out",
+        x,
+    ]);
+    let spec = ["--matrix", PREFIX_SUM, "--lanes", "2", "--dtype", "f64"];
+    let run = ["session", "run", "--local", "--input", x, "--out", y, "--format", "json"];
+    let summary = json(&[&run[..], &spec[..]].concat());
+    assert_eq!((summary["steps"].as_u64(), summary["bytes"].as_u64()), (Some(3), Some(48)));
+    let at_y = format!("@{y}");
+    let read_back =
+        ["multiply", "--local", "--matrix", r#"{"kind":"identity"}"#, "--x", &at_y, "--format", "json"];
+    assert_eq!(json(&read_back)["rows"], serde_json::json!([[1, 2], [4, 6], [9, 12]]));
+
+    let seeded = ["session", "run", "--local", "--seed", "7", "--steps", "5", "--format", "json"];
+    assert_eq!(json(&[&seeded[..], &spec[..]].concat())["next_step"], 5);
+}
+
+#[test]
+fn a_bad_description_is_one_line_with_the_field() {
+    let materialize = |matrix: &str| failure(&["materialize", "--local", "--matrix", matrix, "-n", "2"], 2);
+    assert!(materialize("nonsense").starts_with("matrix: "));
+    assert!(materialize(r#"{"kind":"nonsense"}"#).starts_with("matrix.kind: "));
+    assert!(materialize(r#"{"kind":"toeplitz","coef":[1,"a"]}"#).starts_with("matrix.coef[1]: "));
+    assert!(materialize(r#"{"kind":"toeplitz","coef":[1,1e999]}"#).starts_with("matrix"));
+    assert!(materialize(r#"{"kind":"toeplitz","coef":[]}"#).starts_with("matrix.coef: "));
+    let nested = r#"{"kind":"product","factors":[{"kind":"identity"},{"kind":"inverse","matrix":{"kind":"diagonal","diag":[0]}}]}"#;
+    assert!(materialize(nested).starts_with("matrix.factors[1].matrix"), "{}", materialize(nested));
+    assert!(materialize("@/no/such/file").starts_with("matrix: /no/such/file: "));
+}
+
+#[test]
+fn other_bad_usage() {
+    let prefix_sum = ["--matrix", PREFIX_SUM];
+    let with = |args: &[&str]| failure(&[args, &prefix_sum].concat(), 2);
+    assert!(with(&["materialize", "--local", "-n", "0"]).starts_with("n: "));
+    assert!(with(&["materialize", "--local"]).contains("-n"));
+    assert!(with(&["materialize", "--local", "-n", "x"]).contains("-n"));
+    assert!(with(&["materialize", "-n", "2", "--server", "nowhere"]).starts_with("server: "));
+    assert!(with(&["materialize", "-n", "2", "--server", "https://a:1"]).starts_with("server: "));
+    assert!(with(&["multiply", "--local", "--x", "[[1],[2,3]]"]).starts_with("x[1]: "));
+    assert!(with(&["describe", "--local", "--lanes", "0"]).starts_with("tree"));
+    assert!(with(&["describe", "--local", "--lanes", "4", "--shard", "4/4"]).starts_with("shard.index: "));
+    assert!(with(&["describe", "--local", "--lanes", "4", "--shard", "4"]).contains("--shard"));
+    assert!(with(&["describe", "--local", "--lanes", "4", "--dtype", "int8"]).contains("int8"));
+    assert!(with(&["describe", "--local", "--tree", "/no/such/tree.json"]).starts_with("tree: "));
+    assert!(with(&["session", "run", "--local", "--lanes", "4", "--seed", "1"]).starts_with("steps: "));
+    assert!(with(&["session", "run", "--local", "--lanes", "4", "--steps", "1"]).contains("--input"));
+    assert!(with(&["session", "create", "--lanes", "4", "--horizon", "0"]).contains(": "));
+    failure(&["nonsense"], 2);
+}
+
+#[test]
+fn what_is_no_fault_of_usage_ends_with_1() {
+    let there = ["materialize", "-n", "2", "--matrix", PREFIX_SUM, "--retry", "0", "--server", "127.0.0.1:1"];
+    assert!(failure(&there, 1).starts_with("the server is unavailable: http://127.0.0.1:1: "));
+    let out = ["multiply", "--local", "--matrix", PREFIX_SUM, "--x", "[1]", "--out", "/no/such/dir/y.npy"];
+    assert!(failure(&out, 1).contains("/no/such/dir"));
+    let past = ["session", "run", "--local", "--seed", "1", "--steps", "9", "--lanes", "4", "--horizon", "3"];
+    assert!(failure(&[&past[..], &["--matrix", PREFIX_SUM]].concat(), 1).contains("horizon"));
+}
+
+#[test]
+fn a_closed_stdout_is_no_error() {
+    let mut child =
+        command(&["materialize", "--local", "--matrix", PREFIX_SUM, "-n", "3000", "--format", "json"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "");
+    assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn help_and_version() {
+    assert!(stdout(&["--help"]).contains("materialize"));
+    assert!(stdout(&["session", "run", "--help"]).contains("--seed"));
+    assert!(stdout(&["--version"]).starts_with("noisectl "));
+}
