@@ -1,0 +1,22 @@
+//! What the tests of noised share.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | [`specs`] | matrices: one of every kind and nestings of them, and random ones |
+//! | [`trees`] | trees of odd shapes, and values for them |
+//! | [`bad`] | descriptions that break a rule, with the field and the rule |
+//! | [`drive`] | a session driven through steps, chunk by chunk |
+//! | [`server`] | a server in this process, on a free port or a Unix socket |
+//! | [`proxy`] | a network that can be cut |
+//! | [`wire`] | sessions driven over gRPC by hand, message by message |
+//! | [`raw`] | gRPC calls of any bytes |
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is a failed test")]
+
+pub mod bad;
+pub mod drive;
+pub mod proxy;
+pub mod raw;
+pub mod server;
+pub mod specs;
+pub mod trees;
+pub mod wire;

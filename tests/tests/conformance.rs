@@ -1,0 +1,179 @@
+//! Every kind of matrix, nested, on trees of every shape and format, however it is cut and wherever it runs: the same
+//! as the dense matrix written from its definition, and the same bits as the scalar reference.
+#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+
+use noised::kernel::Backend;
+use noised::{DType, DenseMatrix, MatrixSpec, Plan, Precision, Tree};
+use noised_tests::{drive, specs, trees};
+use proptest::prelude::*;
+
+const SIZES: [usize; 4] = [1, 2, 7, 33];
+
+fn steps(matrix: &MatrixSpec, n: usize) -> usize {
+    Plan::new(matrix).unwrap().horizon().map_or(n, |rows| n.min(rows as usize))
+}
+
+/// All answers of `n` steps, each cut into frames of the sizes given.
+fn run(
+    matrix: &MatrixSpec,
+    tree: &Tree,
+    precision: Precision,
+    backend: Backend,
+    n: usize,
+    sizes: &[usize],
+) -> Vec<Vec<u8>> {
+    let mut session = drive::session(matrix, tree, precision, backend);
+    (0..n as u64).map(|t| drive::step(&mut session, t, &trees::payload(tree, t), sizes)).collect()
+}
+
+/// Compares every lane of every step with the dense matrix. The unit of error is the rounding of the largest sum that
+/// the matrix has had to form in that lane so far.
+fn check_against_dense(matrix: &MatrixSpec, tree: &Tree, precision: Precision, answers: &[Vec<u8>]) {
+    let dense = DenseMatrix::new(matrix, answers.len()).unwrap();
+    let state_roundoff = trees::roundoff(if precision == Precision::F32 { DType::F32 } else { DType::F64 });
+    let inputs: Vec<Vec<f64>> =
+        (0..answers.len()).map(|t| trees::lanes(tree, &trees::payload(tree, t as u64))).collect();
+    let outputs: Vec<Vec<f64>> = answers.iter().map(|answer| trees::lanes(tree, answer)).collect();
+    for (lane, format) in trees::formats(tree).into_iter().enumerate() {
+        let x: Vec<f64> = inputs.iter().map(|step| step[lane]).collect();
+        let mut magnitude = 0.0_f64;
+        for (t, output) in outputs.iter().enumerate() {
+            magnitude = magnitude.max(dense.apply_row_magnitude(t, &x));
+            let expected = dense.apply_row(t, &x);
+            let allowed = 2.0 * trees::roundoff(format) * expected.abs()
+                + 64.0 * state_roundoff * magnitude
+                + if format == DType::F16 { 2f64.powi(-25) } else { 0.0 };
+            let error = (output[lane] - expected).abs();
+            assert!(
+                error <= allowed,
+                "{} lane {lane} step {t}: {} instead of {expected}, off by {error:e}, allowed {allowed:e}",
+                matrix.to_json(),
+                output[lane]
+            );
+        }
+    }
+}
+
+#[test]
+fn every_matrix_is_its_dense_form() {
+    let tree = trees::of_shapes(DType::F32, &[&[3], &[], &[2, 2]]);
+    for matrix in specs::nested() {
+        for n in SIZES.map(|n| steps(&matrix, n)) {
+            for precision in [Precision::F32, Precision::F64] {
+                let answers = run(&matrix, &tree, precision, Backend::best(), n, &[usize::MAX / 2]);
+                check_against_dense(&matrix, &tree, precision, &answers);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_tree_and_format_is_served() {
+    let matrices = [
+        specs::product([MatrixSpec::PrefixSum, specs::blt(&[0.9, 0.5], &[0.1, 0.2]).inverse()]),
+        specs::toeplitz(&[1.0, 0.5, 0.375]).inverse(),
+        MatrixSpec::MomentumSgd { momentum: 0.9, learning_rates: Some(vec![1.0, 0.1]) },
+    ];
+    let mut all: Vec<Tree> = DType::ALL.into_iter().flat_map(trees::odd).collect();
+    all.push(trees::mixed());
+    for matrix in &matrices {
+        for tree in &all {
+            for precision in [Precision::F32, Precision::F64] {
+                let answers = run(matrix, tree, precision, Backend::best(), 7, &[4096]);
+                check_against_dense(matrix, tree, precision, &answers);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_backend_gives_the_bits_of_the_reference() {
+    let tree = trees::of_shapes(DType::F32, &[&[1024], &[100]]);
+    for matrix in specs::nested() {
+        let n = steps(&matrix, 9);
+        for precision in [Precision::F32, Precision::F64] {
+            let expected = run(&matrix, &tree, precision, Backend::REFERENCE, n, &[usize::MAX / 2]);
+            for backend in Backend::available() {
+                let found = run(&matrix, &tree, precision, backend, n, &[usize::MAX / 2]);
+                assert!(found == expected, "{backend} {precision} {}", matrix.to_json());
+            }
+        }
+    }
+}
+
+#[test]
+fn threads_do_not_change_bits() {
+    // Enough tiles that a step is split between threads.
+    let tree = trees::of_shapes(DType::F32, &[&[60_000], &[7, 123]]);
+    let matrix = specs::product([MatrixSpec::PrefixSum, specs::blt(&[0.9, 0.5], &[0.1, 0.2]).inverse()]);
+    let on_threads = |threads: usize| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run(&matrix, &tree, Precision::F32, Backend::best(), 3, &[usize::MAX / 2]))
+    };
+    let expected = on_threads(1);
+    assert!(on_threads(2) == expected);
+    assert!(on_threads(5) == expected);
+    check_against_dense(&matrix, &tree, Precision::F32, &expected);
+}
+
+#[test]
+fn two_shards_are_the_whole() {
+    let tree = trees::mixed();
+    let matrix = specs::blt(&[0.9, 0.5], &[0.1, 0.2]).inverse();
+    let whole = run(&matrix, &tree, Precision::F32, Backend::best(), 4, &[usize::MAX / 2]);
+    for count in [2, 3, 7] {
+        let mut together = vec![Vec::new(); whole.len()];
+        for index in 0..count {
+            let shard = noised::Shard { index, count };
+            let spec = noised::SessionSpec {
+                shard,
+                precision: Precision::F32,
+                ..noised::SessionSpec::new(matrix.clone(), tree.clone())
+            };
+            let mut session = noised::Session::new(spec.resolve().unwrap());
+            let held = session.resolved().layout().byte_len();
+            for (t, answer) in together.iter_mut().enumerate() {
+                let payload = trees::payload(&tree, t as u64);
+                let start = answer.len();
+                answer.extend(drive::step(&mut session, t as u64, &payload[start..start + held], &[1000]));
+            }
+        }
+        assert!(together == whole, "{count} shards");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Random matrices, cut into frames of random sizes, on every backend.
+    #[test]
+    fn cutting_does_not_change_bits(
+        matrix in specs::arbitrary(),
+        sizes in prop::collection::vec(1_usize..6000, 1..6),
+        mixed: bool,
+        f64_state: bool,
+    ) {
+        let tree = if mixed { trees::mixed() } else { trees::of_shapes(DType::F32, &[&[11, 95], &[1030]]) };
+        let precision = if f64_state { Precision::F64 } else { Precision::F32 };
+        let expected = run(&matrix, &tree, precision, Backend::REFERENCE, 5, &[usize::MAX / 2]);
+        for backend in Backend::available() {
+            prop_assert_eq!(&run(&matrix, &tree, precision, backend, 5, &sizes), &expected);
+        }
+    }
+
+    /// Random matrices are their dense forms.
+    #[test]
+    fn random_matrices_are_their_dense_forms(matrix in specs::arbitrary()) {
+        let tree = trees::of_shapes(DType::F64, &[&[2]]);
+        let answers = run(&matrix, &tree, Precision::F64, Backend::best(), specs::ROWS, &[usize::MAX / 2]);
+        let dense = DenseMatrix::new(&matrix, specs::ROWS).unwrap();
+        let x: Vec<f64> = (0..specs::ROWS).map(|t| trees::lanes(&tree, &trees::payload(&tree, t as u64))[0]).collect();
+        // Nested inverses of random matrices may be far from well conditioned: both forms lose the same digits, so
+        // the unit is the largest number either has met.
+        let largest = (0..specs::ROWS).map(|t| dense.apply_row_magnitude(t, &x)).fold(1.0, f64::max);
+        for (t, answer) in answers.iter().enumerate() {
+            let (found, expected) = (trees::lanes(&tree, answer)[0], dense.apply_row(t, &x));
+            prop_assert!((found - expected).abs() <= 1e-9 * largest, "step {t}: {found} instead of {expected}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The two programs together: `noisectl` asks a `noised` of its own, and is killed in the middle of its work.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is a failed test")]
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use noised_client::{ClientBuilder, RetryPolicy};
+use tempfile::TempDir;
+
+/// A program of this workspace, built as this test is. Cargo builds programs for the tests of their own package only.
+fn program(name: &str) -> Command {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    let directory = DIRECTORY.get_or_init(|| {
+        let test = std::env::current_exe().unwrap();
+        let directory = test.parent().unwrap().parent().unwrap();
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--bin", "noised", "--bin", "noisectl"]);
+        build.arg("--target-dir").arg(directory.parent().unwrap());
+        if directory.ends_with("release") {
+            build.arg("--release");
+        }
+        build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
+        assert!(build.status().unwrap().success());
+        directory.to_owned()
+    });
+    let mut command = Command::new(directory.join(name));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("NOISED_")) {
+        command.env_remove(key);
+    }
+    command
+}
+
+/// A server of its own, killed with the test.
+struct Server {
+    child: Child,
+    target: String,
+    _directory: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let target = format!("unix://{}", directory.path().join("noised.sock").display());
+        let mut child = program("noised").args(["serve", "--listen", &target]).spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut lines = log.lines();
+        assert!(lines.any(|line| line.unwrap().contains("serving")), "the server has ended");
+        // It must not stop at a full pipe.
+        std::thread::spawn(move || lines.for_each(drop));
+        Self { child, target, _directory: directory }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _ended = self.child.wait();
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
+    String::from_utf8(stdout).unwrap()
+}
+
+const MATRIX: &str = r#"{"kind":"product","factors":[{"kind":"prefix_sum"},
+    {"kind":"inverse","matrix":{"kind":"buffered_toeplitz","buf_decay":[0.9,0.5],"output_scale":[0.1,0.2]}}]}"#;
+
+#[test]
+fn a_server_gives_what_noisectl_computes_by_itself() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    let tree = directory.path().join("tree.json");
+    let leaves =
+        r#"{"leaves":[{"path":"a","dtype":"f32","shape":[7,300]},{"path":"b","dtype":"bf16","shape":[5]}]}"#;
+    std::fs::write(&tree, leaves).unwrap();
+    let tree = tree.to_str().unwrap();
+    let toeplitz = r#"{"kind":"inverse","matrix":{"kind":"toeplitz","coef":[1,0.5]}}"#;
+    let dense = r#"{"kind":"dense","rows":[[1],[0.5,1],[0.25,0.5,1]]}"#;
+    let mut commands: Vec<Vec<&str>> = Vec::new();
+    for matrix in [MATRIX, toeplitz, dense] {
+        for format in ["json", "table"] {
+            let common = ["--matrix", matrix, "--format", format];
+            for command in ["materialize", "row-norms"] {
+                commands.push([&[command, "-n", "3"][..], &common].concat());
+            }
+            commands.push([&["describe", "--tree", tree][..], &common].concat());
+            commands.push([&["describe"][..], &common].concat());
+            commands.push(
+                [&["describe", "--lanes", "1000", "--dtype", "f64", "--shard", "1/3"][..], &common].concat(),
+            );
+        }
+    }
+    for arguments in commands {
+        let here = run(program("noisectl").args(&arguments).arg("--local"));
+        let there = run(program("noisectl").args(&arguments).args(["--server", &server.target]));
+        assert_eq!(here, there, "{arguments:?}");
+        assert!(!here.is_empty());
+    }
+    // What is refused is refused alike.
+    for arguments in [
+        &["materialize", "-n", "4", "--matrix", dense][..],
+        &["materialize", "-n", "0", "--matrix", MATRIX],
+        &["row-norms", "-n", "2", "--matrix", r#"{"kind":"toeplitz","coef":[]}"#],
+        &["describe", "--matrix", r#"{"kind":"circulant"}"#],
+    ] {
+        let outcome = |place: &[&str]| {
+            let Output { status, stdout, stderr } =
+                program("noisectl").args(arguments).args(place).output().unwrap();
+            assert!(stdout.is_empty(), "{arguments:?}");
+            (status.code(), String::from_utf8(stderr).unwrap())
+        };
+        let here = outcome(&["--local"]);
+        assert_eq!(here.0, Some(2), "{here:?}");
+        assert_eq!(here.1.trim_end().lines().count(), 1, "{here:?}");
+        assert_eq!(outcome(&["--server", &server.target]), here, "{arguments:?}");
+    }
+}
+
+/// A client is killed again and again, without a chance to say good-bye, and goes on where it was.
+#[test]
+fn a_client_that_is_killed_loses_nothing() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    let (here, there) = (directory.path().join("here.npy"), directory.path().join("there.npy"));
+    let steps = 40;
+    let session = |out: &Path| {
+        let mut command = program("noisectl");
+        command.args(["session", "run", "--matrix", MATRIX, "--lanes", "400000", "--seed", "7"]);
+        command.args(["--steps", &steps.to_string(), "--format", "json", "--out", out.to_str().unwrap()]);
+        command
+    };
+    run(session(&here).arg("--local"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let client = ClientBuilder::new(&server.target).unwrap().retry(RetryPolicy::NEVER);
+    let client = runtime.block_on(client.connect()).unwrap();
+    let position = || runtime.block_on(client.get_session("run")).map_or(0, |session| session.next_step);
+    for life in [4, 9, 17, 18, 30] {
+        let mut child = session(&there).args(["--id", "run", "--server", &server.target]).spawn().unwrap();
+        while position() < life && child.try_wait().unwrap().is_none() {}
+        child.kill().unwrap();
+        child.wait().unwrap();
+        // It may have been killed at any byte, and the session stands.
+        assert!((life..=steps).contains(&position()));
+    }
+    run(session(&there).args(["--id", "run", "--server", &server.target]));
+    assert_eq!(position(), steps);
+    assert!(std::fs::read(here).unwrap() == std::fs::read(there).unwrap(), "the answers differ");
+}
+
+#[test]
+fn sessions_are_made_shown_listed_and_ended() {
+    let server = Server::start();
+    let noisectl = |arguments: &[&str]| {
+        let mut command = program("noisectl");
+        command.args(arguments).args(["--server", &server.target, "--format", "json"]);
+        command
+    };
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        serde_json::from_str(&run(&mut noisectl(arguments))).unwrap()
+    };
+    let create = ["session", "create", "--id", "a", "--matrix", MATRIX, "--lanes", "1000", "--horizon", "5"];
+    let made = json(&create);
+    assert_eq!(made["name"], "sessions/a");
+    assert_eq!(json(&["session", "get", "a"]), made);
+    let taken = noisectl(&create).output().unwrap();
+    assert_eq!(taken.status.code(), Some(1), "{taken:?}");
+    json(&[&create[..], &["--resume"]].concat());
+    let others: &[&str] =
+        &["session", "create", "--id", "a", "--resume", "--matrix", MATRIX, "--lanes", "1001"];
+    let refused = noisectl(others).output().unwrap();
+    assert!(!refused.status.success());
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("tree"), "{refused:?}");
+    run(&mut noisectl(&[
+        "session",
+        "run",
+        "--id",
+        "a",
+        "--matrix",
+        MATRIX,
+        "--lanes",
+        "1000",
+        "--horizon",
+        "5",
+        "--seed",
+        "1",
+    ]));
+    assert_eq!(json(&["session", "get", "a"])["next_step"], 5);
+    let list = run(&mut noisectl(&["session", "list"]));
+    assert!(list.contains("sessions/a"), "{list}");
+    run(program("noisectl").args(["session", "delete", "a", "--server", &server.target]));
+    assert_eq!(noisectl(&["session", "get", "a"]).output().unwrap().status.code(), Some(1));
+    assert!(!run(&mut noisectl(&["session", "list"])).contains("sessions/a"));
+}

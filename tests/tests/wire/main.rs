@@ -1,0 +1,13 @@
+//! The whole system over gRPC, on TCP and on a Unix socket, with the server in this process.
+//!
+//! One program for all of it: linking takes longer than running.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is a failed test")]
+
+mod abuse;
+mod analysis;
+mod bad;
+mod client;
+mod load;
+mod refusals;
+mod sessions;
+mod steps;
