@@ -6,11 +6,18 @@
 /// Lanes processed together while they sit in cache: the unit of state layout, of threads and of replay digests.
 pub const TILE_LANES: usize = 1024;
 
-/// Lanes whose planes lie together in memory: what one recurrence runs over before the next one does.
-pub const BLOCK_LANES: usize = 64;
+/// Lanes whose planes lie together in memory: a cache line of each plane in f32, so that a step's sweep through the
+/// planes is one through memory.
+pub const BLOCK_LANES: usize = 16;
 
 /// Tiles below which a run of tiles is not split between threads: handing work over costs a few microseconds.
 pub const PARALLEL_GRAIN_TILES: usize = 16;
+
+/// Steps that one sweep through the state takes at most.
+pub const MAX_STEPS_A_PASS: usize = 8;
+
+/// Steps whose sums a banded recurrence forms ahead: as many as there are registers for.
+pub const MAX_STEPS_AHEAD: usize = 5;
 
 /// Leaves in one tree.
 pub const MAX_LEAVES: usize = 65_536;

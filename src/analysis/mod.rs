@@ -3,12 +3,14 @@
 //! All arithmetic is in f64. A matrix is probed with the recurrences that sessions run: lane `j` is fed the `j`-th
 //! unit vector, so that the lanes at step `t` are row `t`. Lanes right of the diagonal are not touched.
 
-use ndarray::{Array1, Array2, ArrayD, ArrayViewD, Axis};
+use ndarray::{ArrayD, ArrayViewD, Axis};
 
 use crate::dtype::{DType, Precision};
 use crate::error::{Error, Result};
-use crate::kernel::{Aligned, Backend, Pass, encode};
-use crate::limits::{ANALYSIS_STATE_BYTES, MAX_ANALYSIS_N, MAX_ROWS_STATE_BYTES, TILE_LANES};
+use crate::kernel::{Aligned, Backend, Data, Pass, StepIo, Steps, state_values};
+use crate::limits::{
+    ANALYSIS_STATE_BYTES, MAX_ANALYSIS_N, MAX_ROWS_STATE_BYTES, MAX_STEPS_A_PASS, TILE_LANES,
+};
 use crate::matrix::{MatrixSpec, Plan};
 use crate::session::SessionSpec;
 use crate::tree::{Layout, Shard, Tree};
@@ -40,7 +42,8 @@ impl Rows {
                 format!("at most {most} for a matrix of {} planes", plan.planes()),
             ));
         }
-        Ok(Self { n, step: 0, state: Aligned::zeroed(n * plan.planes()), backend: Backend::best(), plan })
+        let state = Aligned::zeroed(state_values(n, plan.planes()));
+        Ok(Self { n, step: 0, state, backend: Backend::best(), plan })
     }
 
     /// The next row, with its entries up to the diagonal, or `None` after the last.
@@ -50,22 +53,25 @@ impl Rows {
             // Lanes right of the diagonal have only been fed zeros: their state is zero, so the tiles past this one
             // need not run, and the tile of the diagonal runs whole.
             let covered = self.n.min(lanes.next_multiple_of(TILE_LANES));
-            let layout = Layout::flat(self.n, DType::F64);
-            let ops = self.plan.ops::<f64>(self.step as u64);
-            let pass = Pass { backend: self.backend, layout: &layout, ops: &ops, planes: self.plan.planes() };
-            let mut input = vec![0; covered * 8];
-            input[self.step * 8..lanes * 8].copy_from_slice(&1_f64.to_le_bytes());
-            let mut output = vec![0; covered * 8];
-            pass.run(
-                0..covered,
-                &mut self.state[..covered * self.plan.planes()],
-                &input,
-                &mut output,
-                &mut [],
-            );
+            let mut row = vec![0.0; covered];
+            row[self.step] = 1.0;
+            self.step_in_place(&mut row);
             self.step += 1;
-            doubles(&output[..lanes * 8])
+            row.truncate(lanes);
+            row
         })
+    }
+
+    fn step_in_place(&mut self, row: &mut [f64]) {
+        let planes = self.plan.planes();
+        let program = self.plan.program(self.step as u64, row.len().div_ceil(TILE_LANES));
+        let data = Data::InPlace(bytemuck::cast_slice_mut(row));
+        let layout = Layout::flat(self.n, DType::F64);
+        let lanes = 0..data.input().len() / size_of::<f64>();
+        let state = &mut self.state[..state_values(lanes.len(), planes)];
+        let mut steps = Steps::new();
+        steps.push(StepIo { program: &program, data, digests: &mut [] });
+        Pass { backend: self.backend, layout: &layout, planes, lanes }.run(state, steps);
     }
 }
 
@@ -116,33 +122,36 @@ pub fn multiply(
         return Err(Error::invalid("x", format!("has {n} steps, and the matrix ends at row {rows}")));
     }
     let invalid = |e| Error::invalid("x", e);
-    let rows = x.to_shape((n, lanes)).map_err(invalid)?;
-    let mut product = Array2::zeros((n, lanes));
+    let mut product = x.to_shape((n, lanes)).map_err(invalid)?.as_standard_layout().into_owned();
     // Lanes do not depend on each other: the state of some at a time is all that has to be held.
     let tile_bytes = TILE_LANES * plan.planes() * size_of::<f64>();
     let tiles = (ANALYSIS_STATE_BYTES / tile_bytes.max(1)).clamp(1, lanes.div_ceil(TILE_LANES));
     for start in (0..lanes).step_by(tiles * TILE_LANES) {
-        let end = lanes.min(start + tiles * TILE_LANES);
-        let layout = Layout::flat(end - start, DType::F64);
-        let mut state: Aligned<f64> = Aligned::zeroed(layout.lanes() * plan.planes());
-        let (mut input, mut output) = (vec![0; layout.byte_len()], vec![0; layout.byte_len()]);
-        for (step, (x, mut y)) in rows.outer_iter().zip(product.outer_iter_mut()).enumerate() {
+        let range = start..lanes.min(start + tiles * TILE_LANES);
+        let layout = Layout::flat(range.len(), DType::F64);
+        let mut state: Aligned<f64> = Aligned::zeroed(state_values(layout.lanes(), plan.planes()));
+        let mut step = 0;
+        for mut rows in product.axis_chunks_iter_mut(Axis(0), MAX_STEPS_A_PASS) {
             if cancelled() {
                 return Err(Error::Cancelled);
             }
-            let values: Vec<f64> = x.slice_axis(Axis(0), (start..end).into()).to_vec();
-            encode(DType::F64, &values, &mut input);
-            let ops = plan.ops(step as u64);
-            let pass = Pass { backend: Backend::best(), layout: &layout, ops: &ops, planes: plan.planes() };
-            pass.run(0..layout.lanes(), &mut state, &input, &mut output, &mut []);
-            y.slice_axis_mut(Axis(0), (start..end).into()).assign(&Array1::from(doubles(&output)));
+            let programs: Vec<_> =
+                (step..).take(rows.nrows()).map(|step| plan.program(step, tiles)).collect();
+            step += rows.nrows() as u64;
+            let mut steps = Steps::new();
+            for (program, row) in programs.iter().zip(rows.outer_iter_mut()) {
+                let Some(row) = row.into_slice() else {
+                    return Err(Error::invalid("x", "must lie in memory row after row"));
+                };
+                let data = Data::InPlace(bytemuck::cast_slice_mut(&mut row[range.clone()]));
+                steps.push(StepIo { program, data, digests: &mut [] });
+            }
+            let lanes = 0..layout.lanes();
+            Pass { backend: Backend::best(), layout: &layout, planes: plan.planes(), lanes }
+                .run(&mut state, steps);
         }
     }
     product.into_shape_with_order(x.raw_dim()).map_err(invalid)
-}
-
-fn doubles(bytes: &[u8]) -> Vec<f64> {
-    bytes.as_chunks::<8>().0.iter().map(|bytes| f64::from_le_bytes(*bytes)).collect()
 }
 
 fn check_n(plan: &Plan, n: u64) -> Result<usize> {

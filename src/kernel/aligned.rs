@@ -1,41 +1,67 @@
-//! Storage that begins at a cache line.
+//! Storage for state: zeroed, aligned, and in huge pages where it is large.
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 
+use bytemuck::Pod;
+use memmap2::MmapMut;
+
 /// A cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
 
+/// From here on storage is mapped on its own, so that it can ask for huge pages: one entry of the processor's table of
+/// pages then covers 2 MiB instead of 4 KiB, which a sweep through memory notices.
+const MAPPED_BYTES: usize = 4 << 20;
+
 /// A run of values that begins at a cache line, so that no vector of a kernel lies across two.
-#[derive(Clone)]
 pub(crate) struct Aligned<T> {
-    storage: Vec<T>,
+    storage: Storage<T>,
     start: usize,
     len: usize,
 }
 
-impl<T: Copy + Default> Aligned<T> {
+enum Storage<T> {
+    Heap(Vec<T>),
+    Mapped(MmapMut),
+}
+
+impl<T: Pod + Default> Aligned<T> {
     /// All zero. Where `len` is large the system hands out the pages when they are first touched.
     pub(crate) fn zeroed(len: usize) -> Self {
+        let bytes = len.saturating_mul(size_of::<T>());
+        if bytes >= MAPPED_BYTES
+            && let Ok(map) = MmapMut::map_anon(bytes)
+        {
+            // A system without huge pages costs speed, and nothing else.
+            #[cfg(target_os = "linux")]
+            let _slower = map.advise(memmap2::Advice::HugePage);
+            return Self { storage: Storage::Mapped(map), start: 0, len };
+        }
         let spare = ALIGNMENT / size_of::<T>();
         let storage = vec![T::default(); len + spare];
         // Where the address cannot be told, any start will do.
         let start = storage.as_ptr().align_offset(ALIGNMENT).min(spare);
-        Self { storage, start, len }
+        Self { storage: Storage::Heap(storage), start, len }
     }
 }
 
-impl<T> Deref for Aligned<T> {
+impl<T: Pod> Deref for Aligned<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        &self.storage[self.start..self.start + self.len]
+        match &self.storage {
+            Storage::Heap(values) => &values[self.start..self.start + self.len],
+            Storage::Mapped(map) => bytemuck::cast_slice(map),
+        }
     }
 }
 
-impl<T> DerefMut for Aligned<T> {
+impl<T: Pod> DerefMut for Aligned<T> {
     fn deref_mut(&mut self) -> &mut [T] {
-        &mut self.storage[self.start..self.start + self.len]
+        match &mut self.storage {
+            Storage::Heap(values) => &mut values[self.start..self.start + self.len],
+            Storage::Mapped(map) => bytemuck::cast_slice_mut(map),
+        }
     }
 }
 

@@ -2,12 +2,10 @@
 
 use std::fmt;
 
-use pulp::NullaryFnOnce;
-// On x86 `vectorize` is an inherent method.
-#[cfg(target_arch = "aarch64")]
-use pulp::Simd;
+use pulp::{Simd, WithSimd};
 
-use super::{Op, Real, body, reference};
+use super::pass::Tile;
+use super::{Real, body, reference};
 
 /// An instruction set, known to be there on this machine. Every backend gives the same bits.
 #[derive(Clone, Copy, Debug)]
@@ -61,18 +59,22 @@ impl Backend {
         }
     }
 
-    /// Runs one step of `ops` on a tile, in place. `state` holds the tile's planes, block after block.
-    pub(super) fn run_tile<T: Real>(self, ops: &[Op<T>], planes: usize, values: &mut [T], state: &mut [T]) {
-        let task = TileTask { ops, planes, values, state };
+    /// Takes a tile through one step. `state` is that of the tile.
+    pub(super) fn run<T: Real>(self, tile: Tile<'_, T>, state: &mut [T]) {
         match self.0 {
-            Kind::Reference => reference::run_tile(task.ops, task.planes, task.values, task.state),
-            Kind::Portable => task.call(),
+            Kind::Reference => {
+                let mut tile = tile;
+                let (program, index, in_place) = (tile.program, tile.index(), tile.load());
+                reference::run_tile(program, index, tile.numbers(in_place), state);
+                tile.store(in_place);
+            }
+            Kind::Portable => TileTask { tile, state }.with_simd(pulp::Scalar),
             #[cfg(target_arch = "x86_64")]
-            Kind::V3(simd) => simd.vectorize(task),
+            Kind::V3(simd) => Simd::vectorize(simd, TileTask { tile, state }),
             #[cfg(target_arch = "x86_64")]
-            Kind::V4(simd) => simd.vectorize(task),
+            Kind::V4(simd) => Simd::vectorize(simd, TileTask { tile, state }),
             #[cfg(target_arch = "aarch64")]
-            Kind::Neon(simd) => simd.vectorize(task),
+            Kind::Neon(simd) => Simd::vectorize(simd, TileTask { tile, state }),
         }
     }
 }
@@ -85,17 +87,18 @@ impl fmt::Display for Backend {
 
 /// The body, to be compiled again within a function that has an instruction set switched on.
 struct TileTask<'a, T> {
-    ops: &'a [Op<T>],
-    planes: usize,
-    values: &'a mut [T],
+    tile: Tile<'a, T>,
     state: &'a mut [T],
 }
 
-impl<T: Real> NullaryFnOnce for TileTask<'_, T> {
+impl<T: Real> WithSimd for TileTask<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn call(self) {
-        body::run_tile(self.ops, self.planes, self.values, self.state);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { mut tile, state } = self;
+        let (program, index, in_place) = (tile.program, tile.index(), tile.load());
+        body::run_tile(simd, program, index, tile.numbers(in_place), state);
+        tile.store(in_place);
     }
 }

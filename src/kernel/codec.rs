@@ -1,39 +1,88 @@
 //! Between the bytes of a leaf and the numbers of a kernel.
 //!
 //! Payloads arrive at any alignment, so elements are read and written as little-endian byte groups, which compiles to
-//! plain unaligned loads and stores.
-
-use half::{bf16, f16};
+//! plain unaligned loads and stores. The 16-bit formats are converted without branches, in integer and f32 operations
+//! that every instruction set has in its vectors.
 
 use super::Real;
 use crate::dtype::DType;
 
 /// Reads `values.len()` elements. bf16 and f16 are widened exactly; f64 read for f32 arithmetic is rounded.
+#[inline(always)]
 pub(crate) fn decode<T: Real>(dtype: DType, bytes: &[u8], values: &mut [T]) {
     match dtype {
         DType::F32 => read(bytes, values, |b| T::from_f32(f32::from_le_bytes(b))),
         DType::F64 => read(bytes, values, |b| T::from_f64(f64::from_le_bytes(b))),
-        DType::Bf16 => read(bytes, values, |b| T::from_f32(bf16::from_le_bytes(b).to_f32())),
-        DType::F16 => read(bytes, values, |b| T::from_f32(f16::from_le_bytes(b).to_f32())),
+        DType::Bf16 => read(bytes, values, |b| T::from_f32(f32_of_bf16(u16::from_le_bytes(b)))),
+        DType::F16 => read(bytes, values, |b| T::from_f32(f32_of_f16(u16::from_le_bytes(b)))),
     }
 }
 
 /// Writes every value, rounded once to nearest, ties to even.
+#[inline(always)]
 pub(crate) fn encode<T: Real>(dtype: DType, values: &[T], bytes: &mut [u8]) {
     match dtype {
         DType::F32 => write(values, bytes, |v| v.to_f32().to_le_bytes()),
         DType::F64 => write(values, bytes, |v| v.to_f64().to_le_bytes()),
-        DType::Bf16 => write(values, bytes, |v| bf16::from_f32(v.to_f32_odd()).to_le_bytes()),
-        DType::F16 => write(values, bytes, |v| f16::from_f32(v.to_f32_odd()).to_le_bytes()),
+        DType::Bf16 => write(values, bytes, |v| bf16_of_f32(v.to_f32_odd()).to_le_bytes()),
+        DType::F16 => write(values, bytes, |v| f16_of_f32(v.to_f32_odd()).to_le_bytes()),
     }
 }
 
+#[inline(always)]
+fn f32_of_bf16(bits: u16) -> f32 {
+    f32::from_bits(u32::from(bits) << 16)
+}
+
+/// Rounds to nearest, ties to even. A NaN stays one, with its sign.
+#[inline(always)]
+fn bf16_of_f32(value: f32) -> u16 {
+    let bits = value.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16) as u16;
+    let quiet = (bits >> 16) as u16 | 0x40;
+    if bits & 0x7fff_ffff > INFINITY { quiet } else { rounded }
+}
+
+/// The bits of f32's infinity; those of a NaN are above.
+const INFINITY: u32 = 0x7f80_0000;
+
+#[inline(always)]
+fn f32_of_f16(bits: u16) -> f32 {
+    let sign = u32::from(bits & 0x8000) << 16;
+    let magnitude = u32::from(bits & 0x7fff);
+    // With the fields moved into their places the exponent is off by the difference of the biases, which a product with
+    // a power of two puts right, for subnormal numbers as well.
+    let finite = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 127 - 15) << 23);
+    let special = f32::from_bits(INFINITY | magnitude << 13);
+    let value = if magnitude < 0x7c00 { finite } else { special };
+    f32::from_bits(value.to_bits() | sign)
+}
+
+/// Rounds to nearest, ties to even; what is out of range is infinite. A NaN stays one, with its sign.
+#[inline(always)]
+fn f16_of_f32(value: f32) -> u16 {
+    let sign = (value.to_bits() >> 16) as u16 & 0x8000;
+    let bits = value.to_bits() & 0x7fff_ffff;
+    let odd = bits >> 13 & 1;
+    // The exponent to the other bias, and half of the last place kept. A carry goes into the exponent, as it should.
+    let normal = (bits.wrapping_sub((127 - 15) << 23).wrapping_add(0x0fff + odd) >> 13) as u16;
+    // The last place of 1/2 in f32 is that of the subnormal numbers: the sum rounds as it should.
+    let subnormal = ((f32::from_bits(bits) + 0.5).to_bits().wrapping_sub(0.5_f32.to_bits())) as u16;
+    let finite = if bits < (127 - 14) << 23 { subnormal } else { normal };
+    // From the middle between the largest number and the power of two above it on.
+    let special = if bits > INFINITY { 0x7e00 } else { 0x7c00 };
+    let magnitude = if bits >= 0x477f_f000 { special } else { finite };
+    magnitude | sign
+}
+
+#[inline(always)]
 fn read<T, const N: usize>(bytes: &[u8], values: &mut [T], convert: impl Fn([u8; N]) -> T) {
     for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<N>().0) {
         *value = convert(*bytes);
     }
 }
 
+#[inline(always)]
 fn write<T: Copy, const N: usize>(values: &[T], bytes: &mut [u8], convert: impl Fn(T) -> [u8; N]) {
     for (value, bytes) in values.iter().zip(bytes.as_chunks_mut::<N>().0) {
         *bytes = convert(*value);
@@ -42,7 +91,36 @@ fn write<T: Copy, const N: usize>(values: &[T], bytes: &mut [u8], convert: impl 
 
 #[cfg(test)]
 mod tests {
+    use half::{bf16, f16};
+
     use super::*;
+
+    /// As the crate `half` has it, for numbers of every size.
+    #[test]
+    fn narrowing_f32_is_that_of_a_library() {
+        for bits in (0..=u32::MAX).step_by(997).chain((0..=u32::MAX >> 13).map(|bits| bits << 13 | 0xfff)) {
+            let value = f32::from_bits(bits);
+            assert_eq!(bf16_of_f32(value), bf16::from_f32(value).to_bits(), "{value:e}");
+            let (found, expected) = (f16::from_bits(f16_of_f32(value)), f16::from_f32(value));
+            assert!(
+                found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan()),
+                "{value:e}"
+            );
+        }
+    }
+
+    #[test]
+    fn widening_is_that_of_a_library() {
+        for bits in 0..=u16::MAX {
+            for (found, expected) in [
+                (f32_of_bf16(bits), bf16::from_bits(bits).to_f32()),
+                (f32_of_f16(bits), f16::from_bits(bits).to_f32()),
+            ] {
+                let same = found.to_bits() == expected.to_bits() || (found.is_nan() && expected.is_nan());
+                assert!(same, "{bits:#x}: {found} instead of {expected}");
+            }
+        }
+    }
 
     /// Every 16-bit pattern survives the way in and out, in both precisions.
     #[test]

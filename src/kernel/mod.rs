@@ -9,23 +9,34 @@ mod aligned;
 mod backend;
 mod body;
 mod codec;
+mod op;
 mod pass;
 mod reference;
+mod vector;
 
 pub(crate) use aligned::Aligned;
 pub use backend::Backend;
 pub(crate) use codec::{decode, encode};
-pub(crate) use pass::{LaneState, Pass, digest_of};
+pub(crate) use op::{Banded, Op, Program, Push, StageOps};
+pub(crate) use pass::{Data, LaneState, Pass, StepIo, Steps, digest_of, state_values};
 
 use std::fmt::Debug;
 
-use crate::dtype::Precision;
+use bytemuck::Pod;
+
+use crate::dtype::{DType, Precision};
+use vector::Vectors;
+
+// Payloads are little endian, and are worked on where they lie.
+const _: () = assert!(cfg!(target_endian = "little"), "numbers in memory are as they are on the wire");
 
 /// A number format of state and arithmetic: f32 or f64.
-pub trait Real:
+pub(crate) trait Real:
     Copy
     + Debug
     + Default
+    + Pod
+    + Vectors
     + PartialEq
     + Send
     + Sync
@@ -37,6 +48,8 @@ pub trait Real:
 {
     /// Which format this is.
     const PRECISION: Precision;
+    /// The same, in a leaf.
+    const DTYPE: DType;
     /// Rounds to nearest, ties to even.
     fn from_f64(value: f64) -> Self;
     /// Exact.
@@ -56,6 +69,7 @@ pub trait Real:
 
 impl Real for f32 {
     const PRECISION: Precision = Precision::F32;
+    const DTYPE: DType = DType::F32;
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
@@ -95,6 +109,7 @@ impl Real for f32 {
 
 impl Real for f64 {
     const PRECISION: Precision = Precision::F64;
+    const DTYPE: DType = DType::F64;
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
@@ -137,38 +152,4 @@ impl Real for f64 {
     fn is_finite(self) -> bool {
         f64::is_finite(self)
     }
-}
-
-/// A plane of state and what it is multiplied with.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Tap<T> {
-    pub(crate) plane: usize,
-    pub(crate) weight: T,
-}
-
-/// Whether a recurrence remembers what came in or what goes out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Push {
-    Input,
-    Output,
-}
-
-/// One recurrence of one step: `x` comes in and `y` goes out, a lane at a time. `fma(a, b, c)` is `a*b + c` rounded
-/// once; sums over taps run in the order of the list.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Op<T> {
-    /// `y = factor*x`.
-    Scale { factor: T },
-    /// `s = s + x; y = s`.
-    PrefixSum { plane: usize },
-    /// `y = x - s; s = x`.
-    FirstDifference { plane: usize },
-    /// `m = fma(momentum, m, x); r = fma(learning_rate, m, r); y = r`, with `m, r` at `plane, plane + 1`.
-    Momentum { plane: usize, momentum: T, learning_rate: T },
-    /// `m' = inverse_rate*(x - r); y = fma(-momentum, m, m'); m = m'; r = x`.
-    MomentumInverse { plane: usize, momentum: T, inverse_rate: T },
-    /// `y = diagonal*x; y = fma(w_k, s_k, y)` for each tap; then `s_keep_in` is `x` or `y`.
-    Banded { diagonal: T, taps: Vec<Tap<T>>, keep_in: Option<usize>, push: Push },
-    /// `y = x; y = fma(w_k, s_k, y)` for each tap; then `s_k = fma(theta_k, s_k, p)` where `p` is `x` or `y`.
-    Blt { taps: Vec<Tap<T>>, decay: Vec<T>, push: Push },
 }

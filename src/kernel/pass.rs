@@ -1,20 +1,25 @@
-//! One sweep of a step over tiles: decode, recurrences, encode, digest; split between threads.
+//! One sweep of a step, or of a few, over tiles: decode, recurrences, encode, digest; split between threads.
 
 use std::ops::Range;
 
+use arrayvec::ArrayVec;
 use twox_hash::XxHash3_64;
 
-use super::{Aligned, Backend, Op, Real, decode, encode};
+use super::{Aligned, Backend, Program, Real, decode, encode};
 use crate::dtype::Precision;
-use crate::limits::{PARALLEL_GRAIN_TILES, TILE_LANES};
+use crate::limits::{BLOCK_LANES, MAX_STEPS_A_PASS, PARALLEL_GRAIN_TILES, TILE_LANES};
 use crate::tree::Layout;
 
-/// The state of every lane of a session: block of lanes after block, and within a block plane after plane, so that one
-/// step is one sweep through memory. The last block is as wide as the lanes that are left for it.
-///
-/// Blocks are short so that the planes of one do not lie a power of two of kilobytes apart: those would all fall into
-/// the same few lines of a cache.
-#[derive(Clone, Debug)]
+/// Values of `planes` planes of `lanes` lanes, which begin at a tile: lanes are rounded up to whole blocks.
+pub(crate) fn state_values(lanes: usize, planes: usize) -> usize {
+    lanes.next_multiple_of(BLOCK_LANES) * planes
+}
+
+/// The state of every lane, laid out so that one step is one sweep through memory: tile after tile, and within a tile
+/// the planes of one stage of the matrix after those of another. A stage that moves all its planes in every step has
+/// them block of lanes after block, and within a block plane after plane. A ring of which most steps move a few planes
+/// only has them plane after plane.
+#[derive(Debug)]
 pub(crate) enum LaneState {
     F32(Aligned<f32>),
     F64(Aligned<f64>),
@@ -22,7 +27,8 @@ pub(crate) enum LaneState {
 
 impl LaneState {
     /// All zero.
-    pub(crate) fn zeroed(precision: Precision, values: usize) -> Self {
+    pub(crate) fn zeroed(precision: Precision, lanes: usize, planes: usize) -> Self {
+        let values = state_values(lanes, planes);
         match precision {
             Precision::F32 => Self::F32(Aligned::zeroed(values)),
             Precision::F64 => Self::F64(Aligned::zeroed(values)),
@@ -30,71 +36,180 @@ impl LaneState {
     }
 }
 
-/// What one step of one plan does, wherever it is done.
-pub(crate) struct Pass<'a, T> {
+/// Where steps are done: a run of lanes that starts at a tile and ends at one or at the end of the layout.
+#[derive(Clone)]
+pub(crate) struct Pass<'a> {
     pub(crate) backend: Backend,
     pub(crate) layout: &'a Layout,
-    pub(crate) ops: &'a [Op<T>],
     pub(crate) planes: usize,
+    pub(crate) lanes: Range<usize>,
 }
 
-impl<T: Real> Pass<'_, T> {
-    /// Applies the step to `lanes`, which start at a tile and end at one or at the end of the layout.
-    ///
-    /// `state` is the state of exactly these lanes, `input` and `output` their bytes; `digests` gets a digest of each
-    /// tile's input, or is empty. Long runs are split between the threads of the rayon pool that this is called in.
-    pub(crate) fn run(
-        &self,
-        lanes: Range<usize>,
-        state: &mut [T],
-        input: &[u8],
-        output: &mut [u8],
-        digests: &mut [u64],
-    ) {
-        let tiles = lanes.len().div_ceil(TILE_LANES);
-        if tiles > PARALLEL_GRAIN_TILES {
-            let middle = lanes.start + tiles / 2 * TILE_LANES;
-            let byte = self.layout.byte_of_lane(middle) - self.layout.byte_of_lane(lanes.start);
-            let (state_a, state_b) = state.split_at_mut((middle - lanes.start) * self.planes);
-            let (input_a, input_b) = input.split_at(byte);
-            let (output_a, output_b) = output.split_at_mut(byte);
-            let (digests_a, digests_b) = digests.split_at_mut((tiles / 2).min(digests.len()));
-            rayon::join(
-                || self.run(lanes.start..middle, state_a, input_a, output_a, digests_a),
-                || self.run(middle..lanes.end, state_b, input_b, output_b, digests_b),
-            );
-            return;
-        }
-        let origin = self.layout.byte_of_lane(lanes.start);
-        let mut values = TileValues([T::default(); TILE_LANES]);
-        for (i, start) in lanes.clone().step_by(TILE_LANES).enumerate() {
-            let tile = start..lanes.end.min(start + TILE_LANES);
-            let bytes =
-                self.layout.byte_of_lane(tile.start) - origin..self.layout.byte_of_lane(tile.end) - origin;
-            let first = (start - lanes.start) * self.planes;
-            let state = &mut state[first..first + tile.len() * self.planes];
-            if let Some(digest) = digests.get_mut(i) {
-                *digest = digest_of(&input[bytes.clone()]);
+/// One step of a pass.
+pub(crate) struct StepIo<'a, T> {
+    pub(crate) program: &'a Program<T>,
+    pub(crate) data: Data<'a>,
+    /// Gets a digest of each tile's input, or is empty.
+    pub(crate) digests: &'a mut [u64],
+}
+
+/// A step's bytes for the lanes of a pass.
+pub(crate) enum Data<'a> {
+    /// From one place to another.
+    Between { input: &'a [u8], output: &'a mut [u8] },
+    /// The output takes the place of the input, which spares a third of the traffic of a small matrix.
+    InPlace(&'a mut [u8]),
+}
+
+/// The steps of a pass, first to last.
+pub(crate) type Steps<'a, T> = ArrayVec<StepIo<'a, T>, MAX_STEPS_A_PASS>;
+
+impl<'a> Data<'a> {
+    fn split_at(self, byte: usize) -> (Self, Self) {
+        match self {
+            Self::Between { input, output } => {
+                let (input, input_b) = input.split_at(byte);
+                let (output, output_b) = output.split_at_mut(byte);
+                (Self::Between { input, output }, Self::Between { input: input_b, output: output_b })
             }
-            self.tile(tile, state, &input[bytes.clone()], &mut output[bytes], &mut values.0);
+            Self::InPlace(bytes) => {
+                let (bytes, bytes_b) = bytes.split_at_mut(byte);
+                (Self::InPlace(bytes), Self::InPlace(bytes_b))
+            }
         }
     }
 
-    fn tile(
-        &self,
-        lanes: Range<usize>,
-        state: &mut [T],
-        input: &[u8],
-        output: &mut [u8],
-        values: &mut [T; TILE_LANES],
-    ) {
-        let values = &mut values[..lanes.len()];
-        for span in self.layout.spans(lanes.clone()) {
-            decode(span.dtype, &input[span.bytes], &mut values[span.lanes]);
+    fn slice(&mut self, range: Range<usize>) -> Data<'_> {
+        match self {
+            Self::Between { input, output } => {
+                Data::Between { input: &input[range.clone()], output: &mut output[range] }
+            }
+            Self::InPlace(bytes) => Data::InPlace(&mut bytes[range]),
         }
-        self.backend.run_tile(self.ops, self.planes, values, state);
-        for span in self.layout.spans(lanes) {
-            encode(span.dtype, &values[span.lanes], &mut output[span.bytes]);
+    }
+
+    pub(crate) fn input(&self) -> &[u8] {
+        match self {
+            Self::Between { input, .. } => input,
+            Self::InPlace(bytes) => bytes,
+        }
+    }
+
+    fn output(&mut self) -> &mut [u8] {
+        match self {
+            Self::Between { output, .. } => output,
+            Self::InPlace(bytes) => bytes,
+        }
+    }
+}
+
+impl<'a, T> StepIo<'a, T> {
+    fn split_at(self, tiles: usize, byte: usize) -> (Self, Self) {
+        let Self { program, data, digests } = self;
+        let (data, data_b) = data.split_at(byte);
+        let (digests, digests_b) = digests.split_at_mut(tiles.min(digests.len()));
+        (Self { program, data, digests }, Self { program, data: data_b, digests: digests_b })
+    }
+}
+
+impl Pass<'_> {
+    /// Applies one step after the other; each tile goes through all of them while its state is in cache. `state` is that
+    /// of exactly these lanes. Long runs are split between the threads of the rayon pool that this is called in.
+    pub(crate) fn run<T: Real>(self, state: &mut [T], mut steps: Steps<'_, T>) {
+        let tiles = self.lanes.len().div_ceil(TILE_LANES);
+        if tiles > PARALLEL_GRAIN_TILES {
+            let (tiles, middle) = (tiles / 2, self.lanes.start + tiles / 2 * TILE_LANES);
+            let byte = self.layout.byte_of_lane(middle) - self.layout.byte_of_lane(self.lanes.start);
+            let (state_a, state_b) = state.split_at_mut((middle - self.lanes.start) * self.planes);
+            let (mut steps_a, mut steps_b) = (ArrayVec::new(), ArrayVec::new());
+            for step in steps {
+                let (a, b) = step.split_at(tiles, byte);
+                steps_a.push(a);
+                steps_b.push(b);
+            }
+            let a = Self { lanes: self.lanes.start..middle, ..self.clone() };
+            let b = Self { lanes: middle..self.lanes.end, ..self };
+            rayon::join(|| a.run(state_a, steps_a), || b.run(state_b, steps_b));
+            return;
+        }
+        let origin = self.layout.byte_of_lane(self.lanes.start);
+        let mut values = TileValues([T::default(); TILE_LANES]);
+        for (i, start) in self.lanes.clone().step_by(TILE_LANES).enumerate() {
+            let lanes = start..self.lanes.end.min(start + TILE_LANES);
+            let bytes =
+                self.layout.byte_of_lane(lanes.start) - origin..self.layout.byte_of_lane(lanes.end) - origin;
+            let first = (start - self.lanes.start) * self.planes;
+            let state = &mut state[first..first + state_values(lanes.len(), self.planes)];
+            for StepIo { program, data, digests } in &mut steps {
+                let data = data.slice(bytes.clone());
+                if let Some(digest) = digests.get_mut(i) {
+                    *digest = digest_of(data.input());
+                }
+                let tile =
+                    Tile { layout: self.layout, lanes: lanes.clone(), program, data, values: &mut values.0 };
+                self.backend.run(tile, state);
+            }
+        }
+    }
+}
+
+/// One step of one tile.
+pub(super) struct Tile<'a, T> {
+    pub(super) layout: &'a Layout,
+    pub(super) lanes: Range<usize>,
+    pub(super) program: &'a Program<T>,
+    pub(super) data: Data<'a>,
+    /// Room for the tile's numbers, where they cannot be worked on where they lie.
+    pub(super) values: &'a mut [T; TILE_LANES],
+}
+
+impl<T: Real> Tile<'_, T> {
+    /// The tile's place among the tiles of the layout.
+    #[inline(always)]
+    pub(super) fn index(&self) -> usize {
+        self.lanes.start / TILE_LANES
+    }
+
+    /// Brings the input to where [`Tile::numbers`] gives it: to the place of the output where its bytes are numbers of
+    /// `T` as they lie, and else into `values`. Tells whether it is the former.
+    #[inline(always)]
+    pub(super) fn load(&mut self) -> bool {
+        let whole_blocks = self.lanes.len().is_multiple_of(BLOCK_LANES);
+        if whole_blocks && self.layout.uniform_dtype(&self.lanes) == Some(T::DTYPE) {
+            match &mut self.data {
+                Data::Between { input, output } if bytemuck::try_cast_slice::<u8, T>(output).is_ok() => {
+                    output.copy_from_slice(input);
+                    return true;
+                }
+                Data::InPlace(bytes) if bytemuck::try_cast_slice::<u8, T>(bytes).is_ok() => return true,
+                Data::Between { .. } | Data::InPlace(_) => {}
+            }
+        }
+        for span in self.layout.spans(self.lanes.clone()) {
+            decode(span.dtype, &self.data.input()[span.bytes], &mut self.values[span.lanes]);
+        }
+        // The last block of a tree is run whole: lanes that are none are zero, and stay it.
+        self.values[self.lanes.len()..self.lanes.len().next_multiple_of(BLOCK_LANES)].fill(T::default());
+        false
+    }
+
+    /// The numbers to be worked on, after [`Tile::load`]: whole blocks.
+    #[inline(always)]
+    pub(super) fn numbers(&mut self, in_place: bool) -> &mut [T] {
+        if in_place && let Ok(numbers) = bytemuck::try_cast_slice_mut(self.data.output()) {
+            return numbers;
+        }
+        &mut self.values[..self.lanes.len().next_multiple_of(BLOCK_LANES)]
+    }
+
+    /// Brings the numbers to the output, where they are not there yet.
+    #[inline(always)]
+    pub(super) fn store(mut self, in_place: bool) {
+        if in_place {
+            return;
+        }
+        for span in self.layout.spans(self.lanes) {
+            encode(span.dtype, &self.values[span.lanes], &mut self.data.output()[span.bytes]);
         }
     }
 }

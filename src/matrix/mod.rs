@@ -5,12 +5,14 @@
 //! | [`spec`](MatrixSpec) | the description: a Rust enum, a JSON object |
 //! | `json`, `validate` | reading it, and its rules, with the path of the field at fault |
 //! | `plan` | [`Plan`]: the description as a list of recurrences; the algebra of inverses |
+//! | `ring` | one step of a banded recurrence |
 //! | `dense` | [`DenseMatrix`]: the same matrix written out from its definition, as an oracle |
 //! | [`strategy`] | the named strategies of the literature |
 
 mod dense;
 mod json;
 mod plan;
+mod ring;
 mod spec;
 pub mod strategy;
 mod validate;

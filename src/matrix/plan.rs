@@ -2,14 +2,15 @@
 //!
 //! The algebra of inverses happens here, once: `(A B)^-1 = B^-1 A^-1`, the inverse of a scaling is a scaling by
 //! reciprocals, an inverse of an inverse is the matrix. What is left is a list of [`Stage`]s, each of which has a
-//! native recurrence forwards and backwards. A stage holds `f64`s; [`Plan::ops`] resolves it for one step into the
+//! native recurrence forwards and backwards. A stage holds `f64`s; [`Plan::program`] resolves it for one step into the
 //! numbers that a kernel multiplies with.
 
 use std::sync::Arc;
 
+use super::ring;
 use super::spec::MatrixSpec;
 use crate::error::{Error, Result};
-use crate::kernel::{Op, Push, Real, Tap};
+use crate::kernel::{Op, Program, Push, Real, StageOps};
 
 /// A matrix ready to run.
 #[derive(Clone, Debug)]
@@ -64,6 +65,14 @@ impl Rows {
             Self::Toeplitz(coef) => coef.len() - 1,
             Self::Columns(columns) => columns[0].len() - 1,
             Self::Dense(rows) => rows.len() - 1,
+        }
+    }
+
+    /// The number of rows, where they end.
+    fn len(&self) -> Option<usize> {
+        match self {
+            Self::Toeplitz(_) => None,
+            Self::Columns(rows) | Self::Dense(rows) => Some(rows.len()),
         }
     }
 
@@ -228,15 +237,17 @@ impl Plan {
         self.horizon = Some(self.horizon.map_or(n, |horizon| horizon.min(n)));
     }
 
-    /// The numbers of step `step`, as the kernels take them. `step` is below [`Plan::horizon`].
-    pub(crate) fn ops<T: Real>(&self, step: u64) -> Vec<Op<T>> {
-        let mut plane = 0;
+    /// The numbers of step `step` for a run of `tiles` tiles, as the kernels take them. `step` is below
+    /// [`Plan::horizon`].
+    pub(crate) fn program<T: Real>(&self, step: u64, tiles: usize) -> Program<T> {
         let resolve = |stage: &Stage| {
-            let op = stage.resolve(step, plane);
-            plane += stage.planes();
-            op
+            let turns = stage.turns().min(tiles.max(1));
+            StageOps {
+                planes: stage.planes(),
+                ops: (0..turns).map(|tile| stage.resolve(step, tile)).collect(),
+            }
         };
-        self.stages.iter().map(resolve).collect()
+        Program { stages: self.stages.iter().map(resolve).collect() }
     }
 
     /// Checks that every number of every step is finite in `T`.
@@ -283,29 +294,37 @@ impl Stage {
         }
     }
 
-    /// The operation of one step, with its planes starting at `plane`.
-    fn resolve<T: Real>(&self, step: u64, plane: usize) -> Op<T> {
+    /// Tiles with an operation of their own.
+    fn turns(&self) -> usize {
+        match self {
+            Self::Banded { rows, .. } => ring::sweep_period(rows.planes()),
+            Self::Scale(_) | Self::PrefixSum { .. } | Self::Momentum { .. } | Self::Blt { .. } => 1,
+        }
+    }
+
+    /// The operation of one step on the tiles whose index is `tile` modulo [`Stage::turns`].
+    fn resolve<T: Real>(&self, step: u64, tile: usize) -> Op<T> {
         match self {
             Self::Scale(scale) => Op::Scale { factor: T::from_f64(scale.at(step)) },
-            Self::PrefixSum { inverse: false } => Op::PrefixSum { plane },
-            Self::PrefixSum { inverse: true } => Op::FirstDifference { plane },
+            Self::PrefixSum { inverse: false } => Op::PrefixSum,
+            Self::PrefixSum { inverse: true } => Op::FirstDifference,
             Self::Momentum { momentum, learning_rates, inverse } => {
                 let rate = learning_rates[clip(step, learning_rates.len())];
                 let momentum = T::from_f64(*momentum);
                 match inverse {
-                    false => Op::Momentum { plane, momentum, learning_rate: T::from_f64(rate) },
-                    true => Op::MomentumInverse { plane, momentum, inverse_rate: T::from_f64(1.0 / rate) },
+                    false => Op::Momentum { momentum, learning_rate: T::from_f64(rate) },
+                    true => Op::MomentumInverse { momentum, inverse_rate: T::from_f64(1.0 / rate) },
                 }
             }
-            Self::Banded { rows, inverse } => banded(rows, *inverse, step as usize, plane),
+            Self::Banded { rows, inverse } => {
+                let weight = |step, back| T::from_f64(banded_weight(rows, *inverse, step, back));
+                let push = if *inverse { Push::Output } else { Push::Input };
+                Op::Banded(ring::banded(rows.planes(), rows.len(), step as usize, tile, weight, push))
+            }
             Self::Blt { buf_decay, output_scale, inverse } => {
                 let sign = if *inverse { -1.0 } else { 1.0 };
-                let tap = |(k, &weight): (usize, &f64)| Tap {
-                    plane: plane + k,
-                    weight: T::from_f64(sign * weight),
-                };
                 Op::Blt {
-                    taps: output_scale.iter().enumerate().map(tap).collect(),
+                    weights: output_scale.iter().map(|&weight| T::from_f64(sign * weight)).collect(),
                     decay: buf_decay.iter().map(|&decay| T::from_f64(decay)).collect(),
                     push: if *inverse { Push::Output } else { Push::Input },
                 }
@@ -344,20 +363,5 @@ fn banded_weight(rows: &Rows, inverse: bool, step: usize, back: usize) -> f64 {
         (false, _) => entry,
         (true, 0) => 1.0 / entry,
         (true, _) => -entry / rows.entry(step, 0),
-    }
-}
-
-/// One step of a banded recurrence. The ring is an index: what was pushed at step `i` lies in plane `i mod planes`.
-fn banded<T: Real>(rows: &Rows, inverse: bool, step: usize, plane: usize) -> Op<T> {
-    let planes = rows.planes();
-    let tap = |back: usize| Tap {
-        plane: plane + (step - back) % planes,
-        weight: T::from_f64(banded_weight(rows, inverse, step, back)),
-    };
-    Op::Banded {
-        diagonal: T::from_f64(banded_weight(rows, inverse, step, 0)),
-        taps: (1..=planes.min(step)).map(tap).collect(),
-        keep_in: (planes > 0).then(|| plane + step % planes),
-        push: if inverse { Push::Output } else { Push::Input },
     }
 }

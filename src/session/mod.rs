@@ -32,10 +32,12 @@ pub use spec::{Fingerprint, ResolvedSpec, SessionCost, SessionSpec, Source};
 use std::ops::Range;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::kernel::{Backend, LaneState, Op, Pass, Real, digest_of};
+use crate::kernel::{
+    Aligned, Backend, Data, LaneState, Pass, Program, Real, StepIo, Steps, digest_of, state_values,
+};
 use crate::limits::TILE_LANES;
 use outputs::Outputs;
 
@@ -45,8 +47,8 @@ pub struct Session {
     resolved: Arc<ResolvedSpec>,
     backend: Backend,
     state: LaneState,
-    /// The recurrences of `step`.
-    ops: StepOps,
+    /// What `step` multiplies with.
+    program: StepProgram,
     /// The step being produced.
     step: u64,
     /// Tiles that have been through it.
@@ -57,9 +59,9 @@ pub struct Session {
 }
 
 #[derive(Debug)]
-enum StepOps {
-    F32(Vec<Op<f32>>),
-    F64(Vec<Op<f64>>),
+enum StepProgram {
+    F32(Program<f32>),
+    F64(Program<f64>),
 }
 
 /// A part of a step's result.
@@ -85,10 +87,19 @@ impl Session {
     pub fn with_backend(resolved: impl Into<Arc<ResolvedSpec>>, backend: Backend) -> Self {
         let resolved = resolved.into();
         let lanes = resolved.layout.lanes();
-        let state = LaneState::zeroed(resolved.spec.precision, lanes * resolved.plan.planes());
-        let ops = StepOps::of(&resolved, 0);
+        let state = LaneState::zeroed(resolved.spec.precision, lanes, resolved.plan.planes());
+        let program = StepProgram::of(&resolved, 0);
         let digests = vec![0; lanes.div_ceil(TILE_LANES)];
-        Self { resolved, backend, state, ops, step: 0, tiles_done: 0, digests, outputs: Outputs::default() }
+        Self {
+            resolved,
+            backend,
+            state,
+            program,
+            step: 0,
+            tiles_done: 0,
+            digests,
+            outputs: Outputs::default(),
+        }
     }
 
     /// What this session is bound to.
@@ -193,15 +204,18 @@ impl Session {
         let mut output = self.outputs.take_buffer(bytes.clone());
         let lanes = tiles.start * TILE_LANES..self.resolved.layout.lanes().min(tiles.end * TILE_LANES);
         let digests = &mut self.digests[tiles.clone()];
-        match (&mut self.state, &self.ops) {
-            (LaneState::F32(state), StepOps::F32(ops)) => {
-                sweep(&self.resolved, self.backend, ops, state, lanes, payload, &mut output, digests);
+        let data = Data::Between { input: payload, output: &mut output };
+        let planes = self.resolved.plan.planes();
+        let pass = Pass { backend: self.backend, layout: &self.resolved.layout, planes, lanes };
+        match (&mut self.state, &self.program) {
+            (LaneState::F32(state), StepProgram::F32(program)) => {
+                run(pass, state, StepIo { program, data, digests });
             }
-            (LaneState::F64(state), StepOps::F64(ops)) => {
-                sweep(&self.resolved, self.backend, ops, state, lanes, payload, &mut output, digests);
+            (LaneState::F64(state), StepProgram::F64(program)) => {
+                run(pass, state, StepIo { program, data, digests });
             }
-            (LaneState::F32(_), StepOps::F64(_)) | (LaneState::F64(_), StepOps::F32(_)) => {
-                debug_assert!(false, "state and operations have the precision of the specification");
+            (LaneState::F32(_), StepProgram::F64(_)) | (LaneState::F64(_), StepProgram::F32(_)) => {
+                debug_assert!(false, "state and program have the precision of the specification");
             }
         }
         let output = output.freeze();
@@ -218,7 +232,7 @@ impl Session {
         self.step = step;
         self.tiles_done = tiles_done;
         if self.resolved.spec.horizon.is_none_or(|horizon| step < horizon) {
-            self.ops = StepOps::of(&self.resolved, step);
+            self.program = StepProgram::of(&self.resolved, step);
         }
     }
 
@@ -228,28 +242,21 @@ impl Session {
     }
 }
 
-impl StepOps {
+impl StepProgram {
     fn of(resolved: &ResolvedSpec, step: u64) -> Self {
+        let tiles = resolved.layout.lanes().div_ceil(TILE_LANES);
         match resolved.spec.precision {
-            crate::Precision::F32 => Self::F32(resolved.plan.ops(step)),
-            crate::Precision::F64 => Self::F64(resolved.plan.ops(step)),
+            crate::Precision::F32 => Self::F32(resolved.plan.program(step, tiles)),
+            crate::Precision::F64 => Self::F64(resolved.plan.program(step, tiles)),
         }
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "the parts of a session, borrowed one by one")]
-fn sweep<T: Real>(
-    resolved: &ResolvedSpec,
-    backend: Backend,
-    ops: &[Op<T>],
-    state: &mut [T],
-    lanes: Range<usize>,
-    payload: &[u8],
-    output: &mut BytesMut,
-    digests: &mut [u64],
-) {
-    let planes = resolved.plan.planes();
-    let pass = Pass { backend, layout: &resolved.layout, ops, planes };
-    let state = &mut state[lanes.start * planes..lanes.end * planes];
-    pass.run(lanes, state, payload, output, digests);
+/// One step of the lanes of `pass`, with the state of all lanes at hand.
+fn run<T: Real>(pass: Pass<'_>, state: &mut Aligned<T>, step: StepIo<'_, T>) {
+    let first = pass.lanes.start * pass.planes;
+    let values = state_values(pass.lanes.len(), pass.planes);
+    let mut steps = Steps::new();
+    steps.push(step);
+    pass.run(&mut state[first..first + values], steps);
 }

@@ -30,7 +30,7 @@ use crate::tree::{Leaf, Shard, Tree};
 const MAGIC: &[u8; 15] = b"noised session\n";
 
 /// Goes up when a reader of the last version would read this one wrongly.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A specification of the largest permitted size stays well below this.
 const MAX_HEADER_BYTES: u64 = 1 << 30;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dtype::Precision;
 use crate::error::{Error, Result};
-use crate::limits::{MAX_HORIZON, TILE_LANES};
+use crate::limits::{BLOCK_LANES, MAX_HORIZON, TILE_LANES};
 use crate::matrix::{MatrixSpec, Plan};
 use crate::tree::{Layout, Leaf, Shard, Tree};
 
@@ -132,7 +132,9 @@ impl ResolvedSpec {
         // MAX_LANES, MAX_PLANES and 8 bytes fit an i64: the relation is asserted beside them.
         let lanes = self.layout.lanes() as u64;
         SessionCost {
-            state_bytes: lanes * self.plan.planes() as u64 * self.spec.precision.size() as u64,
+            state_bytes: lanes.next_multiple_of(BLOCK_LANES as u64)
+                * self.plan.planes() as u64
+                * self.spec.precision.size() as u64,
             output_bytes: self.layout.byte_len() as u64,
             digest_bytes: lanes.div_ceil(TILE_LANES as u64) * 8,
             // Numbers are held as they were described and as they run.

@@ -38,7 +38,7 @@ pub use state::MultiplyState;
 /// `A * B` is the matrix product, `A * 2.0` a scalar multiple.
 #[derive(Clone, Debug)]
 pub struct StreamingMatrix {
-    repr: Repr,
+    repr: Arc<Repr>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,23 +50,42 @@ enum Repr {
 }
 
 impl StreamingMatrix {
+    fn of(repr: Repr) -> Self {
+        Self { repr: Arc::new(repr) }
+    }
+
+    /// Whether a state of the one is a state of the other.
+    fn is_same(&self, other: &Self) -> bool {
+        if Arc::ptr_eq(&self.repr, &other.repr) {
+            return true;
+        }
+        match (&*self.repr, &*other.repr) {
+            (Repr::Spec(a), Repr::Spec(b)) => a == b,
+            (Repr::Array(a), Repr::Array(b)) => Arc::ptr_eq(a, b),
+            (Repr::Product(a), Repr::Product(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.is_same(b))
+            }
+            (Repr::Spec(_) | Repr::Array(_) | Repr::Product(_), _) => false,
+        }
+    }
+
     /// A matrix from its description.
     ///
     /// # Errors
     /// Those of [`MatrixSpec::validate`].
     pub fn new(spec: MatrixSpec) -> Result<Self> {
         spec.validate()?;
-        Ok(Self { repr: Repr::Spec(spec) })
+        Ok(Self::of(Repr::Spec(spec)))
     }
 
     /// The identity.
     pub fn identity() -> Self {
-        Self { repr: Repr::Spec(MatrixSpec::Identity) }
+        Self::of(Repr::Spec(MatrixSpec::Identity))
     }
 
     /// The lower triangle of ones.
     pub fn prefix_sum() -> Self {
-        Self { repr: Repr::Spec(MatrixSpec::PrefixSum) }
+        Self::of(Repr::Spec(MatrixSpec::PrefixSum))
     }
 
     /// A matrix from an implementation on one array, lifted to trees: it runs on each leaf by itself, in f64.
@@ -96,12 +115,12 @@ impl StreamingMatrix {
         init: impl Fn(&[usize]) -> S + Send + Sync + 'static,
         next: impl Fn(ArrayViewD<'_, f64>, &mut S) -> ArrayD<f64> + Send + Sync + 'static,
     ) -> Self {
-        Self { repr: Repr::Array(Arc::new(Lifted::new(init, next))) }
+        Self::of(Repr::Array(Arc::new(Lifted::new(init, next))))
     }
 
     /// The description, of a matrix that has no array implementation in it.
     pub fn spec(&self) -> Option<&MatrixSpec> {
-        match &self.repr {
+        match &*self.repr {
             Repr::Spec(spec) => Some(spec),
             Repr::Array(_) | Repr::Product(_) => None,
         }
@@ -158,10 +177,33 @@ impl StreamingMatrix {
     /// One step: `x_t` to `(A x)_t`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where `x` is not of the state's tree; [`Error::PastHorizon`] where the matrix has ended. The
-    /// state is unchanged then.
+    /// [`Error::Invalid`] where `x` is not of the state's tree, or the state is one of another matrix;
+    /// [`Error::PastHorizon`] where the matrix has ended. The state is unchanged then. [`Error::Damaged`] where an array
+    /// implementation gave another shape than it was given, now or before: its state cannot be taken back.
     pub fn multiply_next(&self, x: &TreeValues, state: &mut MultiplyState) -> Result<TreeValues> {
-        state.multiply_next(x)
+        let mut output = x.clone();
+        self.multiply_next_in_place(&mut output, state)?;
+        Ok(output)
+    }
+
+    /// The same with the result in the place of `x_t`: no memory is taken, and less is moved.
+    ///
+    /// Run it in a rayon pool of one's own to choose the threads.
+    ///
+    /// # Errors
+    /// As [`StreamingMatrix::multiply_next`].
+    pub fn multiply_next_in_place(&self, x: &mut TreeValues, state: &mut MultiplyState) -> Result<()> {
+        self.multiply_steps_in_place(std::slice::from_mut(x), state)
+    }
+
+    /// Several steps whose inputs are known, the first first, in place. The state is swept once for up to
+    /// [`MAX_STEPS_A_PASS`](crate::limits::MAX_STEPS_A_PASS) of them, which is what most of the time goes to; the bits
+    /// are those of one step after the other.
+    ///
+    /// # Errors
+    /// As [`StreamingMatrix::multiply_next`]; where one of the steps is refused, none is made.
+    pub fn multiply_steps_in_place(&self, steps: &mut [TreeValues], state: &mut MultiplyState) -> Result<()> {
+        state.multiply(self, steps)
     }
 
     /// The leading `n x n` block.
@@ -213,7 +255,8 @@ impl StreamingMatrix {
         let mut product = ArrayD::zeros(x.raw_dim());
         for (slice, mut target) in x.axis_iter(Axis(0)).zip(product.axis_iter_mut(Axis(0))) {
             values.set_leaf(0, slice)?;
-            target.assign(&state.multiply_next(&values)?.leaf(0));
+            self.multiply_next_in_place(&mut values, &mut state)?;
+            target.assign(&values.leaf(0));
         }
         Ok(product)
     }
@@ -223,18 +266,18 @@ impl StreamingMatrix {
         let factors: Vec<Self> = factors.into_iter().flat_map(Self::into_factors).collect();
         let specs: Option<Vec<MatrixSpec>> = factors.iter().map(|factor| factor.spec().cloned()).collect();
         match specs {
-            Some(factors) => Self { repr: Repr::Spec(MatrixSpec::Product { factors }) },
-            None => Self { repr: Repr::Product(factors) },
+            Some(factors) => Self::of(Repr::Spec(MatrixSpec::Product { factors })),
+            None => Self::of(Repr::Product(factors)),
         }
     }
 
     fn into_factors(self) -> Vec<Self> {
-        match self.repr {
-            Repr::Product(factors) => factors,
+        match &*self.repr {
+            Repr::Product(factors) => factors.clone(),
             Repr::Spec(MatrixSpec::Product { factors }) => {
-                factors.into_iter().map(|factor| Self { repr: Repr::Spec(factor) }).collect()
+                factors.iter().map(|factor| Self::of(Repr::Spec(factor.clone()))).collect()
             }
-            repr @ (Repr::Spec(_) | Repr::Array(_)) => vec![Self { repr }],
+            Repr::Spec(_) | Repr::Array(_) => vec![self],
         }
     }
 }
@@ -263,7 +306,7 @@ impl Mul<f64> for &StreamingMatrix {
 
     /// The scalar multiple. A factor that is not finite is refused where the product is used.
     fn mul(self, factor: f64) -> StreamingMatrix {
-        let scalar = StreamingMatrix { repr: Repr::Spec(MatrixSpec::Diagonal { diag: vec![factor] }) };
+        let scalar = StreamingMatrix::of(Repr::Spec(MatrixSpec::Diagonal { diag: vec![factor] }));
         StreamingMatrix::product(vec![self.clone(), scalar])
     }
 }

@@ -3,23 +3,28 @@
 use std::any::Any;
 use std::sync::Arc;
 
+use arrayvec::ArrayVec;
 use ndarray::{ArrayViewD, IxDyn};
 
 use super::array::ArrayImplementation;
 use super::{Repr, StreamingMatrix};
 use crate::dtype::{DType, Precision};
 use crate::error::{Error, Result};
-use crate::kernel::{Backend, LaneState, Pass, Real, decode, encode};
+use crate::kernel::{Aligned, Backend, Data, LaneState, Pass, Real, StepIo, Steps, decode, encode};
+use crate::limits::{MAX_STEPS_A_PASS, TILE_LANES};
 use crate::matrix::{MatrixSpec, Plan};
 use crate::tree::{Layout, Shard, Tree, TreeValues};
 
 /// The state of a matrix between two steps.
 #[derive(Debug)]
 pub struct MultiplyState {
+    matrix: StreamingMatrix,
     tree: Tree,
     layout: Layout,
     step: u64,
     form: Form,
+    /// A step broke off in the middle.
+    damaged: bool,
 }
 
 #[derive(Debug)]
@@ -54,7 +59,7 @@ impl MultiplyState {
                 Form::Staged { layout, factors }
             }
         };
-        Ok(Self { tree: tree.clone(), layout, step: 0, form })
+        Ok(Self { matrix: matrix.clone(), tree: tree.clone(), layout, step: 0, form, damaged: false })
     }
 
     /// The step that comes next.
@@ -62,29 +67,45 @@ impl MultiplyState {
         self.step
     }
 
-    pub(super) fn multiply_next(&mut self, x: &TreeValues) -> Result<TreeValues> {
-        if x.tree() != &self.tree {
+    pub(super) fn multiply(&mut self, matrix: &StreamingMatrix, steps: &mut [TreeValues]) -> Result<()> {
+        if !self.matrix.is_same(matrix) {
+            return Err(Error::invalid("state", "is one of another matrix"));
+        }
+        if steps.iter().any(|x| x.tree() != &self.tree) {
             return Err(Error::invalid("x", "is not of the tree that this state was made for"));
         }
-        self.check_horizon()?;
-        let mut output = TreeValues::zeros(self.tree.clone());
+        if self.damaged {
+            return Err(Error::damaged("a step broke off in the middle of its computation"));
+        }
+        self.check_horizon(steps.len() as u64)?;
+        // Taken back at the end: an error or a panic on the way leaves it.
+        self.damaged = true;
         match &mut self.form {
-            Form::Fused(lanes) => lanes.apply(self.step, &self.layout, x.as_bytes(), output.as_bytes_mut()),
+            Form::Fused(lanes) => {
+                let mut step = self.step;
+                for steps in steps.chunks_mut(MAX_STEPS_A_PASS) {
+                    lanes.apply(step, &self.layout, steps.iter_mut().map(TreeValues::as_bytes_mut));
+                    step += steps.len() as u64;
+                }
+            }
             Form::Staged { layout, factors } => {
-                staged(&self.tree, &self.layout, layout, factors, self.step, x, &mut output)?;
+                for (step, x) in (self.step..).zip(steps.iter_mut()) {
+                    staged(&self.tree, &self.layout, layout, factors, step, x)?;
+                }
             }
         }
-        self.step += 1;
-        Ok(output)
+        self.step += steps.len() as u64;
+        self.damaged = false;
+        Ok(())
     }
 
-    fn check_horizon(&self) -> Result<()> {
+    fn check_horizon(&self, steps: u64) -> Result<()> {
         let ends = match &self.form {
             Form::Fused(lanes) => lanes.plan.horizon(),
             Form::Staged { factors, .. } => factors.iter().filter_map(Factor::horizon).min(),
         };
-        match ends.filter(|&horizon| self.step >= horizon) {
-            Some(horizon) => Err(Error::PastHorizon { requested: self.step, horizon }),
+        match ends.filter(|&horizon| self.step + steps > horizon) {
+            Some(horizon) => Err(Error::PastHorizon { requested: self.step.max(horizon), horizon }),
             None => Ok(()),
         }
     }
@@ -92,7 +113,7 @@ impl MultiplyState {
 
 /// Appends the factors of a matrix, the first applied first.
 fn append(matrix: &StreamingMatrix, tree: &Tree, layout: &Layout, factors: &mut Vec<Factor>) -> Result<()> {
-    match &matrix.repr {
+    match &*matrix.repr {
         Repr::Spec(spec) => factors.push(Factor::Lanes(Lanes::new(spec, layout, Precision::F64)?)),
         Repr::Array(implementation) => factors.push(Factor::Arrays {
             implementation: Arc::clone(implementation),
@@ -113,8 +134,7 @@ fn staged(
     flat: &Layout,
     factors: &mut [Factor],
     step: u64,
-    x: &TreeValues,
-    output: &mut TreeValues,
+    x: &mut TreeValues,
 ) -> Result<()> {
     let mut values = vec![0.0; layout.lanes()];
     for span in layout.spans(0..layout.lanes()) {
@@ -124,7 +144,7 @@ fn staged(
         factor.apply(tree, flat, step, &mut values)?;
     }
     for span in layout.spans(0..layout.lanes()) {
-        encode(span.dtype, &values[span.lanes], &mut output.as_bytes_mut()[span.bytes]);
+        encode(span.dtype, &values[span.lanes], &mut x.as_bytes_mut()[span.bytes]);
     }
     Ok(())
 }
@@ -140,11 +160,7 @@ impl Factor {
     fn apply(&mut self, tree: &Tree, layout: &Layout, step: u64, values: &mut [f64]) -> Result<()> {
         match self {
             Self::Lanes(lanes) => {
-                let mut input = vec![0; layout.byte_len()];
-                encode(DType::F64, values, &mut input);
-                let mut output = vec![0; layout.byte_len()];
-                lanes.apply(step, layout, &input, &mut output);
-                decode(DType::F64, &output, values);
+                lanes.apply(step, layout, [bytemuck::cast_slice_mut(values)]);
                 Ok(())
             }
             Self::Arrays { implementation, leaves } => {
@@ -157,10 +173,9 @@ impl Factor {
                     let y = implementation.next(x, state.as_mut()).filter(|y| y.shape() == shape);
                     let Some(y) = y else {
                         let path = &tree.leaves()[i].path;
-                        return Err(Error::invalid(
-                            "matrix",
-                            format!("gave another shape than it was given at `{path}`"),
-                        ));
+                        return Err(Error::damaged(format!(
+                            "the matrix gave another shape than it was given at `{path}`"
+                        )));
                     };
                     of_leaf.iter_mut().zip(&y).for_each(|(value, y)| *value = *y);
                 }
@@ -177,26 +192,32 @@ impl Lanes {
             Precision::F32 => plan.check_representable::<f32>()?,
             Precision::F64 => plan.check_representable::<f64>()?,
         }
-        let state = LaneState::zeroed(precision, layout.lanes() * plan.planes());
+        let state = LaneState::zeroed(precision, layout.lanes(), plan.planes());
         Ok(Self { plan, state })
     }
 
-    fn apply(&mut self, step: u64, layout: &Layout, input: &[u8], output: &mut [u8]) {
-        fn run<T: Real>(
+    /// At most [`MAX_STEPS_A_PASS`] steps from `step` on, in place.
+    fn apply<'a>(&mut self, step: u64, layout: &Layout, steps: impl IntoIterator<Item = &'a mut [u8]>) {
+        fn run<'a, T: Real>(
             plan: &Plan,
             step: u64,
             layout: &Layout,
-            state: &mut [T],
-            input: &[u8],
-            output: &mut [u8],
+            state: &mut Aligned<T>,
+            steps: impl IntoIterator<Item = &'a mut [u8]>,
         ) {
-            let (ops, planes) = (plan.ops(step), plan.planes());
-            let pass = Pass { backend: Backend::best(), layout, ops: &ops, planes };
-            pass.run(0..layout.lanes(), state, input, output, &mut []);
+            let bytes: ArrayVec<_, MAX_STEPS_A_PASS> = steps.into_iter().collect();
+            let tiles = layout.lanes().div_ceil(TILE_LANES);
+            let programs: ArrayVec<_, MAX_STEPS_A_PASS> =
+                (step..).take(bytes.len()).map(|step| plan.program(step, tiles)).collect();
+            let io = |(program, bytes)| StepIo { program, data: Data::InPlace(bytes), digests: &mut [] };
+            let steps: Steps<'_, T> = programs.iter().zip(bytes).map(io).collect();
+            let pass =
+                Pass { backend: Backend::best(), layout, planes: plan.planes(), lanes: 0..layout.lanes() };
+            pass.run(state, steps);
         }
         match &mut self.state {
-            LaneState::F32(state) => run(&self.plan, step, layout, state, input, output),
-            LaneState::F64(state) => run(&self.plan, step, layout, state, input, output),
+            LaneState::F32(state) => run(&self.plan, step, layout, state, steps),
+            LaneState::F64(state) => run(&self.plan, step, layout, state, steps),
         }
     }
 }

@@ -311,6 +311,13 @@ impl Layout {
         }
     }
 
+    /// The format of `lanes`, where it is one.
+    pub(crate) fn uniform_dtype(&self, lanes: &Range<usize>) -> Option<DType> {
+        let run = self.runs.partition_point(|run| run.lane <= lanes.start).checked_sub(1)?;
+        let next = self.runs.get(run + 1);
+        next.is_none_or(|next| next.lane >= lanes.end).then(|| self.runs[run].dtype)
+    }
+
     /// The runs of one dtype within `lanes`, in order.
     pub fn spans(&self, lanes: Range<usize>) -> impl Iterator<Item = Span> + '_ {
         let first = self.runs.partition_point(|run| run.lane <= lanes.start).saturating_sub(1);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use noised::kernel::Backend;
+use noised::limits::TILE_LANES;
 use noised::{DType, DenseMatrix, MatrixSpec, Plan, Precision, Tree};
 use noised_tests::{drive, specs, trees};
 use proptest::prelude::*;
@@ -114,6 +115,36 @@ fn threads_do_not_change_bits() {
     assert!(on_threads(2) == expected);
     assert!(on_threads(5) == expected);
     check_against_dense(&matrix, &tree, Precision::F32, &expected);
+}
+
+/// Where a ring is long, tiles take turns at reading all of it. Tiles with the same input have the same output at
+/// every step all the same, and it is that of the dense matrix.
+#[test]
+fn whose_turn_it_is_does_not_change_bits() {
+    const TILES: usize = 7;
+    let coef: Vec<f64> =
+        (0..32).map(|i| 0.8 / f64::from(i + 1).powf(1.5) + f64::from(u8::from(i == 0))).collect();
+    let tree = Tree::flat((TILES * TILE_LANES) as u64, DType::F32).unwrap();
+    let of_tile = Tree::flat(TILE_LANES as u64, DType::F32).unwrap();
+    for bands in [2, 4, 5, 6, 8, 12, 16, 32] {
+        let n = 3 * bands + 1;
+        let mut matrices = vec![specs::toeplitz(&coef[..bands]), specs::toeplitz(&coef[..bands]).inverse()];
+        matrices.push(noised::matrix::strategy::column_normalized_banded(n, bands).unwrap().inverse());
+        for matrix in matrices {
+            let straight = run(&matrix, &of_tile, Precision::F32, Backend::REFERENCE, n, &[usize::MAX / 2]);
+            check_against_dense(&matrix, &of_tile, Precision::F32, &straight);
+            for backend in Backend::available() {
+                let mut session = drive::session(&matrix, &tree, Precision::F32, backend);
+                for (t, expected) in straight.iter().enumerate() {
+                    let payload = trees::payload(&of_tile, t as u64).repeat(TILES);
+                    let answer = drive::step(&mut session, t as u64, &payload, &[usize::MAX / 2]);
+                    for (tile, found) in answer.chunks(expected.len()).enumerate() {
+                        assert!(found == expected, "{bands} bands, {backend}, step {t}, tile {tile}");
+                    }
+                }
+            }
+        }
+    }
 }
 
 #[test]

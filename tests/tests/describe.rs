@@ -70,14 +70,14 @@ fn a_matrix_that_says_it_is_toeplitz_is_one() {
 #[test]
 fn bytes_are_those_of_the_session() {
     let tree = trees::mixed();
-    let (lanes, bytes) = (700 + 65 + 901 + 3 + 1 + 400, 700 * 4 + 65 * 2 + 901 * 8 + 3 * 2 + 2 + 400 * 4);
+    let (lanes, bytes) = (700_u64 + 65 + 901 + 3 + 1 + 400, 700 * 4 + 65 * 2 + 901 * 8 + 3 * 2 + 2 + 400 * 4);
     let matrix = product([MatrixSpec::PrefixSum, toeplitz(&[1.0, 0.5, 0.25]).inverse()]);
     let resolved = SessionSpec::new(matrix.clone(), tree.clone()).resolve().unwrap();
     let description_bytes = resolved.cost().description_bytes;
     assert!((100..4000).contains(&description_bytes));
     for (precision, size) in [(None, 8), (Some(Precision::F64), 8), (Some(Precision::F32), 4)] {
         let found = describe(&matrix, Some((&tree, Shard::WHOLE)), precision).unwrap();
-        let state_bytes = 3 * lanes * size;
+        let state_bytes = 3 * lanes.next_multiple_of(16) * size;
         let expected = TreeDescription {
             lanes,
             step_bytes: bytes,
