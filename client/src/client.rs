@@ -16,6 +16,7 @@ use crate::session::{Session, SessionInfo};
 /// A connection to a server. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Client {
+    channel: Channel,
     sessions: SessionsClient<Channel>,
     analysis: AnalysisClient<Channel>,
     settings: Settings,
@@ -43,8 +44,9 @@ impl Client {
     pub(crate) fn new(channel: Channel, settings: Settings) -> Self {
         let limit = settings.message_bytes;
         let sessions = SessionsClient::new(channel.clone());
-        let analysis = AnalysisClient::new(channel);
+        let analysis = AnalysisClient::new(channel.clone());
         Self {
+            channel,
             sessions: sessions.max_decoding_message_size(limit).max_encoding_message_size(limit),
             analysis: analysis.max_decoding_message_size(limit).max_encoding_message_size(limit),
             settings,
@@ -53,6 +55,10 @@ impl Client {
 
     pub(crate) fn settings(&self) -> &Settings {
         &self.settings
+    }
+
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
     }
 
     pub(crate) fn sessions(&self) -> SessionsClient<Channel> {

@@ -4,12 +4,17 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::Bytes;
+use noised_proto::carry::{Carried, Incoming, OutgoingBody};
 use noised_proto::v1::{StreamMultiplyNextRequest, StreamMultiplyNextResponse};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
-use tonic::{Response, Status, Streaming};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::metadata::GRPC_CONTENT_TYPE;
+use tonic::transport::Channel;
+use tower::{Service, ServiceExt};
 
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -19,6 +24,8 @@ use crate::window::{Answer, Position, Window};
 
 /// Chunks that wait for HTTP/2 to take them. The window bounds what is under way; this only has to keep it busy.
 const QUEUED_CHUNKS: usize = 2;
+
+const PATH: &str = "/noised.v1.Sessions/StreamMultiplyNext";
 
 /// Steps that are taken before their answer is complete: one whose answer is coming, one on its way.
 const STEPS_AT_HAND: usize = 2;
@@ -184,7 +191,7 @@ impl Flight {
             tokio::select! {
                 // What has come in frees the server's memory and opens the window.
                 biased;
-                answer = exchange.answers.next() => return answer.map(decode),
+                answer = exchange.answers.next() => return answer,
                 permit = exchange.requests.reserve(), if chunk.is_some() => {
                     // Where the stream takes nothing any more, its answers tell why.
                     if let (Ok(permit), Some((step, range))) = (permit, chunk) {
@@ -199,7 +206,7 @@ impl Flight {
     }
 }
 
-/// One gRPC stream.
+/// One gRPC stream, whose payloads are not copied on their way out or in.
 #[derive(Debug)]
 struct Exchange {
     requests: mpsc::Sender<StreamMultiplyNextRequest>,
@@ -211,31 +218,65 @@ struct Exchange {
 #[derive(Debug)]
 struct Answers {
     /// A server may wait for the first message before it answers at all, so the call waits on a task of its own.
-    call: JoinHandle<std::result::Result<Response<Streaming<StreamMultiplyNextResponse>>, Status>>,
-    open: Option<Streaming<StreamMultiplyNextResponse>>,
+    call: JoinHandle<std::result::Result<Incoming<StreamMultiplyNextResponse>, Status>>,
+    open: Option<Incoming<StreamMultiplyNextResponse>>,
+    /// What is left of a message that came in pieces.
+    pieces: VecDeque<Answer>,
 }
 
 impl Exchange {
     fn open(client: &Client) -> Self {
         let (requests, queued) = mpsc::channel(QUEUED_CHUNKS);
-        let mut sessions = client.sessions();
-        let call = async move { sessions.stream_multiply_next(ReceiverStream::new(queued)).await };
-        Self { requests, answers: Answers { call: tokio::spawn(call), open: None }, opened: false }
+        let queued = ReceiverStream::new(queued).map(Ok::<_, Status>);
+        let body = Body::new(OutgoingBody::of_client(queued));
+        let call = tokio::spawn(call(client.channel(), body, client.settings().message_bytes));
+        Self { requests, answers: Answers { call, open: None, pieces: VecDeque::new() }, opened: false }
+    }
+}
+
+/// Opens the call, and reads what it answers before the first message.
+async fn call(
+    mut channel: Channel,
+    body: Body,
+    limit: usize,
+) -> std::result::Result<Incoming<StreamMultiplyNextResponse>, Status> {
+    let broken = |error: tonic::transport::Error| Status::from_error(error.into());
+    let mut request = http::Request::post(PATH).version(http::Version::HTTP_2);
+    if let Some(headers) = request.headers_mut() {
+        headers.insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
+    }
+    let request = request.body(body).map_err(|error| Status::internal(error.to_string()))?;
+    let response = channel.ready().await.map_err(broken)?.call(request).await.map_err(broken)?;
+    // A refusal may come without a body.
+    match Status::from_header_map(response.headers()) {
+        Some(status) if status.code() != tonic::Code::Ok => Err(status),
+        _ if response.status() != http::StatusCode::OK => {
+            Err(Status::unavailable(format!("the server answers {}", response.status())))
+        }
+        _ => Ok(Incoming::new(response.into_body(), limit)),
     }
 }
 
 impl Answers {
-    /// The next message. Dropping the future loses nothing.
-    async fn next(&mut self) -> Result<StreamMultiplyNextResponse> {
-        let open = match &mut self.open {
-            Some(open) => open,
-            none => {
-                let call = (&mut self.call).await.map_err(|e| Error::Transport { message: e.to_string() })?;
-                none.insert(call?.into_inner())
+    /// The next part of an answer. Dropping the future loses nothing.
+    async fn next(&mut self) -> Result<Answer> {
+        loop {
+            if let Some(answer) = self.pieces.pop_front() {
+                return Ok(answer);
             }
-        };
-        let ended = || Error::Transport { message: "the server ended the stream early".into() };
-        open.message().await?.ok_or_else(ended)
+            let open = match &mut self.open {
+                Some(open) => open,
+                none => {
+                    let call =
+                        (&mut self.call).await.map_err(|e| Error::Transport { message: e.to_string() })?;
+                    none.insert(call?)
+                }
+            };
+            let ended = || Error::Transport { message: "the server ended the stream early".into() };
+            let message = open.message().await.map_err(Status::from)?;
+            self.pieces.extend(decode(message.ok_or_else(ended)?));
+        }
     }
 }
 
@@ -245,8 +286,18 @@ impl Drop for Answers {
     }
 }
 
-fn decode(answer: StreamMultiplyNextResponse) -> Answer {
-    let StreamMultiplyNextResponse { step, offset, payload, replay, step_end } = answer;
+/// A message as an answer for each of its pieces.
+fn decode(carried: Carried<StreamMultiplyNextResponse>) -> impl Iterator<Item = Answer> {
+    let Carried { message, mut payload } = carried;
+    let StreamMultiplyNextResponse { step, offset, payload: _, replay, step_end } = message;
     // An offset that does not fit is none that is waited for.
-    Answer { step, offset: usize::try_from(offset).unwrap_or(usize::MAX), payload, replay, step_end }
+    let mut offset = usize::try_from(offset).unwrap_or(usize::MAX);
+    if payload.is_empty() {
+        payload.push(Bytes::new());
+    }
+    payload.into_iter().map(move |payload| {
+        let start = offset;
+        offset = offset.saturating_add(payload.len());
+        Answer { step, offset: start, payload, replay, step_end }
+    })
 }

@@ -142,8 +142,8 @@ impl Sessions for OneSession {
         let this = self.clone();
         tokio::spawn(async move {
             while let Some(chunk) = next {
-                for run in assembler.push(chunk.step, chunk.offset, chunk.payload).unwrap() {
-                    let result = this.apply(run.step, run.offset, &run.payload);
+                if let Some(run) = assembler.push(chunk.step, chunk.offset, vec![chunk.payload]).unwrap() {
+                    let result = this.apply(run.step, run.offset, &run.pieces.concat());
                     let messages =
                         result.map_or_else(|e| vec![Err(e)], |ok| ok.into_iter().map(Ok).collect());
                     for message in messages {

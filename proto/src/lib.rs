@@ -7,6 +7,7 @@
 //! | [`name`] | names of sessions |
 //! | [`error`] | the one table from errors to gRPC statuses, and the way back |
 
+pub mod carry;
 mod convert;
 pub mod error;
 pub mod name;

@@ -18,7 +18,7 @@ const OVERHEAD_BYTES: u64 = 4096;
 
 /// Lanes times planes that an async thread works through by itself: some microseconds, which is less than handing it to
 /// another thread and back takes.
-const INLINE_WORK: usize = 16 * TILE_LANES;
+const INLINE_WORK: usize = 64 * TILE_LANES;
 
 /// A session and where it stands.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Entry {
         compute: &Compute,
         step: u64,
         offset: usize,
-        payload: Bytes,
+        pieces: Vec<Bytes>,
     ) -> Result<Vec<OutputChunk>, ServiceError> {
         let mut session = Arc::clone(&self.session).lock_owned().await;
         if self.deleted.is_cancelled() {
@@ -60,12 +60,13 @@ impl Entry {
             return Err(Error::damaged("a step broke off in the middle of its computation").into());
         }
         // An element has at least two bytes.
-        let work = payload.len() / 2 * (self.resolved.plan().planes() + 1);
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let work = bytes / 2 * (self.resolved.plan().planes() + 1);
         if work <= INLINE_WORK {
-            return self.apply_locked(&mut session, step, offset, &payload);
+            return self.apply_locked(&mut session, step, offset, &pieces);
         }
         let entry = Arc::clone(self);
-        let applied = compute.run(move || entry.apply_locked(&mut session, step, offset, &payload)).await;
+        let applied = compute.run(move || entry.apply_locked(&mut session, step, offset, &pieces)).await;
         if self.deleted.is_cancelled() {
             return Err(self.not_found());
         }
@@ -80,11 +81,11 @@ impl Entry {
         session: &mut Session,
         step: u64,
         offset: usize,
-        payload: &[u8],
+        pieces: &[Bytes],
     ) -> Result<Vec<OutputChunk>, ServiceError> {
         // A panic leaves the mark, whether or not anybody waits for the answer. Who reads it holds the session's lock.
         self.progress().damaged = true;
-        let applied = session.apply(step, offset, payload);
+        let applied = session.apply_pieces(step, offset, pieces);
         let (next_step, next_offset) = (session.next_step(), session.next_offset());
         *self.progress() = Progress { next_step, next_offset, damaged: false };
         Ok(applied?)

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Listener, tune_tcp, tune_unix};
 use crate::registry::Registry;
-use crate::sessions::SessionsService;
+use crate::sessions::{Carrying, SessionsService};
 
 /// Serves until `shutdown` is done, and then drains: health says NOT_SERVING, no connection and no new work is taken,
 /// and steps under way go on for at most [`Config::drain_timeout`].
@@ -63,9 +63,7 @@ pub async fn run(
         .layer(MapResponseLayer::new(ServiceError::restate::<tonic::body::Body>))
         .add_service(health_service)
         .add_service(reflection)
-        .add_service(
-            SessionsServer::new(sessions).max_decoding_message_size(limit).max_encoding_message_size(limit),
-        )
+        .add_service(Carrying::new(sessions))
         .add_service(
             AnalysisServer::new(analysis).max_decoding_message_size(limit).max_encoding_message_size(limit),
         );

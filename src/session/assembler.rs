@@ -26,8 +26,8 @@ pub struct Run {
     pub step: u64,
     /// The first byte, from the start of the step.
     pub offset: usize,
-    /// The bytes.
-    pub payload: Bytes,
+    /// The bytes, in pieces of whole tiles.
+    pub pieces: Vec<Bytes>,
 }
 
 impl Assembler {
@@ -36,35 +36,41 @@ impl Assembler {
         Self { layout, step: 0, next: None, partial: BytesMut::new() }
     }
 
-    /// Takes a frame and returns the whole tiles that it completes: none, one run, or two where the first of them is a
-    /// tile that an earlier frame began. Bytes are copied only where a tile lies across frames.
+    /// Takes a frame, whose bytes may lie in pieces, and returns the whole tiles that it completes. Bytes are copied only
+    /// where a tile lies across pieces.
     ///
     /// # Errors
     /// [`Error::Invalid`] where a frame is empty, goes past the end of the step, does not follow the one before it, or
     /// starts a step in the middle of a tile. The frame is then not taken.
-    pub fn push(&mut self, step: u64, offset: u64, mut payload: Bytes) -> Result<Vec<Run>> {
-        let mut at = self.check(step, offset, &payload)?;
-        let total = self.layout.byte_len();
-        let end = at + payload.len();
-        let mut runs = Vec::new();
+    pub fn push(&mut self, step: u64, offset: u64, payload: Vec<Bytes>) -> Result<Option<Run>> {
+        let length = payload.iter().map(Bytes::len).sum();
+        let at = self.check(step, offset, length)?;
+        let end = at + length;
+        let mut run = Run { step, offset: at - self.partial.len(), pieces: Vec::new() };
+        payload.into_iter().fold(at, |at, piece| self.push_piece(at, piece, &mut run.pieces));
+        self.step = step;
+        self.next = (end < self.layout.byte_len()).then_some(end);
+        Ok((!run.pieces.is_empty()).then_some(run))
+    }
+
+    /// Takes a piece that starts at byte `at`; returns where it ends.
+    fn push_piece(&mut self, mut at: usize, mut piece: Bytes, whole: &mut Vec<Bytes>) -> usize {
+        let end = at + piece.len();
         if !self.partial.is_empty() {
-            let start = at - self.partial.len();
-            let tile_end = self.tile_end(start);
-            let taken = payload.split_to(payload.len().min(tile_end - at));
+            let tile_end = self.tile_end(at - self.partial.len());
+            let taken = piece.split_to(piece.len().min(tile_end - at));
             self.partial.extend_from_slice(&taken);
             at += taken.len();
             if at == tile_end {
-                runs.push(Run { step, offset: start, payload: self.partial.split().freeze() });
+                whole.push(self.partial.split().freeze());
             }
         }
-        let whole = self.tile_start(end).max(at) - at;
-        if whole > 0 {
-            runs.push(Run { step, offset: at, payload: payload.split_to(whole) });
+        let tiles = self.tile_start(end).max(at) - at;
+        if tiles > 0 {
+            whole.push(piece.split_to(tiles));
         }
-        self.partial.extend_from_slice(&payload);
-        self.step = step;
-        self.next = (end < total).then_some(end);
-        Ok(runs)
+        self.partial.extend_from_slice(&piece);
+        end
     }
 
     /// Whether the last frame ended its step, or there was none yet.
@@ -72,14 +78,13 @@ impl Assembler {
         self.next.is_none()
     }
 
-    fn check(&self, step: u64, offset: u64, payload: &Bytes) -> Result<usize> {
+    fn check(&self, step: u64, offset: u64, length: usize) -> Result<usize> {
         let total = self.layout.byte_len();
-        if payload.is_empty() {
+        if length == 0 {
             return Err(Error::invalid("payload", "must not be empty"));
         }
-        let at = usize::try_from(offset)
-            .ok()
-            .filter(|at| at.checked_add(payload.len()).is_some_and(|end| end <= total));
+        let at =
+            usize::try_from(offset).ok().filter(|at| at.checked_add(length).is_some_and(|end| end <= total));
         let Some(at) = at else {
             return Err(Error::invalid("payload", format!("must end within the step's {total} bytes")));
         };

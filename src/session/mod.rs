@@ -127,25 +127,54 @@ impl Session {
     /// next in order; [`Error::WrongStep`], [`Error::PayloadMismatch`], [`Error::PastHorizon`] as the session's rule has
     /// it.
     pub fn apply(&mut self, step: u64, offset: usize, payload: &[u8]) -> Result<Vec<OutputChunk>> {
-        let tiles = self.tiles_of(offset, payload)?;
+        self.apply_pieces(step, offset, &[payload])
+    }
+
+    /// The same for a run that lies in several pieces of memory, each of whole tiles, one after the other.
+    ///
+    /// # Errors
+    /// As [`Session::apply`].
+    pub fn apply_pieces<P: AsRef<[u8]>>(
+        &mut self,
+        step: u64,
+        offset: usize,
+        pieces: &[P],
+    ) -> Result<Vec<OutputChunk>> {
+        let length = pieces.iter().map(|piece| piece.as_ref().len()).sum();
+        let tiles = self.tiles_of(offset, length)?;
+        let pieces = self.check_pieces(offset, pieces)?;
         let replayed = self.check_step(step, &tiles)?;
-        self.check_digests(step, replayed.clone(), offset, payload)?;
+        self.check_digests(step, replayed.clone(), &pieces)?;
         let mut chunks = Vec::new();
-        self.outputs.collect(self.byte_of_tile(replayed.start)..self.byte_of_tile(replayed.end), &mut chunks);
+        self.outputs.collect(self.bytes_of_tiles(&replayed), &mut chunks);
         if replayed.end < tiles.end {
             let fresh = replayed.end..tiles.end;
-            let bytes = self.byte_of_tile(fresh.start)..self.byte_of_tile(fresh.end);
-            let output = self.advance(fresh, bytes.clone(), &payload[bytes.start - offset..]);
-            chunks.push(OutputChunk { offset: bytes.start, bytes: output, replay: false });
+            let offset = self.byte_of_tile(fresh.start);
+            chunks.push(OutputChunk { offset, bytes: self.advance(fresh, &pieces), replay: false });
         }
         Ok(chunks)
     }
 
+    /// The tiles of each piece with its bytes. Each is of whole tiles.
+    fn check_pieces<'p, P: AsRef<[u8]>>(
+        &self,
+        mut offset: usize,
+        pieces: &'p [P],
+    ) -> Result<Vec<(Range<usize>, &'p [u8])>> {
+        let of_piece = |piece: &'p P| {
+            let piece = piece.as_ref();
+            let tiles = self.tiles_of(offset, piece.len())?;
+            offset += piece.len();
+            Ok((tiles, piece))
+        };
+        pieces.iter().map(of_piece).collect()
+    }
+
     /// The tiles that a run of bytes covers.
-    fn tiles_of(&self, offset: usize, payload: &[u8]) -> Result<Range<usize>> {
+    fn tiles_of(&self, offset: usize, length: usize) -> Result<Range<usize>> {
         let total = self.resolved.layout.byte_len();
         let end = offset
-            .checked_add(payload.len())
+            .checked_add(length)
             .filter(|&end| end <= total)
             .ok_or_else(|| Error::invalid("payload", format!("must end within the step's {total} bytes")))?;
         let tile_at = |byte: usize| {
@@ -188,23 +217,46 @@ impl Session {
         Ok(tiles.start..tiles.end.min(self.tiles_done))
     }
 
-    fn check_digests(&self, step: u64, tiles: Range<usize>, offset: usize, payload: &[u8]) -> Result<()> {
-        for tile in tiles {
-            let bytes = self.byte_of_tile(tile)..self.byte_of_tile(tile + 1);
-            if digest_of(&payload[bytes.start - offset..bytes.end - offset]) != self.digests[tile] {
-                let offset = bytes.start as u64;
-                return Err(Error::PayloadMismatch { requested: step, expected: self.step, offset });
+    fn check_digests(&self, step: u64, tiles: Range<usize>, pieces: &[(Range<usize>, &[u8])]) -> Result<()> {
+        for (of_piece, payload) in pieces {
+            let origin = self.byte_of_tile(of_piece.start);
+            for tile in of_piece.start.max(tiles.start)..of_piece.end.min(tiles.end) {
+                let bytes = self.byte_of_tile(tile)..self.byte_of_tile(tile + 1);
+                if digest_of(&payload[bytes.start - origin..bytes.end - origin]) != self.digests[tile] {
+                    let offset = bytes.start as u64;
+                    return Err(Error::PayloadMismatch { requested: step, expected: self.step, offset });
+                }
             }
         }
         Ok(())
     }
 
-    /// Takes the next tiles through the step; they are known to be next.
-    fn advance(&mut self, tiles: Range<usize>, bytes: Range<usize>, payload: &[u8]) -> Bytes {
-        let mut output = self.outputs.take_buffer(bytes.clone());
+    /// Takes the next tiles through the step; they are known to be next, and are the last of `pieces`.
+    fn advance(&mut self, tiles: Range<usize>, pieces: &[(Range<usize>, &[u8])]) -> Bytes {
+        let range = self.bytes_of_tiles(&tiles);
+        let mut buffer = self.outputs.take_buffer(range.clone());
+        let mut output = &mut buffer[..];
+        for (of_piece, payload) in pieces.iter().filter(|(of_piece, _)| of_piece.end > tiles.start) {
+            let fresh = of_piece.start.max(tiles.start)..of_piece.end;
+            let bytes = self.bytes_of_tiles(&fresh);
+            let input = &payload[payload.len() - bytes.len()..];
+            let (of_fresh, rest) = std::mem::take(&mut output).split_at_mut(bytes.len());
+            self.sweep(fresh, Data::Between { input, output: of_fresh });
+            output = rest;
+        }
+        let output = buffer.freeze();
+        self.outputs.push(range, output.clone());
+        if tiles.end == self.digests.len() {
+            self.go_to(self.step + 1, 0);
+        } else {
+            self.tiles_done = tiles.end;
+        }
+        output
+    }
+
+    fn sweep(&mut self, tiles: Range<usize>, data: Data<'_>) {
         let lanes = tiles.start * TILE_LANES..self.resolved.layout.lanes().min(tiles.end * TILE_LANES);
-        let digests = &mut self.digests[tiles.clone()];
-        let data = Data::Between { input: payload, output: &mut output };
+        let digests = &mut self.digests[tiles];
         let planes = self.resolved.plan.planes();
         let pass = Pass { backend: self.backend, layout: &self.resolved.layout, planes, lanes };
         match (&mut self.state, &self.program) {
@@ -218,14 +270,6 @@ impl Session {
                 debug_assert!(false, "state and program have the precision of the specification");
             }
         }
-        let output = output.freeze();
-        self.outputs.push(bytes, output.clone());
-        if tiles.end == self.digests.len() {
-            self.go_to(self.step + 1, 0);
-        } else {
-            self.tiles_done = tiles.end;
-        }
-        output
     }
 
     fn go_to(&mut self, step: u64, tiles_done: usize) {
@@ -234,6 +278,10 @@ impl Session {
         if self.resolved.spec.horizon.is_none_or(|horizon| step < horizon) {
             self.program = StepProgram::of(&self.resolved, step);
         }
+    }
+
+    fn bytes_of_tiles(&self, tiles: &Range<usize>) -> Range<usize> {
+        self.byte_of_tile(tiles.start)..self.byte_of_tile(tiles.end)
     }
 
     fn byte_of_tile(&self, tile: usize) -> usize {

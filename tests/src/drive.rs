@@ -26,8 +26,8 @@ pub fn step(session: &mut Session, step: u64, payload: &[u8], sizes: &[usize]) -
         }
         let end = payload.len().min(offset + size);
         let frame = Bytes::copy_from_slice(&payload[offset..end]);
-        for run in assembler.push(step, offset as u64, frame).unwrap() {
-            for chunk in session.apply(run.step, run.offset, &run.payload).unwrap() {
+        if let Some(run) = assembler.push(step, offset as u64, vec![frame]).unwrap() {
+            for chunk in session.apply_pieces(run.step, run.offset, &run.pieces).unwrap() {
                 assert_eq!(chunk.offset, answer.len());
                 answer.extend_from_slice(&chunk.bytes);
             }

@@ -19,15 +19,20 @@ fn layout(tree: &Tree) -> Layout {
     Layout::new(tree, Shard::WHOLE).unwrap()
 }
 
-fn push(assembler: &mut Assembler, step: u64, offset: usize, payload: &[u8]) -> noised::Result<Vec<Run>> {
-    assembler.push(step, offset as u64, Bytes::copy_from_slice(payload))
+/// The frame lies in pieces of a thousand bytes.
+fn push(assembler: &mut Assembler, step: u64, offset: usize, payload: &[u8]) -> noised::Result<Option<Run>> {
+    assembler.push(step, offset as u64, payload.chunks(1000).map(Bytes::copy_from_slice).collect())
 }
 
-fn field(result: noised::Result<Vec<Run>>) -> String {
+fn field(result: noised::Result<Option<Run>>) -> String {
     match result {
         Err(Error::Invalid { field, .. }) => field,
         other => panic!("not about a field: {other:?}"),
     }
+}
+
+fn length(run: &Run) -> usize {
+    run.pieces.iter().map(Bytes::len).sum()
 }
 
 /// Runs are of one step, follow one another from `from`, and are whole tiles that are not empty.
@@ -35,9 +40,13 @@ fn check(runs: &[Run], step: u64, from: usize, bounds: &[usize], payload: &[u8])
     let mut at = from;
     for run in runs {
         assert_eq!((run.step, run.offset), (step, at));
-        at += run.payload.len();
-        assert!(!run.payload.is_empty() && bounds.contains(&run.offset) && bounds.contains(&at));
-        assert!(run.payload == payload[run.offset..at]);
+        assert!(!run.pieces.is_empty());
+        for piece in &run.pieces {
+            let start = at;
+            at += piece.len();
+            assert!(!piece.is_empty() && bounds.contains(&start) && bounds.contains(&at));
+            assert!(piece == &payload[start..at]);
+        }
     }
     assert_eq!(at, payload.len());
 }
@@ -64,11 +73,11 @@ proptest! {
             let (mut at, mut runs) = (from, Vec::new());
             while at < payload.len() {
                 let end = payload.len().min(at + sizes.next().unwrap());
-                let before: usize = runs.iter().map(|run: &Run| run.payload.len()).sum();
+                let before: usize = runs.iter().map(length).sum();
                 runs.extend(push(&mut assembler, step, at, &payload[at..end]).unwrap());
                 at = end;
                 // Every tile that is whole has come out, and nothing else.
-                let out: usize = runs.iter().map(|run| run.payload.len()).sum();
+                let out: usize = runs.iter().map(length).sum();
                 prop_assert!(out >= before);
                 prop_assert_eq!(from + out, *bounds.iter().rfind(|&&bound| bound <= at).unwrap());
             }
@@ -119,7 +128,7 @@ fn every_broken_rule_names_its_field() {
     assert_eq!(field(push(&mut assembler, 3, 0, &vec![0; total + 1])), "payload");
     assert_eq!(field(push(&mut assembler, 3, total, &[0])), "payload");
     for offset in [u64::MAX, u64::MAX - 3, 1 << 63, 1 << 40] {
-        assert_eq!(field(assembler.push(3, offset, Bytes::from_static(&[0; 4]))), "payload");
+        assert_eq!(field(assembler.push(3, offset, vec![Bytes::from_static(&[0; 4])])), "payload");
     }
     // In the middle of a tile, and then of a step at the end of one.
     for end in [5000, 8192] {
@@ -135,8 +144,8 @@ fn every_broken_rule_names_its_field() {
         assert_eq!(field(push(&mut assembler, 4, 0, &payload)), "step");
         assert_eq!(field(push(&mut assembler, 2, end, &payload[end..])), "step");
         let rest = push(&mut assembler, 3, end, &payload[end..]).unwrap();
-        check(&rest, 3, end / 4096 * 4096, &[0, 4096, 8192, 12_288, total], &payload);
-        assert_eq!(push(&mut assembler, 4, 0, &payload).unwrap().len(), 1);
+        check(rest.as_slice(), 3, end / 4096 * 4096, &[0, 4096, 8192, 12_288, total], &payload);
+        assert_eq!(length(&push(&mut assembler, 4, 0, &payload).unwrap().unwrap()), total);
     }
 }
 
@@ -145,12 +154,13 @@ fn whole_tiles_pass_through_without_a_copy() {
     let tree = trees::of_shapes(DType::F32, &[&[4096]]);
     let mut assembler = Assembler::new(layout(&tree));
     let frame = Bytes::from(trees::payload(&tree, 0));
-    let runs = assembler.push(0, 0, frame.clone()).unwrap();
-    assert_eq!(runs.len(), 1);
-    assert_eq!(runs[0].payload.as_ptr(), frame.as_ptr());
-    // What lies across two frames is copied, and what follows it is not.
-    assert!(assembler.push(1, 0, frame.slice(..100)).unwrap().is_empty());
-    let runs = assembler.push(1, 100, frame.slice(100..)).unwrap();
-    assert_eq!(runs.iter().map(|run| run.payload.len()).collect::<Vec<_>>(), [4096, 3 * 4096]);
-    assert_eq!(runs[1].payload.as_ptr(), frame[4096..].as_ptr());
+    let run = assembler.push(0, 0, vec![frame.clone()]).unwrap().unwrap();
+    assert_eq!(run.pieces.len(), 1);
+    assert_eq!(run.pieces[0].as_ptr(), frame.as_ptr());
+    // What lies across two frames, or two pieces of one, is copied; what follows it is not.
+    assert_eq!(assembler.push(1, 0, vec![frame.slice(..100)]).unwrap(), None);
+    let run = assembler.push(1, 100, vec![frame.slice(100..200), frame.slice(200..)]).unwrap().unwrap();
+    assert_eq!(run.offset, 0);
+    assert_eq!(run.pieces.iter().map(Bytes::len).collect::<Vec<_>>(), [4096, 3 * 4096]);
+    assert_eq!(run.pieces[1].as_ptr(), frame[4096..].as_ptr());
 }

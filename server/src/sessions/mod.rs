@@ -1,5 +1,6 @@
 //! The service Sessions, one operation a file: decode, act, encode.
 
+mod carrying;
 mod create;
 mod delete;
 mod get;
@@ -12,12 +13,12 @@ use std::sync::Arc;
 use noised::Error;
 use noised_proto::v1::sessions_server::Sessions;
 use noised_proto::{ServiceError, SessionStatus, name, v1};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::compute::Compute;
 use crate::lifecycle::Lifecycle;
 use crate::registry::{Entry, Progress, Registry};
+pub(crate) use carrying::Carrying;
 
 /// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers.
 const STATUS_BYTES: usize = 512;
@@ -95,12 +96,13 @@ impl Sessions for SessionsService {
         Ok(Response::new(self.step(request.into_inner()).await?))
     }
 
-    type StreamMultiplyNextStream = ReceiverStream<Result<v1::StreamMultiplyNextResponse, Status>>;
+    type StreamMultiplyNextStream = tokio_stream::Empty<Result<v1::StreamMultiplyNextResponse, Status>>;
 
+    /// Never called: [`Carrying`] takes this call before its messages are decoded.
     async fn stream_multiply_next(
         &self,
-        request: Request<Streaming<v1::StreamMultiplyNextRequest>>,
+        _request: Request<Streaming<v1::StreamMultiplyNextRequest>>,
     ) -> Result<Response<Self::StreamMultiplyNextStream>, Status> {
-        Ok(Response::new(self.stream(request.into_inner())))
+        Err(ServiceError::Internal.into())
     }
 }

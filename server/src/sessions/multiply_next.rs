@@ -29,7 +29,7 @@ impl SessionsService {
         if size > limit {
             return Err(ServiceError::MessageTooLarge { field: "payload", size, limit });
         }
-        let chunks = entry.apply(&self.compute, step, 0, payload).await?;
+        let chunks = entry.apply(&self.compute, step, 0, vec![payload]).await?;
         let replay = chunks.iter().all(|chunk| chunk.replay);
         Ok(v1::MultiplyNextResponse { step, payload: join(chunks, expected), replay })
     }

@@ -9,10 +9,13 @@ use std::sync::Arc;
 
 use noised::Error;
 use noised::session::{Assembler, OutputChunk};
+use noised_proto::carry::{Carried, Incoming, OutgoingBody};
 use noised_proto::{ServiceError, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::metadata::GRPC_CONTENT_TYPE;
 
 use super::{SessionsService, check_fingerprint};
 use crate::lifecycle::Lifecycle;
@@ -21,10 +24,20 @@ use crate::registry::Entry;
 /// Answers that wait to be written.
 const QUEUE: usize = 4;
 
+type Frames = Incoming<v1::StreamMultiplyNextRequest>;
+type Frame = Carried<v1::StreamMultiplyNextRequest>;
 type Answer = Result<v1::StreamMultiplyNextResponse, Status>;
 
 impl SessionsService {
-    pub(super) fn stream(&self, frames: Streaming<v1::StreamMultiplyNextRequest>) -> ReceiverStream<Answer> {
+    /// Answers a call as it comes from the connection: payloads are not copied on their way in or out.
+    pub(super) fn stream_carried(&self, request: http::Request<Body>) -> http::Response<Body> {
+        let frames = Incoming::new(request.into_body(), self.max_message_bytes);
+        let mut response = http::Response::new(Body::new(OutgoingBody::of_server(self.stream(frames))));
+        response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+        response
+    }
+
+    fn stream(&self, frames: Frames) -> ReceiverStream<Answer> {
         let (answers, queue) = mpsc::channel(QUEUE);
         let service = self.clone();
         tokio::spawn(async move {
@@ -39,20 +52,20 @@ impl SessionsService {
 
     async fn serve_stream(
         &self,
-        mut frames: Streaming<v1::StreamMultiplyNextRequest>,
+        mut frames: Frames,
         answers: &mpsc::Sender<Answer>,
     ) -> Result<(), ServiceError> {
         self.lifecycle.check_open()?;
         let first = tokio::select! {
             biased;
             () = self.lifecycle.draining.cancelled() => return Err(Lifecycle::refusal()),
-            frame = frames.message() => frame.map_err(ServiceError::from_transport)?,
+            frame = frames.message() => frame?,
         };
         let Some(mut frame) = first else {
             return Ok(());
         };
-        let entry = self.entry(&frame.name)?;
-        check_fingerprint(&entry, &frame.fingerprint)?;
+        let entry = self.entry(&frame.message.name)?;
+        check_fingerprint(&entry, &frame.message.fingerprint)?;
         let mut assembler = Assembler::new(entry.resolved.layout().clone());
         loop {
             if !self.serve_frame(&entry, &mut assembler, frame, answers).await? {
@@ -71,14 +84,14 @@ impl SessionsService {
         &self,
         entry: &Entry,
         assembler: &Assembler,
-        frames: &mut Streaming<v1::StreamMultiplyNextRequest>,
-    ) -> Result<Option<v1::StreamMultiplyNextRequest>, ServiceError> {
+        frames: &mut Frames,
+    ) -> Result<Option<Frame>, ServiceError> {
         tokio::select! {
             biased;
             () = entry.deleted.cancelled() => Err(entry.not_found()),
             () = self.lifecycle.cut.cancelled() => Err(Lifecycle::refusal()),
             () = self.lifecycle.draining.cancelled(), if assembler.is_between_steps() => Err(Lifecycle::refusal()),
-            frame = frames.message() => frame.map_err(ServiceError::from_transport),
+            frame = frames.message() => Ok(frame?),
         }
     }
 
@@ -87,15 +100,16 @@ impl SessionsService {
         &self,
         entry: &Arc<Entry>,
         assembler: &mut Assembler,
-        frame: v1::StreamMultiplyNextRequest,
+        frame: Frame,
         answers: &mpsc::Sender<Answer>,
     ) -> Result<bool, ServiceError> {
-        let v1::StreamMultiplyNextRequest { name, step, offset, payload, fingerprint: _ } = frame;
+        let Carried { message, payload } = frame;
+        let v1::StreamMultiplyNextRequest { name, step, offset, payload: _, fingerprint: _ } = message;
         if !name.is_empty() && name != entry.name {
             return Err(Error::invalid("name", "must be that of the stream's first message, or empty").into());
         }
-        for run in assembler.push(step, offset, payload)? {
-            let chunks = entry.apply(&self.compute, run.step, run.offset, run.payload).await?;
+        if let Some(run) = assembler.push(step, offset, payload)? {
+            let chunks = entry.apply(&self.compute, run.step, run.offset, run.pieces).await?;
             for chunk in chunks {
                 let answer = self.answer(entry, run.step, chunk);
                 let sent = tokio::select! {
