@@ -5,6 +5,7 @@
 //! native recurrence forwards and backwards. A stage holds `f64`s; [`Plan::program`] resolves it for one step into the
 //! numbers that a kernel multiplies with.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::ring;
@@ -102,6 +103,14 @@ impl Scale {
     fn at(&self, step: u64) -> f64 {
         let value = self.value(step);
         if self.reciprocal { 1.0 / value } else { value }
+    }
+
+    /// Steps at which every value there is occurs.
+    fn distinct_steps(&self) -> Range<u64> {
+        match &self.values {
+            ScaleValues::List(list) => 0..list.len() as u64,
+            ScaleValues::ToeplitzColumns { norms, n } => n - norms.len() as u64..*n,
+        }
     }
 
     fn value(&self, step: u64) -> f64 {
@@ -250,15 +259,23 @@ impl Plan {
         Program { stages: self.stages.iter().map(resolve).collect() }
     }
 
-    /// Checks that every number of every step is finite in `T`.
+    /// Checks that every number of every step is finite in `T`, and that none on a diagonal becomes zero there: the
+    /// matrix would have lost a row, or an inverse one that it has not. Elsewhere a number that becomes zero is off by
+    /// less than any rounding.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `matrix`: a parameter or a quotient of two overflows `T`.
+    /// [`Error::Invalid`] on `matrix`: a parameter or a quotient of two overflows `T`, or one on a diagonal underflows.
     pub(crate) fn check_representable<T: Real>(&self) -> Result<()> {
-        if self.stages.iter().all(Stage::is_representable::<T>) {
+        let precision = T::PRECISION;
+        let rule = if !self.stages.iter().all(Stage::is_finite::<T>) {
+            format!("a coefficient of the recurrence is not finite in {precision}")
+        } else if self.stages.iter().any(Stage::vanishes::<T>) {
+            format!(
+                "a scale, a diagonal entry or a learning rate that is not zero rounds to zero in {precision}"
+            )
+        } else {
             return Ok(());
-        }
-        let rule = format!("a coefficient of the recurrence is not finite in {}", T::PRECISION);
+        };
         Err(Error::invalid("matrix", rule))
     }
 }
@@ -332,16 +349,13 @@ impl Stage {
         }
     }
 
-    fn is_representable<T: Real>(&self) -> bool {
+    /// Whether every number of every step is finite in `T`.
+    fn is_finite<T: Real>(&self) -> bool {
         let finite = |value: f64| T::from_f64(value).is_finite();
         match self {
             Self::Scale(scale) => {
-                let last = match &scale.values {
-                    ScaleValues::List(list) => 0..list.len() as u64,
-                    ScaleValues::ToeplitzColumns { norms, n } => n - norms.len() as u64..*n,
-                };
                 // A norm that overflows has a finite reciprocal, which is not its own.
-                last.into_iter().all(|step| scale.value(step).is_finite() && finite(scale.at(step)))
+                scale.distinct_steps().all(|step| scale.value(step).is_finite() && finite(scale.at(step)))
             }
             Self::PrefixSum { .. } => true,
             Self::Momentum { learning_rates, inverse, .. } => {
@@ -351,6 +365,22 @@ impl Stage {
                 (0..=rows.planes().min(step)).all(|back| finite(banded_weight(rows, *inverse, step, back)))
             }),
             Self::Blt { output_scale, .. } => output_scale.iter().all(|&weight| finite(weight)),
+        }
+    }
+
+    /// Whether a number on the diagonal, which is not zero, is zero in `T`.
+    fn vanishes<T: Real>(&self) -> bool {
+        let vanishes = |value: f64| value != 0.0 && T::from_f64(value) == T::from_f64(0.0);
+        match self {
+            Self::Scale(scale) => scale.distinct_steps().any(|step| vanishes(scale.at(step))),
+            Self::Momentum { learning_rates, inverse, .. } => {
+                learning_rates.iter().any(|&rate| vanishes(if *inverse { 1.0 / rate } else { rate }))
+            }
+            Self::Banded { rows, inverse } => {
+                (0..rows.distinct_rows()).any(|step| vanishes(banded_weight(rows, *inverse, step, 0)))
+            }
+            // Their diagonals are ones.
+            Self::PrefixSum { .. } | Self::Blt { .. } => false,
         }
     }
 }

@@ -108,6 +108,36 @@ fn a_coefficient_that_f32_cannot_hold_is_refused_in_f32_alone() {
 }
 
 #[test]
+fn a_diagonal_that_f32_would_turn_to_zero_is_refused_in_f32_alone() {
+    let diagonal = |diag: &[f64]| MatrixSpec::Diagonal { diag: diag.to_vec() };
+    let momentum = |rate| MatrixSpec::MomentumSgd { momentum: 0.5, learning_rates: Some(vec![1.0, rate]) };
+    let banded =
+        |first| MatrixSpec::ColumnNormalizedBanded { params: vec![vec![first, 1.0], vec![1.0, 0.0]] };
+    let dense = |last| MatrixSpec::Dense { rows: vec![vec![1.0], vec![1.0, last]] };
+    let cases = [
+        diagonal(&[1.0, 1e-60]),
+        diagonal(&[1e60]).inverse(),
+        momentum(1e-60),
+        momentum(1e60).inverse(),
+        toeplitz(&[-1e-60, 1.0]),
+        banded(1e-60),
+        dense(1e-60),
+        dense(1e60).inverse(),
+        MatrixSpec::PrefixSum.scale_rows_and_columns(Some(vec![1.0, 1e-60]), None),
+        MatrixSpec::PrefixSum.scale_rows_and_columns(None, Some(vec![1e60])).inverse(),
+        product([MatrixSpec::PrefixSum, diagonal(&[1e-60])]),
+    ];
+    for matrix in cases {
+        check(session(&matrix, Precision::F32), "matrix", "rounds to zero in f32", &matrix);
+        session(&matrix, Precision::F64).unwrap();
+    }
+    // Off the diagonal it is no more than a rounding, and a zero that was written is meant.
+    for matrix in [toeplitz(&[1.0, 1e-60]), dense(1.0), blt(&[1e-60], &[1e-60]), diagonal(&[1.0, 0.0])] {
+        session(&matrix, Precision::F32).unwrap();
+    }
+}
+
+#[test]
 fn what_the_rules_allow_at_their_edges_is_taken() {
     let ones = |n| vec![1.0; n];
     let nested = |depth: usize, wrap: fn(MatrixSpec) -> MatrixSpec| {
