@@ -32,7 +32,8 @@ const MAGIC: &[u8; 15] = b"noised session\n";
 /// Goes up when a reader of the last version would read this one wrongly.
 const VERSION: u32 = 2;
 
-/// A specification of the largest permitted size stays well below this.
+/// Bytes of a header. A description of many schedules of the largest permitted length may take more: such a session is
+/// not written, so that whatever is written can be read. The length of a damaged state is not believed past this.
 const MAX_HEADER_BYTES: u64 = 1 << 30;
 
 /// Values converted at a time.
@@ -58,10 +59,11 @@ impl Session {
     /// Writes the session out.
     ///
     /// # Errors
-    /// Those of the writer.
+    /// Those of the writer; [`io::ErrorKind::InvalidInput`], with nothing written, where the description takes more than
+    /// 1 GiB as JSON.
     pub fn snapshot(&self, writer: impl Write) -> io::Result<()> {
         let mut out = Hashing { inner: writer, hash: blake3::Hasher::new() };
-        let header = serde_json::to_vec(&self.header())?;
+        let header = self.header_bytes(MAX_HEADER_BYTES)?;
         out.write_all(MAGIC)?;
         out.write_all(&VERSION.to_le_bytes())?;
         out.write_all(&(header.len() as u64).to_le_bytes())?;
@@ -134,6 +136,17 @@ impl Session {
         }
         session.go_to(step, tiles_done);
         Ok(session)
+    }
+
+    /// The header as it is written, unless it is longer than is read.
+    fn header_bytes(&self, most: u64) -> io::Result<Vec<u8>> {
+        let header = serde_json::to_vec(&self.header())?;
+        if header.len() as u64 > most {
+            let text =
+                format!("the session's description takes {} bytes, at most {most} are read", header.len());
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
+        Ok(header)
     }
 
     fn header(&self) -> Header {
@@ -262,5 +275,20 @@ impl<R: Read> Read for Hashing<R> {
         let read = self.inner.read(bytes)?;
         self.hash.update(&bytes[..read]);
         Ok(read)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_that_is_longer_than_is_read_is_not_written() {
+        let tree = Tree::flat(3, crate::DType::F32).unwrap();
+        let session = Session::new(SessionSpec::new(MatrixSpec::PrefixSum, tree).resolve().unwrap());
+        let length = session.header_bytes(MAX_HEADER_BYTES).unwrap().len() as u64;
+        assert_eq!(session.header_bytes(length).unwrap().len() as u64, length);
+        let refused = session.header_bytes(length - 1).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
     }
 }
