@@ -1,9 +1,9 @@
 //! [`v1::Matrix`] and [`MatrixSpec`].
 
-use noised::limits::MAX_NESTING;
+use noised::limits::{MAX_FACTORS, MAX_NESTING};
 use noised::{Error, MatrixSpec, Result};
 
-use super::non_empty;
+use super::{at_most, fitted, non_empty};
 use crate::v1;
 use crate::v1::matrix::Kind;
 
@@ -75,24 +75,25 @@ fn read(matrix: v1::Matrix, path: &str, depth: usize) -> Result<MatrixSpec> {
     Ok(match kind {
         Kind::Identity(v1::Identity {}) => MatrixSpec::Identity,
         Kind::PrefixSum(v1::PrefixSum {}) => MatrixSpec::PrefixSum,
-        Kind::Diagonal(v1::Diagonal { diag }) => MatrixSpec::Diagonal { diag },
+        Kind::Diagonal(v1::Diagonal { diag }) => MatrixSpec::Diagonal { diag: fitted(diag) },
         Kind::MomentumSgd(v1::MomentumSgd { momentum, learning_rates }) => {
             MatrixSpec::MomentumSgd { momentum, learning_rates: non_empty(learning_rates) }
         }
         Kind::Toeplitz(v1::Toeplitz { coef, column_normalize_for_n }) => {
-            MatrixSpec::Toeplitz { coef, column_normalize_for_n }
+            MatrixSpec::Toeplitz { coef: fitted(coef), column_normalize_for_n }
         }
         Kind::BufferedToeplitz(v1::BufferedToeplitz { buf_decay, output_scale }) => {
-            MatrixSpec::BufferedToeplitz { buf_decay, output_scale }
+            MatrixSpec::BufferedToeplitz { buf_decay: fitted(buf_decay), output_scale: fitted(output_scale) }
         }
         Kind::ColumnNormalizedBanded(v1::ColumnNormalizedBanded { params }) => {
             MatrixSpec::ColumnNormalizedBanded { params: rows_from_wire(params) }
         }
         Kind::Dense(v1::Dense { rows }) => MatrixSpec::Dense { rows: rows_from_wire(rows) },
         Kind::Product(v1::Product { factors }) => {
+            at_most(factors.len(), MAX_FACTORS, &format!("{path}.factors"), "entries")?;
             let factor = |(i, factor)| read(factor, &format!("{path}.factors[{i}]"), depth + 1);
             MatrixSpec::Product {
-                factors: factors.into_iter().enumerate().map(factor).collect::<Result<_>>()?,
+                factors: fitted(factors.into_iter().enumerate().map(factor).collect::<Result<_>>()?),
             }
         }
         Kind::Scaled(scaled) => {
@@ -121,5 +122,5 @@ fn rows_to_wire(rows: &[Vec<f64>]) -> Vec<v1::Row> {
 }
 
 fn rows_from_wire(rows: Vec<v1::Row>) -> Vec<Vec<f64>> {
-    rows.into_iter().map(|v1::Row { values }| values).collect()
+    fitted(rows.into_iter().map(|v1::Row { values }| fitted(values)).collect())
 }

@@ -15,5 +15,19 @@ pub use tree::precision;
 
 /// A list whose absence the wire writes as an empty one.
 fn non_empty(list: Vec<f64>) -> Option<Vec<f64>> {
-    (!list.is_empty()).then_some(list)
+    (!list.is_empty()).then_some(fitted(list))
+}
+
+/// A list that is too long is refused before it is converted.
+fn at_most(found: usize, most: usize, field: &str, what: &str) -> noised::Result<()> {
+    if found > most {
+        return Err(noised::Error::invalid(field, format!("at most {most} {what}, found {found}")));
+    }
+    Ok(())
+}
+
+/// A list that grew while it was read, without the room that it did not need: a session is charged for its numbers alone.
+fn fitted<T>(mut list: Vec<T>) -> Vec<T> {
+    list.shrink_to_fit();
+    list
 }

@@ -1,7 +1,9 @@
 //! Trees, shards and number formats.
 
+use noised::limits::MAX_LEAVES;
 use noised::{DType, Error, Leaf, Precision, Result, Shard, Tree};
 
+use super::{at_most, fitted};
 use crate::v1;
 
 impl From<DType> for v1::DType {
@@ -52,8 +54,10 @@ impl TryFrom<v1::Tree> for Tree {
 
     fn try_from(tree: v1::Tree) -> Result<Self> {
         let v1::Tree { leaves } = tree;
+        at_most(leaves.len(), MAX_LEAVES, "tree.leaves", "leaves")?;
         let leaf = |(i, leaf): (usize, v1::Leaf)| {
             let v1::Leaf { path, dtype, shape } = leaf;
+            let (path, shape) = (path.into_boxed_str().into_string(), fitted(shape));
             let dtype = match v1::DType::try_from(dtype) {
                 Ok(v1::DType::DtypeF32) => DType::F32,
                 Ok(v1::DType::DtypeF64) => DType::F64,
@@ -66,7 +70,7 @@ impl TryFrom<v1::Tree> for Tree {
             };
             Ok(Leaf { path, dtype, shape })
         };
-        Self::new(leaves.into_iter().enumerate().map(leaf).collect::<Result<_>>()?)
+        Self::new(fitted(leaves.into_iter().enumerate().map(leaf).collect::<Result<_>>()?))
     }
 }
 
