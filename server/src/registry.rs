@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::compute::Compute;
 
-/// Memory of a session beside its state: its description, its entry here, the allocator's rounding.
+/// Memory of a session beside what the core counts: its name, its entry here, the allocator's rounding.
 const OVERHEAD_BYTES: u64 = 4096;
 
 /// Lanes times planes that an async thread works through by itself: some microseconds, which is less than handing it to

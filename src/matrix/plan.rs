@@ -153,6 +153,7 @@ impl Plan {
         spec.validate()?;
         let mut plan = Self { stages: Vec::new(), planes: 0, horizon: None, toeplitz: true };
         plan.lower(spec, false);
+        plan.stages.shrink_to_fit();
         plan.planes = plan.stages.iter().map(Stage::planes).sum();
         // Distinct schedules may still make a Toeplitz matrix; that they do not is the honest default.
         plan.toeplitz &= plan.stages.iter().all(Stage::is_toeplitz);
@@ -177,6 +178,11 @@ impl Plan {
     /// Whether every factor is Toeplitz, and so the whole: row `t` is then row `t + 1` shifted.
     pub fn is_toeplitz(&self) -> bool {
         self.toeplitz
+    }
+
+    /// Bytes that this plan takes beside its own.
+    pub(crate) fn heap_bytes(&self) -> u64 {
+        size_of_val(self.stages.as_slice()) as u64 + self.stages.iter().map(Stage::heap_bytes).sum::<u64>()
     }
 
     /// Appends the stages of `spec`, or of its inverse, first applied first.
@@ -281,6 +287,25 @@ impl Plan {
 }
 
 impl Stage {
+    fn heap_bytes(&self) -> u64 {
+        let list = |list: &[f64]| size_of_val(list) as u64;
+        match self {
+            Self::Scale(Scale { values, reciprocal: _ }) => match values {
+                ScaleValues::List(values) => list(values),
+                ScaleValues::ToeplitzColumns { norms, n: _ } => list(norms),
+            },
+            Self::PrefixSum { inverse: _ } => 0,
+            Self::Momentum { momentum: _, learning_rates, inverse: _ } => list(learning_rates),
+            Self::Banded { rows, inverse: _ } => match rows {
+                Rows::Toeplitz(coef) => list(coef),
+                Rows::Columns(rows) | Rows::Dense(rows) => {
+                    size_of_val(&**rows) as u64 + rows.iter().map(|row| list(row)).sum::<u64>()
+                }
+            },
+            Self::Blt { buf_decay, output_scale, inverse: _ } => list(buf_decay) + list(output_scale),
+        }
+    }
+
     fn planes(&self) -> usize {
         match self {
             Self::Scale(_) => 0,

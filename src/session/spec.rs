@@ -137,9 +137,15 @@ impl ResolvedSpec {
                 * self.spec.precision.size() as u64,
             output_bytes: self.layout.byte_len() as u64,
             digest_bytes: lanes.div_ceil(TILE_LANES as u64) * 8,
-            // Numbers are held as they were described and as they run.
-            description_bytes: 2 * self.spec.matrix.heap_bytes() + self.spec.tree.heap_bytes(),
+            description_bytes: self.description_bytes(),
         }
+    }
+
+    /// The numbers of a matrix are held as they were described and as they run.
+    fn description_bytes(&self) -> u64 {
+        let Self { spec, plan, layout, fingerprint: _ } = self;
+        let described = spec.matrix.heap_bytes() + spec.tree.heap_bytes();
+        described + plan.heap_bytes() + layout.heap_bytes()
     }
 }
 
@@ -152,7 +158,7 @@ pub struct SessionCost {
     pub output_bytes: u64,
     /// A digest for each tile of the last step's input.
     pub digest_bytes: u64,
-    /// The matrix and the tree.
+    /// The matrix and the tree, as they were described and as they run.
     pub description_bytes: u64,
 }
 

@@ -268,7 +268,13 @@ impl Layout {
                 .and_then(|bytes| byte_len.checked_add(bytes))
                 .ok_or_else(too_large)?;
         }
+        runs.shrink_to_fit();
         Ok(Self { runs, lanes, byte_len })
+    }
+
+    /// Bytes that this layout takes beside its own.
+    pub(crate) fn heap_bytes(&self) -> u64 {
+        size_of_val(self.runs.as_slice()) as u64
     }
 
     /// A layout of `lanes` lanes of one format.

@@ -3,7 +3,7 @@
 
 use noised::analysis::{TreeDescription, describe};
 use noised::matrix::strategy;
-use noised::{DType, MatrixSpec, Precision, SessionSpec, Shard};
+use noised::{DType, Leaf, MatrixSpec, Precision, SessionSpec, Shard, Tree};
 use noised_tests::specs::{self, blt, product, toeplitz};
 use noised_tests::trees;
 
@@ -131,8 +131,24 @@ fn long_descriptions_are_memory() {
             assert!(bytes >= 8 * numbers as u64, "{}: {bytes}", matrix.kind());
         }
     }
+    // The norms of columns are kept as well, one for each.
+    let normalized = MatrixSpec::ColumnNormalizedBanded { params: vec![ones(1); numbers] };
+    assert!(cost(normalized) - least >= (numbers * 2 * (24 + 8) + numbers * 8) as u64);
+    let normalized = MatrixSpec::Toeplitz { coef: ones(1024), column_normalize_for_n: Some(2000) };
+    assert!(cost(normalized) - least >= 3 * 1024 * 8);
     let many: Vec<Vec<u64>> = (0..2000).map(|_| vec![1]).collect();
     let shapes: Vec<&[u64]> = many.iter().map(Vec::as_slice).collect();
     let many = SessionSpec::new(MatrixSpec::Identity, trees::of_shapes(DType::F32, &shapes));
     assert!(many.resolve().unwrap().cost().description_bytes > 2000 * 50);
+    // So are the runs of lanes of one format, where formats alternate.
+    let leaf = |i: usize| {
+        let dtype = if i.is_multiple_of(2) { DType::F32 } else { DType::F64 };
+        Leaf::new(i.to_string(), dtype, [1])
+    };
+    let bytes = |leaves: Vec<Leaf>| {
+        let tree = Tree::new(leaves).unwrap();
+        SessionSpec::new(MatrixSpec::Identity, tree).resolve().unwrap().cost().description_bytes
+    };
+    let alike = (0..2000).map(|i| Leaf { dtype: DType::F32, ..leaf(i) }).collect();
+    assert!(bytes((0..2000).map(leaf).collect()) >= bytes(alike) + 1999 * 17);
 }
