@@ -18,6 +18,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = std::path::PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("noised.v1.bin"), descriptors.encode_to_vec())?;
     let builder = PAYLOADS.iter().fold(tonic_prost_build::configure(), |builder, field| builder.bytes(field));
-    builder.compile_fds(descriptors)?;
+    let builder = builder.codec_path("crate::codec::CountingCodec");
+    let mut config = tonic_prost_build::Config::new();
+    // The codec knows messages by their names.
+    config.enable_type_names();
+    builder.compile_fds_with_config(descriptors, config)?;
     Ok(())
 }

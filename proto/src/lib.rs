@@ -3,11 +3,13 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`v1`] | what is generated from `proto/noised/v1/*.proto`, whose comments are its documentation |
+//! | [`codec`] | how messages are read: counted before they are decoded |
 //! | `convert` | wire to domain and back: `TryFrom` and `From`, every field destructured |
 //! | [`name`] | names of sessions |
 //! | [`error`] | the one table from errors to gRPC statuses, and the way back |
 
 pub mod carry;
+pub mod codec;
 mod convert;
 pub mod error;
 pub mod name;

@@ -250,3 +250,54 @@ async fn a_description_as_long_as_a_message() {
     })
     .await;
 }
+
+/// A field of a message, with its length before it.
+fn field(number: u8, content: Vec<u8>) -> Vec<u8> {
+    let mut bytes = vec![number << 3 | 2];
+    prost::encode_length_delimiter(content.len(), &mut bytes).unwrap();
+    [bytes, content].concat()
+}
+
+/// Parts that take two bytes on the wire, and many times that in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_of_empty_parts_are_refused() {
+    on_both(Options::default(), async |server: &mut Server| {
+        let bystander = bystander(server).await;
+        let channel = server.channel().await;
+        let many = |number: u8| field(number, vec![]).repeat(1 << 20);
+        let [create, describe, multiply] =
+            [raw::METHODS[0], raw::METHODS[9], raw::METHODS[8]].map(|path| (path, "is not read"));
+        for ((path, rule), message, at_fault) in [
+            (create, field(2, field(3, many(1))), "tree.leaves"),
+            (create, field(2, field(2, field(9, many(1)))), "matrix"),
+            (create, field(2, field(2, field(8, many(1)))), "rows"),
+            (describe, field(2, many(1)), "tree.leaves"),
+            (describe, field(1, field(7, many(1))), "rows"),
+            (multiply, many(2), "rows"),
+        ] {
+            let (answers, status) = raw::call(&channel, path, vec![message.into()], 1).await;
+            assert!(answers.is_empty());
+            wire::assert_invalid(&status.unwrap(), at_fault, rule);
+        }
+        is_as_it_was(server, bystander).await;
+    })
+    .await;
+}
+
+/// Twice the numbers that a lower triangle has: rows may be written in full.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_dense_matrix_fits_a_message() {
+    on_both(Options::default(), async |server: &mut Server| {
+        let n = noised::limits::MAX_DENSE_N;
+        let row = |i: usize| (0..n).map(|j| if j <= i { 0.5 } else { 0.0 }).collect();
+        let matrix = MatrixSpec::Dense { rows: (0..n).map(row).collect() };
+        let spec = noised::SessionSpec::new(matrix, trees::of_shapes(DType::F32, &[&[3]]));
+        let mut client = server.sessions().await;
+        let made = client.create_session(create_request("dense", &spec)).await.unwrap().into_inner();
+        assert_eq!(made.horizon, Some(n as u64));
+        let request = v1::RowNormsSquaredRequest { matrix: Some((&spec.matrix).into()), n: 1 };
+        let norms = server.analysis().await.row_norms_squared(request).await.unwrap().into_inner();
+        assert_eq!(norms.row_norms_squared, [0.25]);
+    })
+    .await;
+}
