@@ -6,6 +6,7 @@
 //! | [`listen`] | where to listen: TCP or a Unix socket |
 //! | `serve` | [`run`]: the services put together, and the drain |
 //! | `lifecycle` | what tells handlers that the server is about to stop |
+//! | `intake` | a bound on the bytes of requests that are under way |
 //! | `registry` | the sessions by name, and the memory promised to them |
 //! | `compute` | the threads that multiply, and how an async task waits for them |
 //! | `sessions` | the service Sessions, one operation a file |
@@ -14,6 +15,7 @@
 mod analysis;
 mod compute;
 pub mod config;
+mod intake;
 mod lifecycle;
 pub mod listen;
 mod registry;

@@ -15,6 +15,7 @@ use tower::util::MapResponseLayer;
 use crate::analysis::AnalysisService;
 use crate::compute::Compute;
 use crate::config::Config;
+use crate::intake::Intake;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Listener, tune_tcp, tune_unix};
 use crate::registry::Registry;
@@ -61,6 +62,7 @@ pub async fn run(
         .initial_connection_window_size(config.http2_connection_window_bytes)
         .max_concurrent_streams(config.max_calls_per_connection)
         .layer(MapResponseLayer::new(ServiceError::restate::<tonic::body::Body>))
+        .layer(Intake::new(limit))
         .add_service(health_service)
         .add_service(reflection)
         .add_service(Carrying::new(sessions))

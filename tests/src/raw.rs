@@ -1,6 +1,8 @@
 //! gRPC calls of any bytes.
 
 use bytes::{Buf, BufMut, Bytes};
+use tokio::task::JoinHandle;
+use tokio_stream::StreamExt;
 use tonic::client::Grpc;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -57,6 +59,16 @@ impl Decoder for Raw {
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
         Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
     }
+}
+
+/// Sends a message to a method and leaves the call open, until it is aborted.
+pub fn stall(channel: &Channel, path: &'static str, message: Bytes) -> JoinHandle<()> {
+    let mut grpc = Grpc::new(channel.clone());
+    tokio::spawn(async move {
+        grpc.ready().await.unwrap();
+        let request = Request::new(tokio_stream::once(message).chain(tokio_stream::pending()));
+        let _refused = grpc.streaming(request, PathAndQuery::from_static(path), Raw).await;
+    })
 }
 
 /// Sends messages to a method and takes at most so many answers, up to an error. Every method is called as if it were a

@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use noised::{DType, MatrixSpec};
 use noised_proto::v1;
 use noised_server::config::Options;
-use noised_tests::server::{Server, on_both};
+use noised_tests::server::{Server, on_both, within_patience};
 use noised_tests::wire::{self, Job, create_request, report};
 use noised_tests::{raw, specs, trees};
 use proptest::prelude::*;
@@ -279,6 +279,57 @@ async fn messages_of_empty_parts_are_refused() {
             assert!(answers.is_empty());
             wire::assert_invalid(&status.unwrap(), at_fault, rule);
         }
+        is_as_it_was(server, bystander).await;
+    })
+    .await;
+}
+
+/// Calls that keep the server waiting for their end, with long descriptions sent: there may be so many of them, and
+/// whatever is short is answered.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_many_bytes_of_descriptions_are_held_at_once() {
+    let options = Options { max_message_bytes: Some(ByteSize::mib(1)), ..Options::default() };
+    on_both(options, async |server: &mut Server| {
+        let bystander = bystander(server).await;
+        let mut client = server.sessions().await;
+        let matrix = MatrixSpec::Diagonal { diag: vec![1.0; 110_000] };
+        let long = noised::SessionSpec::new(matrix, trees::of_shapes(DType::F32, &[&[3]]));
+        let request = create_request("long", &long);
+        let name = client.create_session(request.clone()).await.unwrap().into_inner().name;
+        wire::delete(&mut client, &name).await.unwrap();
+
+        let channel = server.channel().await;
+        let message = Bytes::from(create_request("stalled", &long).encode_to_vec());
+        let stalled: Vec<_> =
+            (0..2).map(|_| raw::stall(&channel, raw::METHODS[0], message.clone())).collect();
+        let status = within_patience(async {
+            loop {
+                match client.create_session(request.clone()).await {
+                    // They have not come in yet.
+                    Ok(_) => wire::delete(&mut client, &name).await.unwrap(),
+                    Err(status) => break status,
+                }
+            }
+        })
+        .await;
+        let told = report(&status, Code::ResourceExhausted);
+        assert_eq!(told.reason, "BUSY");
+        assert!(told.retry_after.is_some());
+        let short = Job::new(MatrixSpec::PrefixSum, trees::of_shapes(DType::F32, &[&[3]]), 1);
+        let name = short.create(&mut client, "short").await;
+        short.unary(&mut client, &name, 0, false).await;
+        wire::delete(&mut client, &name).await.unwrap();
+
+        stalled.iter().for_each(tokio::task::JoinHandle::abort);
+        let name = within_patience(async {
+            loop {
+                if let Ok(made) = client.create_session(request.clone()).await {
+                    break made.into_inner().name;
+                }
+            }
+        })
+        .await;
+        wire::delete(&mut client, &name).await.unwrap();
         is_as_it_was(server, bystander).await;
     })
     .await;
