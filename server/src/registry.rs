@@ -156,7 +156,7 @@ impl Registry {
     /// Makes a session, or finds the one of that name where `resume` is set and it was made for the same. Nothing is
     /// allocated for a session before its memory is promised. Tells whether it was found.
     ///
-    /// Clearing the memory of a large session takes a while: call this on the compute threads, and wait for a
+    /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait for a
     /// [turn](Self::turn_to_create) first.
     pub(crate) fn create(
         &self,

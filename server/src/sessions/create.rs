@@ -27,13 +27,14 @@ impl SessionsService {
         }
         let registry = Arc::clone(&self.registry);
         let turn = registry.turn_to_create().await;
-        // A description may hold millions of numbers, each of which is checked, and a session gigabytes.
-        let made = self.compute.run(move || {
+        // A description may hold millions of numbers, each of which is checked, and a session gigabytes, each of which is
+        // cleared. No step waits behind that: there is a thread for it, and no more than one, since creations take turns.
+        let made = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let resolved = session_spec(session)?.resolve()?;
             registry.create(name::session_name(&id), resolved, resume)
         });
-        let (entry, resumed) = made.await??;
+        let (entry, resumed) = made.await.map_err(|_| ServiceError::Internal)??;
         let spec = entry.resolved.spec();
         tracing::info!(
             session = %entry.name,

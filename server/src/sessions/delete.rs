@@ -10,8 +10,8 @@ impl SessionsService {
         name::session_id(&session_name)?;
         let entry = self.registry.delete(&session_name)?;
         tracing::info!(session = %entry.name, next_step = entry.progress().next_step, "session deleted");
-        // Giving gigabytes back to the system takes a while. Where nothing is under way on the session, its memory is
-        // free once this is answered.
-        self.compute.run(move || drop(entry)).await
+        // Giving gigabytes back to the system takes a while, and no step waits behind that. Where nothing is under way on
+        // the session, its memory is free once this is answered.
+        tokio::task::spawn_blocking(move || drop(entry)).await.map_err(|_| ServiceError::Internal)
     }
 }
