@@ -4,8 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use anyhow::Context;
-use noised_proto::v1::analysis_server::AnalysisServer;
-use noised_proto::v1::sessions_server::SessionsServer;
+use noised_proto::v1::analysis_server::{self, AnalysisServer};
+use noised_proto::v1::sessions_server::{self, SessionsServer};
 use noised_proto::{FILE_DESCRIPTOR_SET, ServiceError};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
@@ -20,6 +20,9 @@ use crate::lifecycle::Lifecycle;
 use crate::listen::{Listener, tune_tcp, tune_unix};
 use crate::registry::Registry;
 use crate::sessions::{Carrying, SessionsService};
+
+/// What health tells of: the server as a whole, and each service.
+const SERVICES: [&str; 3] = ["", sessions_server::SERVICE_NAME, analysis_server::SERVICE_NAME];
 
 /// Serves until `shutdown` is done, and then drains: health says NOT_SERVING, no connection and no new work is taken,
 /// and steps under way go on for at most [`Config::drain_timeout`].
@@ -46,9 +49,10 @@ pub async fn run(
     };
     let analysis = AnalysisService::new(Arc::new(analyses), lifecycle.clone(), config.max_analyses);
 
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_serving::<SessionsServer<SessionsService>>().await;
-    health.set_serving::<AnalysisServer<AnalysisService>>().await;
+    let (mut health, health_service) = tonic_health::server::health_reporter();
+    for service in SERVICES {
+        health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
+    }
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
@@ -96,10 +100,15 @@ pub async fn run(
     let drain = async {
         shutdown.await;
         tracing::info!(timeout = ?config.drain_timeout, "draining");
-        health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
-        health.set_not_serving::<SessionsServer<SessionsService>>().await;
-        health.set_not_serving::<AnalysisServer<AnalysisService>>().await;
+        for service in SERVICES {
+            health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+        }
         lifecycle.draining.cancel();
+        // A watch has no end of its own, and would keep the drain from ending: who watches is told the above and no more.
+        for service in SERVICES {
+            health.clear_service_status(service).await;
+            health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
+        }
         tokio::time::sleep(config.drain_timeout).await;
     };
     tokio::select! {

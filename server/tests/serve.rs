@@ -129,7 +129,11 @@ async fn a_step_under_way_is_finished_before_the_server_ends() {
     server.stop.send(()).unwrap();
     within_patience(async {
         assert_eq!(watch.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
-        drop(watch);
+        // Whoever watches does not keep the server up.
+        assert!(watch.next().await.is_none());
+        let answer =
+            health.check(HealthCheckRequest::default()).await.map(|answer| answer.into_inner().status());
+        assert!(!matches!(answer, Ok(ServingStatus::Serving)), "{answer:?}");
         frames.send(frame(0, 1)).await.unwrap();
         assert!(answers.next().await.unwrap().unwrap().step_end);
         assert_eq!(end_of(&mut answers).await, (Code::Unavailable, "DRAINING".into()));

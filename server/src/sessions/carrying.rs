@@ -10,6 +10,9 @@ use tonic::server::NamedService;
 
 use super::SessionsService;
 
+/// An answer to a request of the longest length is longer by its flags.
+const ANSWER_SLACK_BYTES: usize = 64;
+
 const STREAM_PATH: &str = "/noised.v1.Sessions/StreamMultiplyNext";
 
 /// The service, with the one call whose payloads are large taken as it comes from the connection.
@@ -25,7 +28,7 @@ impl Carrying {
         let limit = sessions.max_message_bytes;
         let generated = SessionsServer::new(sessions.clone())
             .max_decoding_message_size(limit)
-            .max_encoding_message_size(limit);
+            .max_encoding_message_size(limit + ANSWER_SLACK_BYTES);
         Self { sessions, generated }
     }
 }

@@ -352,3 +352,28 @@ async fn the_largest_dense_matrix_fits_a_message() {
     })
     .await;
 }
+
+/// The answer to a frame of the longest length has a flag more than the frame.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_to_the_longest_frame_is_sent() {
+    let options = Options { max_message_bytes: Some(ByteSize::kib(64)), ..Options::default() };
+    on_both(options, async |server: &mut Server| {
+        let mut client = server.sessions().await;
+        let first = 8192_usize;
+        let rest = (64 << 10) - 8;
+        let job =
+            Job::new(MatrixSpec::PrefixSum, trees::of_shapes(DType::F32, &[&[(first + rest) as u64 / 4]]), 1);
+        let name = job.create(&mut client, "a").await;
+        for _replay in 0..2 {
+            let frames = vec![
+                wire::frame(&name, 0, 0, job.payloads[0].slice(..first)),
+                wire::frame("", 0, first, job.payloads[0].slice(first..)),
+            ];
+            assert!(frames[1].encoded_len() + 2 > 64 << 10);
+            let (answers, status) = wire::exchange(&mut client, frames).await;
+            assert!(status.is_none(), "{status:?}");
+            job.check(0, 0..job.total(), &answers);
+        }
+    })
+    .await;
+}
