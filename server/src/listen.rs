@@ -135,10 +135,36 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.file_type().is_socket() => match UnixStream::connect(path).await {
             Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens at this socket")),
-            Err(_) => std::fs::remove_file(path),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+            // Anything else, such as a queue that is full or a socket of another kind, does not say that nobody listens.
+            Err(error) => Err(error),
         },
         Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn only_a_socket_that_refuses_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("noised.sock");
+        let address = ListenAddr::Unix(path.clone());
+        // In use, and not by a stream: it cannot be connected to, and does not refuse.
+        let another = UnixDatagram::bind(&path).unwrap();
+        Listener::bind(&address).await.unwrap_err();
+        assert!(path.exists());
+        drop(another);
+        std::fs::remove_file(&path).unwrap();
+
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists());
+        Listener::bind(&address).await.unwrap();
     }
 }
