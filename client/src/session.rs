@@ -111,7 +111,8 @@ pub struct Session {
     info: SessionInfo,
     resolved: ResolvedSpec,
     binding: Binding,
-    next_step: u64,
+    /// Everything before it has been handed out.
+    position: Position,
     /// Kept open from step to step.
     flight: Flight,
 }
@@ -123,9 +124,9 @@ impl Session {
             fingerprint: info.fingerprint.to_vec(),
             layout: resolved.layout().clone(),
         };
-        let next_step = info.next_step;
-        let flight = Flight::new(client.clone(), binding.clone(), Position::start_of(next_step));
-        Self { client, info, resolved, binding, next_step, flight }
+        let position = Position::start_of(info.next_step);
+        let flight = Flight::new(client.clone(), binding.clone(), position);
+        Self { client, info, resolved, binding, position, flight }
     }
 
     /// `sessions/{id}`.
@@ -158,9 +159,10 @@ impl Session {
         self.binding.layout.byte_len()
     }
 
-    /// The step that comes next, as far as this handle knows.
+    /// The step that comes next, as far as this handle knows. Of one that [`multiply_steps`](Self::multiply_steps) was cut
+    /// off in, part has been handed out.
     pub fn next_step(&self) -> u64 {
-        self.next_step
+        self.position.step
     }
 
     /// `(A x)_t` for a step's bytes `x_t`, laid out alike.
@@ -197,9 +199,10 @@ impl Session {
         self.multiply_chunked(step, |range| Bytes::copy_from_slice(&payload[range]), output).await
     }
 
-    /// A stream of steps from [`next_step`](Self::next_step) on. The handle must not be used for steps meanwhile.
+    /// A stream of steps from [`next_step`](Self::next_step) on; what [`multiply_steps`](Self::multiply_steps) handed out of
+    /// that step is not handed out again. The handle must not be used for steps meanwhile.
     pub fn stream(&self) -> StepStream {
-        StepStream::new(self.client.clone(), self.binding.clone(), Position::start_of(self.next_step))
+        StepStream::new(self.client.clone(), self.binding.clone(), self.position)
     }
 
     /// A stream that first repeats the last step, as far as the session still can: what a program needs that was cut
@@ -207,28 +210,40 @@ impl Session {
     ///
     /// The stream's first push is of the step before [`next_step`](Self::next_step), unless that is 0.
     pub fn stream_with_replay(&self) -> StepStream {
-        let Some(last) = self.next_step.checked_sub(1) else {
+        let Some(last) = self.position.step.checked_sub(1) else {
             return self.stream();
         };
         // The handle knows of a step that was cut off only as long as it has not taken one itself.
-        let offset = if self.next_step == self.info.next_step { self.info.next_offset as usize } else { 0 };
+        let fresh = self.position == Position::start_of(self.info.next_step);
+        let offset = if fresh { self.info.next_offset as usize } else { self.position.offset };
         StepStream::new(self.client.clone(), self.binding.clone(), Position { step: last, offset })
     }
 
     /// Takes steps from [`next_step`](Self::next_step) on for as long as `inputs` gives any, each sent while the last
     /// one's answer still comes, and hands every part of an answer to `on_answer`.
     ///
+    /// A call that failed, or whose future was dropped, is gone on with by the next one, or by [`stream`](Self::stream): its
+    /// first input is that of [`next_step`](Self::next_step), and its first answer begins after the last one that
+    /// `on_answer` took. What was handed out of that step cannot be asked for again, so it must have been kept: the
+    /// beginning of the step after it may be applied already.
+    ///
     /// # Errors
     /// Those of [`multiply_next`](Self::multiply_next), and whatever error `inputs` or `on_answer` gives.
     pub async fn multiply_steps<E: From<Error>>(
         &mut self,
         inputs: impl Stream<Item = std::result::Result<Bytes, E>>,
-        on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
+        mut on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         let mut stream = self.stream();
-        let result = stream.run(inputs, on_answer).await;
-        self.next_step = stream.next_answer_step();
-        result
+        let position = &mut self.position;
+        let take = |answer: Answer| {
+            let end = end_of(&answer);
+            on_answer(answer)?;
+            // Noted at once: this future may be dropped at any time.
+            *position = end;
+            Ok(())
+        };
+        stream.run(inputs, take).await
     }
 
     fn is_unary(&self) -> bool {
@@ -250,7 +265,7 @@ impl Session {
             let message = format!("{} bytes of step {answered} in answer to step {step}", payload.len());
             return Err(Error::Protocol { message });
         }
-        self.next_step = step + 1;
+        self.position = Position::start_of(step + 1);
         Ok(payload)
     }
 
@@ -265,7 +280,17 @@ impl Session {
             let Answer { offset, payload, step: _, replay: _, step_end: _ } = answer;
             output[offset..offset + payload.len()].copy_from_slice(&payload);
         }
-        self.next_step = step + 1;
+        self.position = Position::start_of(step + 1);
         Ok(())
+    }
+}
+
+/// The place after an answer.
+fn end_of(answer: &Answer) -> Position {
+    let Answer { step, offset, payload, step_end, replay: _ } = answer;
+    if *step_end {
+        Position::start_of(step + 1)
+    } else {
+        Position { step: *step, offset: offset + payload.len() }
     }
 }

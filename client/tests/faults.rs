@@ -433,3 +433,41 @@ async fn a_server_that_is_not_there_is_given_up() {
         assert!(matches!(refused, Err(Error::Unavailable { .. })), "{refused:?}");
     }
 }
+
+/// By an error of the caller, and by a future that is dropped; both in the middle of a step, with the next one begun.
+#[tokio::test]
+async fn steps_that_were_broken_off_are_gone_on_with() {
+    let spec = spec(300_000);
+    let resolved = spec.clone().resolve().unwrap();
+    let expected = expected(&spec, 12);
+    let client = client(serve(OneSession::default()).await).chunk_bytes(20_000).connect().await.unwrap();
+    let mut session = session(&client, &spec).await;
+    let mut collected = Collected::default();
+    let mut breaks = 0_usize;
+    while session.next_step() < 12 {
+        let first = session.next_step();
+        let inputs = tokio_stream::iter((first..12).map(|step| Ok(input(&resolved, step))));
+        let dropped = tokio::sync::Notify::new();
+        let by_error = breaks.is_multiple_of(2);
+        let mut left = 5 + breaks % 7;
+        let take = |answer: Answer| {
+            if left == 0 && by_error {
+                return Err(Error::Protocol { message: "enough".into() });
+            }
+            collected.take(&answer);
+            left = left.saturating_sub(1);
+            if left == 0 {
+                dropped.notify_one();
+            }
+            Ok(())
+        };
+        tokio::select! {
+            biased;
+            () = dropped.notified(), if !by_error => {}
+            _broken_off = session.multiply_steps(inputs, take) => {}
+        }
+        breaks += 1;
+    }
+    assert!(breaks > 10);
+    assert!(collected.0 == expected);
+}
