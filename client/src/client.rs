@@ -6,6 +6,7 @@ use noised_proto::v1::analysis_client::AnalysisClient;
 use noised_proto::v1::sessions_client::SessionsClient;
 use noised_proto::{session_spec_to_wire, v1};
 use tonic::transport::Channel;
+use uuid::Uuid;
 
 use crate::analysis::Analysis;
 use crate::channel::{ClientBuilder, Settings};
@@ -25,7 +26,7 @@ pub struct Client {
 /// How a session is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CreateOptions {
-    /// The last part of its name; the server makes one up where it is empty.
+    /// The last part of its name; where it is empty, one is made up that nobody else has.
     pub id: String,
     /// Go on with a session of that name that was made for the same, where there is one.
     pub resume: bool,
@@ -72,8 +73,9 @@ impl Client {
 
     /// Makes a session, or goes on with one.
     ///
-    /// A call whose answer was lost is tried again only with [`CreateOptions::resume`]: without, the server could not
-    /// tell a repetition from somebody else's session of the same name.
+    /// A call whose answer was lost is tried again only with [`CreateOptions::resume`] or without an id: else nobody could
+    /// tell a repetition from somebody else's session of the same name. For the same reason a call that a server, or
+    /// whatever stands before it, was too busy to answer may end with [`Error::AlreadyExists`] when it is tried again.
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::AlreadyExists`], [`Error::FingerprintMismatch`], [`Error::ResourceExhausted`], and
@@ -82,14 +84,20 @@ impl Client {
         // What the server would refuse is refused here, under the same name.
         let resolved = spec.clone().resolve()?;
         let CreateOptions { id, resume } = options;
+        // A session of a name that was just made up is this call's own: the server cannot know that, and a name that it made
+        // up would be lost with its answer.
+        let own = id.is_empty();
+        let session_id = if own { Uuid::new_v4().to_string() } else { id };
+        let resume = resume || own;
         let request =
-            v1::CreateSessionRequest { session_id: id, session: Some(session_spec_to_wire(spec)), resume };
-        let harmless = |error: &Error| resume || matches!(error, Error::Unavailable { .. });
+            v1::CreateSessionRequest { session_id, session: Some(session_spec_to_wire(spec)), resume };
+        let harmless = |error: &Error| resume || !matches!(error, Error::Transport { .. });
         let made = retrying_where(self.settings.retry, harmless, async || {
             Ok(self.sessions().create_session(request.clone()).await?.into_inner())
         });
         let made = made.await?;
-        let info = SessionInfo::try_from(made)?;
+        let mut info = SessionInfo::try_from(made)?;
+        info.resumed &= !own;
         if info.fingerprint != *resolved.fingerprint().as_bytes() {
             let message =
                 "the server's fingerprint of the session is not this client's: their versions differ";

@@ -29,6 +29,8 @@ const NAME: &str = "sessions/test";
 #[derive(Clone, Default)]
 struct OneSession {
     held: Arc<Mutex<Option<noised::Session>>>,
+    /// What was asked for, in order.
+    creations: Arc<Mutex<Vec<v1::CreateSessionRequest>>>,
     /// Errors that the next calls meet.
     refusals: Arc<Mutex<VecDeque<ServiceError>>>,
 }
@@ -85,14 +87,20 @@ impl Sessions for OneSession {
         request: Request<v1::CreateSessionRequest>,
     ) -> Result<Response<v1::Session>, Status> {
         self.refuse()?;
-        let resolved = session_spec(request.into_inner().session.unwrap()).unwrap().resolve().unwrap();
+        let request = request.into_inner();
+        self.creations.lock().unwrap().push(request.clone());
+        let resolved = session_spec(request.session.unwrap()).unwrap().resolve().unwrap();
         let resumed = {
             let mut held = self.held.lock().unwrap();
+            let resumed = held.is_some();
             match &*held {
+                Some(_) if !request.resume => {
+                    return Err(ServiceError::SessionExists { name: NAME.into() }.into());
+                }
                 Some(session) => session.resolved().check_same(&resolved).map_err(ServiceError::from)?,
                 None => *held = Some(noised::Session::new(resolved)),
             }
-            held.as_ref().is_some_and(|session| session.next_step() > 0)
+            resumed
         };
         self.describe(resumed)
     }
@@ -470,4 +478,23 @@ async fn steps_that_were_broken_off_are_gone_on_with() {
     }
     assert!(breaks > 10);
     assert!(collected.0 == expected);
+}
+
+#[tokio::test]
+async fn a_session_whose_answer_was_lost_is_made_once() {
+    for resume in [false, true] {
+        let service = OneSession::default();
+        let server = serve(service.clone()).await;
+        // The beginning of an answer gets through, and its end does not.
+        let (address, connections) = break_after(server, [200, 200].into()).await;
+        let client = client(address).connect().await.unwrap();
+        let options = CreateOptions { id: String::new(), resume };
+        let session = client.create_session(&spec(6000), options).await.unwrap();
+        assert!(!session.info().resumed);
+        assert_eq!(connections.load(Ordering::Relaxed), 3);
+        let creations = service.creations.lock().unwrap().clone();
+        assert!(creations.len() > 1);
+        assert!(!creations[0].session_id.is_empty());
+        assert!(creations.iter().all(|creation| *creation == creations[0]));
+    }
 }
