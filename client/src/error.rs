@@ -143,7 +143,12 @@ impl Error {
 
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unavailable { .. } | Self::Transport { .. })
+        match self {
+            Self::Unavailable { .. } | Self::Transport { .. } => true,
+            // Of a limit that others reached for a while, the server tells when to come back.
+            Self::ResourceExhausted { retry_after, .. } => retry_after.is_some(),
+            _ => false,
+        }
     }
 }
 
@@ -261,6 +266,9 @@ mod tests {
         let error = round_trip(ServiceError::SessionQuota { limit: 3 });
         assert!(matches!(error, Error::ResourceExhausted { .. }) && !error.is_retryable());
         let retry_after = Duration::from_secs(2);
+        let error = round_trip(ServiceError::Busy { what: "analyses", limit: 1, retry_after });
+        assert!(matches!(error, Error::ResourceExhausted { .. }) && error.is_retryable());
+        assert_eq!(error.retry_after(), Some(retry_after));
         let error = round_trip(ServiceError::Draining { retry_after });
         assert_eq!((error.is_retryable(), error.retry_after()), (true, Some(retry_after)));
         assert!(matches!(round_trip(ServiceError::Internal), Error::Other { code: Code::Internal, .. }));

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
-/// How a call that met a fault of the connection, or a server that is not ready, is tried again.
+/// How a call that met a fault of the connection, or a server that is not ready or too busy, is tried again.
 ///
 /// Only calls whose repetition is harmless are tried again: a step is, since a session answers a repeated step with the
 /// same bytes. A refusal (a wrong step, a bad field) is never tried again. What the server says about when to come

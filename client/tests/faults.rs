@@ -498,3 +498,14 @@ async fn a_session_whose_answer_was_lost_is_made_once() {
         assert!(creations.iter().all(|creation| *creation == creations[0]));
     }
 }
+
+#[tokio::test]
+async fn a_busy_server_is_waited_for() {
+    let service = OneSession::default();
+    let client = client(serve(service.clone()).await).connect().await.unwrap();
+    let busy = ServiceError::Busy { what: "calls", limit: 1, retry_after: Duration::from_millis(30) };
+    service.refusals.lock().unwrap().extend([busy.clone(), busy]);
+    let start = std::time::Instant::now();
+    client.create_session(&spec(6000), CreateOptions { id: "test".into(), resume: false }).await.unwrap();
+    assert!(start.elapsed() >= Duration::from_millis(60));
+}
