@@ -31,8 +31,9 @@ impl Analysis {
     pub async fn materialize(&self, matrix: &MatrixSpec, n: u64) -> Result<Rows> {
         matrix.validate()?;
         let request = v1::MaterializeRequest { matrix: Some(matrix.into()), n };
-        let answers = retrying(self.retry, async || {
-            Ok(self.client.clone().materialize(request.clone()).await?.into_inner())
+        let answers = retrying(self.retry, &request, |request| {
+            let mut client = self.client.clone();
+            async move { client.materialize(request).await }
         });
         Ok(Rows { answers: answers.await?, n, next: 0, rows: VecDeque::new() })
     }
@@ -44,8 +45,9 @@ impl Analysis {
     pub async fn row_norms_squared(&self, matrix: &MatrixSpec, n: u64) -> Result<Vec<f64>> {
         matrix.validate()?;
         let request = v1::RowNormsSquaredRequest { matrix: Some(matrix.into()), n };
-        let answer = retrying(self.retry, async || {
-            Ok(self.client.clone().row_norms_squared(request.clone()).await?.into_inner())
+        let answer = retrying(self.retry, &request, |request| {
+            let mut client = self.client.clone();
+            async move { client.row_norms_squared(request).await }
         });
         let v1::RowNormsSquaredResponse { row_norms_squared } = answer.await?;
         check(row_norms_squared.len() as u64 == n, "as many norms as there are rows")?;
@@ -60,8 +62,9 @@ impl Analysis {
         matrix.validate()?;
         let x = x.iter().map(|values| v1::Row { values: values.clone() });
         let request = v1::MultiplyRequest { matrix: Some(matrix.into()), x: x.collect() };
-        let answer = retrying(self.retry, async || {
-            Ok(self.client.clone().multiply(request.clone()).await?.into_inner())
+        let answer = retrying(self.retry, &request, |request| {
+            let mut client = self.client.clone();
+            async move { client.multiply(request).await }
         });
         let v1::MultiplyResponse { rows } = answer.await?;
         let shape = |rows: &[v1::Row]| rows.iter().map(|row| row.values.len()).collect::<Vec<_>>();
@@ -86,8 +89,9 @@ impl Analysis {
             shard: tree.map(|(_, shard)| shard.into()),
             precision: precision.map_or(v1::Precision::Unspecified, v1::Precision::from).into(),
         };
-        let answer = retrying(self.retry, async || {
-            Ok(self.client.clone().describe(request.clone()).await?.into_inner())
+        let answer = retrying(self.retry, &request, |request| {
+            let mut client = self.client.clone();
+            async move { client.describe(request).await }
         });
         decode_description(answer.await?)
     }

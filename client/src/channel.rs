@@ -87,7 +87,7 @@ pub(crate) struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            chunk_bytes: 512 * KIB,
+            chunk_bytes: MIB,
             unary_bytes: MIB,
             message_bytes: 64 * MIB,
             retry: RetryPolicy::default(),
@@ -108,7 +108,7 @@ impl ClientBuilder {
         Ok(Self { target: target.parse()?, settings: Settings::default() })
     }
 
-    /// Bytes of a chunk on a stream, rounded down to whole tiles. 512 KiB unless set; 256 KiB to 1 MiB are all good.
+    /// Bytes of a chunk on a stream, rounded down to whole tiles. 1 MiB unless set; 256 KiB to 1 MiB are all good.
     pub fn chunk_bytes(mut self, bytes: usize) -> Self {
         self.settings.chunk_bytes = bytes;
         self

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::analysis::Analysis;
 use crate::channel::{ClientBuilder, Settings};
 use crate::error::{Error, Result};
-use crate::retry::{retrying, retrying_where};
+use crate::retry::{Attempts, retrying, retrying_where};
 use crate::session::{Session, SessionInfo};
 
 /// A connection to a server. Cheap to clone; clones share the connection.
@@ -92,8 +92,9 @@ impl Client {
         let request =
             v1::CreateSessionRequest { session_id, session: Some(session_spec_to_wire(spec)), resume };
         let harmless = |error: &Error| resume || !matches!(error, Error::Transport { .. });
-        let made = retrying_where(self.settings.retry, harmless, async || {
-            Ok(self.sessions().create_session(request.clone()).await?.into_inner())
+        let made = retrying_where(self.settings.retry, harmless, &request, |request| {
+            let mut sessions = self.sessions();
+            async move { sessions.create_session(request).await }
         });
         let made = made.await?;
         let mut info = SessionInfo::try_from(made)?;
@@ -123,8 +124,9 @@ impl Client {
     /// [`Error::NotFound`], and the faults of a connection.
     pub async fn get_session(&self, name: &str) -> Result<SessionInfo> {
         let request = v1::GetSessionRequest { name: full_name(name) };
-        let session = retrying(self.settings.retry, async || {
-            Ok(self.sessions().get_session(request.clone()).await?.into_inner())
+        let session = retrying(self.settings.retry, &request, |request| {
+            let mut sessions = self.sessions();
+            async move { sessions.get_session(request).await }
         });
         session.await?.try_into()
     }
@@ -137,8 +139,9 @@ impl Client {
         let mut sessions = Vec::new();
         let mut request = v1::ListSessionsRequest { page_size: 1000, page_token: String::new() };
         loop {
-            let page = retrying(self.settings.retry, async || {
-                Ok(self.sessions().list_sessions(request.clone()).await?.into_inner())
+            let page = retrying(self.settings.retry, &request, |request| {
+                let mut sessions = self.sessions();
+                async move { sessions.list_sessions(request).await }
             });
             let v1::ListSessionsResponse { sessions: of_page, next_page_token } = page.await?;
             for session in of_page {
@@ -157,11 +160,11 @@ impl Client {
     /// [`Error::NotFound`], also where a first try succeeded and its answer was lost; the faults of a connection.
     pub async fn delete_session(&self, name: &str) -> Result<()> {
         let request = v1::DeleteSessionRequest { name: full_name(name) };
-        retrying(self.settings.retry, async || {
-            self.sessions().delete_session(request.clone()).await?;
-            Ok(())
-        })
-        .await
+        let deleted = retrying(self.settings.retry, &request, |request| {
+            let mut sessions = self.sessions();
+            async move { sessions.delete_session(request).await }
+        });
+        deleted.await
     }
 }
 
@@ -171,8 +174,13 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Invalid`] where a setting is out of its range; [`Error::Unavailable`] where no server answers.
     pub async fn connect(self) -> Result<Client> {
-        let channel = retrying(self.settings.retry, async || self.channel().await).await?;
-        Ok(Client::new(channel, self.settings))
+        let mut attempts = Attempts::new(self.settings.retry);
+        loop {
+            match self.channel().await {
+                Ok(channel) => return Ok(Client::new(channel, self.settings)),
+                Err(error) => attempts.pause(error).await?,
+            }
+        }
     }
 
     /// A client that connects at its first call. It must be made within a tokio runtime.

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tonic::Status;
+
 use crate::error::{Error, Result};
 
 /// How a call that met a fault of the connection, or a server that is not ready or too busy, is tried again.
@@ -75,22 +77,37 @@ impl Attempts {
     }
 }
 
-/// Calls until there is an answer, a refusal, or no time left.
-pub(crate) async fn retrying<T>(policy: RetryPolicy, call: impl AsyncFnMut() -> Result<T>) -> Result<T> {
-    retrying_where(policy, Error::is_retryable, call).await
+/// Sends a request until there is an answer, a refusal, or no time left.
+pub(crate) async fn retrying<R: Clone, T, F>(
+    policy: RetryPolicy,
+    request: &R,
+    call: impl Fn(R) -> F,
+) -> Result<T>
+where
+    F: Future<Output = std::result::Result<tonic::Response<T>, Status>>,
+{
+    retrying_where(policy, Error::is_retryable, request, call).await
 }
 
-/// The same, for a call that may be repeated only after some errors.
-pub(crate) async fn retrying_where<T>(
+/// The same, for a request that may be repeated only after some errors.
+//
+// A closure that gives a future, and not an async closure: whether the future of one of those may go to another thread
+// cannot be told where the caller spawns it.
+pub(crate) async fn retrying_where<R: Clone, T, F>(
     policy: RetryPolicy,
     harmless: impl Fn(&Error) -> bool,
-    mut call: impl AsyncFnMut() -> Result<T>,
-) -> Result<T> {
+    request: &R,
+    call: impl Fn(R) -> F,
+) -> Result<T>
+where
+    F: Future<Output = std::result::Result<tonic::Response<T>, Status>>,
+{
     let mut attempts = Attempts::new(policy);
     loop {
-        match call().await {
+        match call(request.clone()).await.map_err(Error::from) {
+            Ok(answer) => return Ok(answer.into_inner()),
             Err(error) if harmless(&error) => attempts.pause(error).await?,
-            done => return done,
+            Err(error) => return Err(error),
         }
     }
 }

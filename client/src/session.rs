@@ -257,8 +257,9 @@ impl Session {
             payload,
             fingerprint: self.binding.fingerprint.clone(),
         };
-        let answer = retrying(self.client.settings().retry, async || {
-            Ok(self.client.sessions().multiply_next(request.clone()).await?.into_inner())
+        let answer = retrying(self.client.settings().retry, &request, |request| {
+            let mut sessions = self.client.sessions();
+            async move { sessions.multiply_next(request).await }
         });
         let v1::MultiplyNextResponse { step: answered, payload, replay: _ } = answer.await?;
         if answered != step || payload.len() != self.step_bytes() {
@@ -292,5 +293,27 @@ fn end_of(answer: &Answer) -> Position {
         Position::start_of(step + 1)
     } else {
         Position { step: *step, offset: offset + payload.len() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a program spawns on a runtime of many threads. That it compiles is the test.
+    #[allow(dead_code, reason = "compiled, never called")]
+    fn futures_may_go_to_other_threads(
+        client: &'static Client,
+        session: &'static mut Session,
+        spec: &'static SessionSpec,
+    ) {
+        fn is_send(_: impl Send) {}
+        is_send(client.create_session(spec, crate::CreateOptions::default()));
+        is_send(client.open_session("a"));
+        is_send(session.stream().next());
+        let inputs = tokio_stream::empty::<std::result::Result<Bytes, Error>>();
+        is_send(session.multiply_steps(inputs, |_| Ok::<_, Error>(())));
+        is_send(session.multiply_next(0, Bytes::new()));
+        is_send(session.multiply_next_into(0, &[], &mut []));
     }
 }

@@ -52,7 +52,7 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// For steps of this layout, from one place on, which is the start of a tile.
+    /// For steps of this layout, from one place on. Where that is in the middle of a tile, a connection starts with the tile.
     pub(crate) fn new(layout: Layout, chunk_bytes: usize, start: Position) -> Self {
         Self { layout, chunk_bytes, sent: start, received: start, delivered: start }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use noised_proto::v1::analysis_server::{self, AnalysisServer};
-use noised_proto::v1::sessions_server::{self, SessionsServer};
+use noised_proto::v1::sessions_server;
 use noised_proto::{FILE_DESCRIPTOR_SET, ServiceError};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};

@@ -61,13 +61,15 @@ impl Decoder for Raw {
     }
 }
 
-/// Sends a message to a method and leaves the call open, until it is aborted.
+/// Sends a message to a method and leaves the call open, until it is aborted. Where it is refused it is tried again.
 pub fn stall(channel: &Channel, path: &'static str, message: Bytes) -> JoinHandle<()> {
     let mut grpc = Grpc::new(channel.clone());
     tokio::spawn(async move {
-        grpc.ready().await.unwrap();
-        let request = Request::new(tokio_stream::once(message).chain(tokio_stream::pending()));
-        let _refused = grpc.streaming(request, PathAndQuery::from_static(path), Raw).await;
+        loop {
+            grpc.ready().await.unwrap();
+            let request = Request::new(tokio_stream::once(message.clone()).chain(tokio_stream::pending()));
+            let _refused = grpc.streaming(request, PathAndQuery::from_static(path), Raw).await;
+        }
     })
 }
 

@@ -1,0 +1,136 @@
+//! Peers in Python: a virtual environment of their own, and a process for each way of setting them up.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::cases::Case;
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/steps.py");
+const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/requirements.txt");
+
+/// How a Python peer is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// jax_privacy as pip installs it.
+    JaxPrivacy,
+    /// jax_privacy with an allocator that keeps its memory, in huge pages.
+    JaxPrivacyTuned,
+    NumPy,
+}
+
+impl Peer {
+    pub(crate) const ALL: [Self; 3] = [Self::JaxPrivacy, Self::JaxPrivacyTuned, Self::NumPy];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::JaxPrivacy => "jax_privacy",
+            Self::JaxPrivacyTuned => "jax_privacy, tuned allocator",
+            Self::NumPy => "NumPy",
+        }
+    }
+
+    fn library(self) -> &'static str {
+        match self {
+            Self::JaxPrivacy | Self::JaxPrivacyTuned => "jax_privacy",
+            Self::NumPy => "numpy",
+        }
+    }
+
+    /// What glibc is told: give nothing back, map nothing by itself, use huge pages.
+    fn environment(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::JaxPrivacy | Self::NumPy => &[],
+            Self::JaxPrivacyTuned => &[
+                ("MALLOC_TRIM_THRESHOLD_", "68719476736"),
+                ("MALLOC_MMAP_MAX_", "0"),
+                ("MALLOC_TOP_PAD_", "268435456"),
+                ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+            ],
+        }
+    }
+}
+
+/// A running peer.
+pub(crate) struct Worker {
+    process: Child,
+    requests: ChildStdin,
+    answers: BufReader<ChildStdout>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    error: Option<String>,
+    form: Option<String>,
+    seconds: Option<Vec<f64>>,
+}
+
+impl Worker {
+    pub(crate) fn start(python: &Path, peer: Peer) -> anyhow::Result<Self> {
+        let mut process = Command::new(python)
+            .arg(SCRIPT)
+            .arg(peer.library())
+            .env("JAX_PLATFORMS", "cpu")
+            .envs(peer.environment().iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start python")?;
+        let requests = process.stdin.take().context("no stdin")?;
+        let answers = BufReader::new(process.stdout.take().context("no stdout")?);
+        Ok(Self { process, requests, answers })
+    }
+
+    /// Makes ready for a matrix; tells in which form its step is run. An error of the peer is one line.
+    pub(crate) fn set_up(&mut self, case: &Case, lanes: usize) -> anyhow::Result<String> {
+        let matrix: Value = serde_json::from_str(&case.matrix.to_json())?;
+        let answer = self.ask(&json!({"do": "set_up", "matrix": matrix, "lanes": lanes}))?;
+        Ok(answer.form.unwrap_or_default())
+    }
+
+    pub(crate) fn steps(&mut self, count: usize) -> anyhow::Result<Vec<Duration>> {
+        let answer = self.ask(&json!({"do": "steps", "count": count}))?;
+        Ok(answer.seconds.unwrap_or_default().into_iter().map(Duration::from_secs_f64).collect())
+    }
+
+    fn ask(&mut self, request: &Value) -> anyhow::Result<Answer> {
+        writeln!(self.requests, "{request}")?;
+        self.requests.flush()?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        let answer: Answer =
+            serde_json::from_str(&line).with_context(|| format!("the peer said {line:?}"))?;
+        match answer.error {
+            Some(error) => Err(anyhow::anyhow!(error)),
+            None => Ok(answer),
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _gone = self.process.wait();
+    }
+}
+
+/// The interpreter of an environment under `directory` that has the peers, made where there is none yet.
+pub(crate) fn environment(directory: &Path) -> anyhow::Result<PathBuf> {
+    let venv = directory.join("venv");
+    let python = venv.join("bin/python");
+    let run = |command: &mut Command| -> anyhow::Result<()> {
+        let status = command.stdout(Stdio::null()).status().with_context(|| format!("{command:?}"))?;
+        ensure!(status.success(), "{command:?} ended with {status}");
+        Ok(())
+    };
+    if !python.exists() {
+        run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    }
+    run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r", REQUIREMENTS]))?;
+    Ok(python)
+}
