@@ -220,6 +220,38 @@ fn other_bad_usage() {
 }
 
 #[test]
+fn a_bench_is_refused_by_the_name_of_the_option() {
+    for (option, values) in [
+        ("--lanes", &["0", "x", "1,,2", "1000,-1", ""][..]),
+        ("--steps", &["0", "-1", "x"]),
+        ("--duration", &["0s", "10", "fast", ""]),
+        ("--warm-up", &["-1"]),
+        ("--sessions", &["0", "257", "x"]),
+        ("--mode", &["duplex"]),
+        ("--dtype", &["int8"]),
+        ("--precision", &["bf16"]),
+        ("--chunk-bytes", &["0", "33554433"]),
+        ("--format", &["yaml"]),
+    ] {
+        for value in values {
+            let line = failure(&["bench", &format!("{option}={value}")], 2);
+            assert!(line.contains(option), "{option} {value}: {line}");
+        }
+    }
+    assert!(failure(&["bench", "--steps", "3", "--duration", "1s"], 2).contains("--duration"));
+    assert!(
+        failure(&["bench", "--matrix", r#"{"kind":"toeplitz","coef":[]}"#], 2).starts_with("matrix.coef: ")
+    );
+    assert!(failure(&["bench", "--lanes", &u64::MAX.to_string()], 2).starts_with("lanes: "));
+    assert!(failure(&["bench", "--server", "nowhere"], 2).starts_with("server: "));
+    let report = ["bench", "--report", "/no/such/dir/a.json"];
+    assert!(failure(&report, 1).starts_with("/no/such/dir/a.json: "));
+    let nobody = ["bench", "--retry", "0", "--server", "127.0.0.1:1"];
+    assert!(failure(&nobody, 1).starts_with("the server is unavailable: "));
+    assert!(stdout(&["bench", "--help"]).contains("latency_ms"));
+}
+
+#[test]
 fn what_is_no_fault_of_usage_ends_with_1() {
     let there = ["materialize", "-n", "2", "--matrix", PREFIX_SUM, "--retry", "0", "--server", "127.0.0.1:1"];
     assert!(failure(&there, 1).starts_with("the server is unavailable: http://127.0.0.1:1: "));

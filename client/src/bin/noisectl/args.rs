@@ -84,8 +84,18 @@ pub(crate) struct ServerArg {
 
 impl ServerArg {
     pub(crate) async fn client(&self) -> Result<Client, Failure> {
+        Ok(self.builder()?.connect().await?)
+    }
+
+    /// A client's settings, for a command that has more to set.
+    pub(crate) fn builder(&self) -> Result<ClientBuilder, Failure> {
         let retry = RetryPolicy { max_elapsed: Duration::from_secs(self.retry), ..RetryPolicy::default() };
-        Ok(ClientBuilder::new(&self.server)?.retry(retry).connect().await?)
+        Ok(ClientBuilder::new(&self.server)?.retry(retry))
+    }
+
+    /// The server, as it was named.
+    pub(crate) fn name(&self) -> &str {
+        &self.server
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `materialize`, `row_norms`, `multiply`, `describe` | questions about a matrix, asked of a server or in process |
 //! | `session` | sessions: make, look at, end, run |
+//! | `bench` | a server under load: throughput and latency |
 //! | `args` | arguments that several commands take |
 //! | `npy`, `steps` | arrays and runs of steps, from files |
 //! | `output` | tables for people, JSON for programs |
@@ -12,6 +13,7 @@
 //! Exit status: 0 done, 2 bad usage or a bad description (one line on stderr names the field), 1 anything else.
 
 mod args;
+mod bench;
 mod describe;
 mod failure;
 mod materialize;
@@ -49,6 +51,8 @@ enum Command {
     /// Sessions of a server.
     #[command(subcommand)]
     Session(session::Command),
+    /// Load a server and tell its throughput and latency.
+    Bench(bench::Args),
 }
 
 impl Command {
@@ -59,6 +63,7 @@ impl Command {
             Self::Multiply(args) => args.run().await,
             Self::Describe(args) => args.run().await,
             Self::Session(command) => command.run().await,
+            Self::Bench(args) => args.run().await,
         }
     }
 }

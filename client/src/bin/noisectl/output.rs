@@ -98,6 +98,28 @@ pub(crate) fn bytes(count: u64) -> String {
     if unit == 0 { format!("{count} B") } else { format!("{value:.2} {}", UNITS[unit]) }
 }
 
+/// A number for people with three digits and the prefix of a power of 1000, such as `1.5k` or `100`.
+pub(crate) fn count(value: f64) -> String {
+    const PREFIXES: [&str; 6] = ["", "k", "M", "G", "T", "P"];
+    if value > 0.0 && value < 1e-4 {
+        return format!("{value:e}");
+    }
+    // Rounded first, so that 999.9 becomes 1k and not 1000.
+    let exponent = if value > 0.0 { value.log10().floor() as i32 } else { 0 };
+    let unit = 10_f64.powi(exponent - 2);
+    let rounded = (value / unit).round() * unit;
+    let mut scaled = rounded;
+    let mut prefix = 0;
+    while scaled > 999.5 && prefix + 1 < PREFIXES.len() {
+        scaled /= 1000.0;
+        prefix += 1;
+    }
+    let before_point = if scaled > 0.0 { (scaled.log10() + 1e-9).floor() as i32 + 1 } else { 1 };
+    let text = format!("{scaled:.*}", (3 - before_point).clamp(0, 9) as usize);
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    format!("{text}{}", PREFIXES[prefix])
+}
+
 /// A value that may be absent, for people.
 pub(crate) fn or_none(value: Option<u64>) -> String {
     value.map_or_else(|| "none".to_owned(), |value| value.to_string())
@@ -130,5 +152,8 @@ mod tests {
         assert_eq!(short(-1.5e-9), "-1.50000e-9");
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(400_000_000), "400.00 MB");
+        let counts = [0.0, 0.012_34, 0.5, 1.0, 12.0, 999.4, 999.9, 1000.0, 1536.0, 100_000.0, 1e7, 2.345e9];
+        let shown = ["0", "0.0123", "0.5", "1", "12", "999", "1k", "1k", "1.54k", "100k", "10M", "2.35G"];
+        assert_eq!(counts.map(count), shown);
     }
 }
