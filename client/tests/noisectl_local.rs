@@ -232,6 +232,7 @@ fn a_bench_is_refused_by_the_name_of_the_option() {
         ("--precision", &["bf16"]),
         ("--chunk-bytes", &["0", "33554433"]),
         ("--format", &["yaml"]),
+        ("--plot", &["a.gif", "a"]),
     ] {
         for value in values {
             let line = failure(&["bench", &format!("{option}={value}")], 2);
@@ -244,8 +245,9 @@ fn a_bench_is_refused_by_the_name_of_the_option() {
     );
     assert!(failure(&["bench", "--lanes", &u64::MAX.to_string()], 2).starts_with("lanes: "));
     assert!(failure(&["bench", "--server", "nowhere"], 2).starts_with("server: "));
-    let report = ["bench", "--report", "/no/such/dir/a.json"];
-    assert!(failure(&report, 1).starts_with("/no/such/dir/a.json: "));
+    for option in ["--report", "--plot"] {
+        assert!(failure(&["bench", option, "/no/such/dir/a.svg"], 1).starts_with("/no/such/dir/a.svg: "));
+    }
     let nobody = ["bench", "--retry", "0", "--server", "127.0.0.1:1"];
     assert!(failure(&nobody, 1).starts_with("the server is unavailable: "));
     assert!(stdout(&["bench", "--help"]).contains("latency_ms"));

@@ -221,11 +221,12 @@ fn a_bench_reports_every_case_and_leaves_nothing() {
     let server = Server::start();
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let report = path("report.json");
+    let (report, svg, png) = (path("report.json"), path("plot.svg"), path("plot.png"));
 
     let few = ["--lanes", "100,5000", "--sessions", "3", "--steps", "7", "--warm-up", "2", "--dtype", "bf16"];
     for mode in ["stream", "unary"] {
-        let more = ["--mode", mode, "--precision", "f64", "--matrix", MATRIX, "--report", &report];
+        let more =
+            ["--mode", mode, "--precision", "f64", "--matrix", MATRIX, "--report", &report, "--plot", &svg];
         let printed: serde_json::Value =
             serde_json::from_str(&run(&mut bench(&server, &[&few[..], &more].concat()))).unwrap();
         let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
@@ -261,7 +262,12 @@ fn a_bench_reports_every_case_and_leaves_nothing() {
         }
         assert_eq!(sessions(&server), 0);
     }
-    // A table; a case that ends by the clock, and one that ends with the matrix.
+    let svg = std::fs::read_to_string(&svg).unwrap();
+    assert!(
+        svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>") && svg.contains("5k lanes, unary")
+    );
+
+    // A table and a PNG; a case that ends by the clock, and one that ends with the matrix.
     let table = run(program("noisectl").args([
         "bench",
         "--server",
@@ -270,8 +276,12 @@ fn a_bench_reports_every_case_and_leaves_nothing() {
         "300",
         "--duration",
         "50ms",
+        "--plot",
+        &png,
     ]));
     assert!(table.contains("GB/s each way") && table.contains("unary"), "{table}");
+    let png = std::fs::read(&png).unwrap();
+    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xae\x42\x60\x82"));
     let dense = r#"{"kind":"dense","rows":[[1],[0.5,1],[0.25,0.5,1]]}"#;
     let short = ["--lanes", "10", "--warm-up", "1", "--matrix", dense];
     let ended: serde_json::Value = serde_json::from_str(&run(&mut bench(&server, &short))).unwrap();

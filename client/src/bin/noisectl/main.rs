@@ -5,6 +5,7 @@
 //! | `materialize`, `row_norms`, `multiply`, `describe` | questions about a matrix, asked of a server or in process |
 //! | `session` | sessions: make, look at, end, run |
 //! | `bench` | a server under load: throughput and latency |
+//! | `plot` | figures with axes and lines, as SVG or PNG, with the feature `plot` |
 //! | `args` | arguments that several commands take |
 //! | `npy`, `steps` | arrays and runs of steps, from files |
 //! | `output` | tables for people, JSON for programs |
@@ -20,6 +21,8 @@ mod materialize;
 mod multiply;
 mod npy;
 mod output;
+#[cfg(feature = "plot")]
+mod plot;
 mod row_norms;
 mod session;
 mod steps;

@@ -6,8 +6,11 @@
 //! | `worker` | one session stepped from a thread and a connection of its own |
 //! | `sessions` | the sessions that a bench made, and their end |
 //! | `report` | results as a table and as JSON |
+//! | `figure` | results as a figure, with the feature `plot` |
 
 mod case;
+#[cfg(feature = "plot")]
+mod figure;
 mod report;
 mod sessions;
 mod worker;
@@ -102,6 +105,10 @@ pub(crate) struct Args {
     /// Write the JSON report there as well.
     #[arg(long, value_name = "FILE.json")]
     report: Option<PathBuf>,
+    /// Draw percentiles of latency, and throughput by lanes.
+    #[cfg(feature = "plot")]
+    #[arg(long, value_name = "FILE.svg|FILE.png", value_parser = crate::plot::ImageFile::parse)]
+    plot: Option<crate::plot::ImageFile>,
     #[command(flatten)]
     server: ServerArg,
     #[command(flatten)]
@@ -176,7 +183,12 @@ impl Args {
 
     /// A file that cannot be written is told before the work and not after it.
     fn check_files(&self) -> Result<(), Failure> {
-        if let Some(path) = &self.report {
+        let report = self.report.as_deref();
+        #[cfg(feature = "plot")]
+        let files = report.into_iter().chain(self.plot.as_ref().map(|plot| plot.path()));
+        #[cfg(not(feature = "plot"))]
+        let files = report.into_iter();
+        for path in files {
             let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
             if !directory.is_dir() {
                 return Err(Failure::failed(path.display(), "there is no such directory"));
@@ -201,6 +213,10 @@ impl Args {
     fn tell(&self, report: &Report) -> Result<(), Failure> {
         if let Some(path) = &self.report {
             report.write(path)?;
+        }
+        #[cfg(feature = "plot")]
+        if let Some(plot) = &self.plot {
+            plot.write(&figure::figure(report))?;
         }
         report.print(self.format.format)
     }
