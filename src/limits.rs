@@ -10,8 +10,9 @@ pub const TILE_LANES: usize = 1024;
 /// planes is one through memory.
 pub const BLOCK_LANES: usize = 16;
 
-/// Tiles below which a run of tiles is not split between threads: handing work over costs a few microseconds.
-pub const PARALLEL_GRAIN_TILES: usize = 16;
+/// Bytes of state and values below which a run of tiles is not split between threads: waking a thread costs what going
+/// through some hundred kilobytes in cache does.
+pub const PARALLEL_GRAIN_BYTES: usize = 1 << 20;
 
 /// Steps that one sweep through the state takes at most.
 pub const MAX_STEPS_A_PASS: usize = 8;

@@ -80,7 +80,7 @@ def jax_step(spec, lanes):
     timed(run, 3)
     return median(timed(run, 5))
 
-  state_bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(jax.eval_shape(matrix.init_multiply, x)) if leaf.ndim)
+  state_bytes = sum(4 * leaf.size for leaf in jax.tree.leaves(jax.eval_shape(matrix.init_multiply, x)))
   # Not donated, there are two states at a time: too much for a small machine where one is large.
   donate = state_bytes > LARGE_STATE_BYTES or time_of(True) < time_of(False)
   return 'donated' if donate else 'undonated', make(donate)

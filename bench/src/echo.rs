@@ -87,6 +87,7 @@ pub(crate) fn serve_tcp() -> anyhow::Result<()> {
 }
 
 /// A connection to tonic's echo.
+#[derive(Clone)]
 pub(crate) struct TonicEcho(EchoClient<Channel>);
 
 impl TonicEcho {

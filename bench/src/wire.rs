@@ -176,10 +176,12 @@ pub(crate) async fn small_steps(lanes: usize, rounds: usize) -> anyhow::Result<V
     Ok(vec![row("p50", 0), row("p99", 1)])
 }
 
-/// Many small sessions, one step of each in turn, beside one large session with as many lanes.
+/// Many small sessions, one step of each in turn, beside one large session with as many lanes, and beside as many echoes
+/// of the same bytes.
 pub(crate) async fn many_sessions(count: usize, lanes: usize, rounds: usize) -> anyhow::Result<Vec<Row>> {
     const IN_FLIGHT: usize = 64;
-    let noised = ServerProcess::noised().await?;
+    let (noised, tonic) = (ServerProcess::noised().await?, ServerProcess::echo("tonic-echo")?);
+    let echo = TonicEcho::connect(tonic.address).await?;
     let url = format!("http://{}", noised.address);
     let large_payload = payload(count * lanes);
     let mut large = Client::connect(&url)
@@ -194,7 +196,7 @@ pub(crate) async fn many_sessions(count: usize, lanes: usize, rounds: usize) -> 
     }
     let payload = payload(lanes);
     let speed = |taken: Duration, steps: usize| (steps * count * lanes) as f64 / 1e6 / taken.as_secs_f64();
-    let (mut many, mut one) = (Vec::new(), Vec::new());
+    let (mut many, mut one, mut echoes) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..=rounds {
         let start = Instant::now();
         let mut tasks = Vec::new();
@@ -213,11 +215,37 @@ pub(crate) async fn many_sessions(count: usize, lanes: usize, rounds: usize) -> 
         }
         let of_many = start.elapsed();
         let of_one = steps(&mut large, &large_payload, 5).await?;
+        let of_echoes = unary_echoes(&echo, &payload, IN_FLIGHT, count / IN_FLIGHT).await?;
         if round > 0 {
             many.push(speed(of_many, 1));
             one.push(speed(of_one, 5));
+            echoes.push((count / IN_FLIGHT * IN_FLIGHT * lanes) as f64 / 1e6 / of_echoes.as_secs_f64());
         }
     }
     let measure = format!("{count} sessions in turn");
-    Ok(vec![Row::new(measure, lanes, Unit::MillionLanesPerSecond, &many, ("one session of all lanes", &one))])
+    let row = |peer| Row::new(measure.as_str(), lanes, Unit::MillionLanesPerSecond, &many, peer);
+    Ok(vec![row(("one session of all lanes", &one)), row(("raw tonic echo, as many at once", &echoes))])
+}
+
+/// Calls of an echo, `at_once` tasks with `each` of them.
+async fn unary_echoes(
+    echo: &TonicEcho,
+    payload: &Bytes,
+    at_once: usize,
+    each: usize,
+) -> anyhow::Result<Duration> {
+    let start = Instant::now();
+    let tasks = (0..at_once).map(|_| {
+        let (mut echo, payload) = (echo.clone(), payload.clone());
+        tokio::spawn(async move {
+            for _ in 0..each {
+                echo.unary(&payload).await?;
+            }
+            Ok::<_, anyhow::Error>(())
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await??;
+    }
+    Ok(start.elapsed())
 }

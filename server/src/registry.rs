@@ -59,9 +59,11 @@ impl Entry {
         if self.progress().damaged {
             return Err(Error::damaged("a step broke off in the middle of its computation").into());
         }
-        // An element has at least two bytes.
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
-        let work = bytes / 2 * (self.resolved.plan().planes() + 1);
+        let layout = self.resolved.layout();
+        let lane = |byte: usize| layout.lane_of_byte(byte.min(layout.byte_len())).unwrap_or(layout.lanes());
+        let lanes = lane(offset.saturating_add(bytes)).saturating_sub(lane(offset));
+        let work = lanes * (self.resolved.plan().planes() + 1);
         if work <= INLINE_WORK {
             return self.apply_locked(&mut session, step, offset, &pieces);
         }

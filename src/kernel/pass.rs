@@ -7,7 +7,7 @@ use twox_hash::XxHash3_64;
 
 use super::{Aligned, Backend, Program, Real, decode, encode};
 use crate::dtype::Precision;
-use crate::limits::{BLOCK_LANES, MAX_STEPS_A_PASS, PARALLEL_GRAIN_TILES, TILE_LANES};
+use crate::limits::{BLOCK_LANES, MAX_STEPS_A_PASS, PARALLEL_GRAIN_BYTES, TILE_LANES};
 use crate::tree::Layout;
 
 /// Values of `planes` planes of `lanes` lanes, which begin at a tile: lanes are rounded up to whole blocks.
@@ -117,7 +117,8 @@ impl Pass<'_> {
     /// of exactly these lanes. Long runs are split between the threads of the rayon pool that this is called in.
     pub(crate) fn run<T: Real>(self, state: &mut [T], mut steps: Steps<'_, T>) {
         let tiles = self.lanes.len().div_ceil(TILE_LANES);
-        if tiles > PARALLEL_GRAIN_TILES {
+        if tiles > 1 && self.lanes.len() * (self.planes + steps.len()) * size_of::<T>() > PARALLEL_GRAIN_BYTES
+        {
             let (tiles, middle) = (tiles / 2, self.lanes.start + tiles / 2 * TILE_LANES);
             let byte = self.layout.byte_of_lane(middle) - self.layout.byte_of_lane(self.lanes.start);
             let (state_a, state_b) = state.split_at_mut((middle - self.lanes.start) * self.planes);

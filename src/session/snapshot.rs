@@ -4,9 +4,9 @@
 //! magic "noised session\n"   15 bytes
 //! version                    u32
 //! header length              u64
-//! header                     JSON: specification, fingerprint, step, tiles done, lanes a tile and a block
+//! header                     JSON: specification, fingerprint, step, tiles done, lanes a tile and a block, steps ahead
 //! header digest              32 bytes, BLAKE3 of all before it
-//! state                      planes x lanes values, block after block, plane after plane
+//! state                      planes x lanes values, lanes rounded up to whole blocks, as they lie in memory
 //! digests                    u64 a tile
 //! outputs                    the kept output, from the first byte of the step on
 //! digest                     32 bytes, BLAKE3 of all before it
@@ -23,7 +23,7 @@ use super::{Session, SessionSpec, Source};
 use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::kernel::LaneState;
-use crate::limits::{BLOCK_LANES, TILE_LANES};
+use crate::limits::{BLOCK_LANES, MAX_STEPS_AHEAD, TILE_LANES};
 use crate::matrix::MatrixSpec;
 use crate::tree::{Leaf, Shard, Tree};
 
@@ -53,6 +53,7 @@ struct Header {
     tiles_done: usize,
     tile_lanes: usize,
     block_lanes: usize,
+    steps_ahead: usize,
 }
 
 impl Session {
@@ -99,10 +100,14 @@ impl Session {
             tiles_done,
             tile_lanes,
             block_lanes,
+            steps_ahead,
         } = header;
-        if (tile_lanes, block_lanes) != (TILE_LANES, BLOCK_LANES) {
+        // What a plane holds between two steps depends on all of these.
+        let (found, here) =
+            ([tile_lanes, block_lanes, steps_ahead], [TILE_LANES, BLOCK_LANES, MAX_STEPS_AHEAD]);
+        if found != here {
             return Err(Error::damaged(format!(
-                "tiles of {tile_lanes} lanes in blocks of {block_lanes}; this build has {TILE_LANES} and {BLOCK_LANES}"
+                "lanes a tile, lanes a block and steps ahead are {found:?}; in this build {here:?}"
             )));
         }
         let resolved = Tree::new(leaves)
@@ -163,6 +168,7 @@ impl Session {
             tiles_done: self.tiles_done,
             tile_lanes: TILE_LANES,
             block_lanes: BLOCK_LANES,
+            steps_ahead: MAX_STEPS_AHEAD,
         }
     }
 }

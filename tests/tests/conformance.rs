@@ -105,7 +105,7 @@ fn every_backend_gives_the_bits_of_the_reference() {
 #[test]
 fn threads_do_not_change_bits() {
     // Enough tiles that a step is split between threads.
-    let tree = trees::of_shapes(DType::F32, &[&[60_000], &[7, 123]]);
+    let tree = trees::of_shapes(DType::F32, &[&[200_000], &[7, 123]]);
     let matrix = specs::product([MatrixSpec::PrefixSum, specs::blt(&[0.9, 0.5], &[0.1, 0.2]).inverse()]);
     let on_threads = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
