@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`matrix`] | [`MatrixSpec`]: which matrix; its rules, its algebra, the dense oracle, the named strategies |
 //! | [`kernel`] | one step over tiles of lanes: SIMD bodies, the scalar reference, threads |
+//! | [`noise`] | keys, and the Gaussian noise that is a pure function of key, step and lane |
 //! | [`tree`] | [`Tree`]s of named leaves, [`Shard`]s, and the byte layout of a step |
 //! | [`streaming`] | [`StreamingMatrix`]: `init_multiply` / `multiply_next` on trees, in a program's own memory |
 //! | [`session`] | [`Session`]: one matrix's state for one tree, applied chunk by chunk, each step released once |
@@ -34,6 +35,7 @@ mod error;
 pub mod kernel;
 pub mod limits;
 pub mod matrix;
+pub mod noise;
 pub mod session;
 pub mod streaming;
 pub mod tree;

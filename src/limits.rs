@@ -17,6 +17,9 @@ pub const PARALLEL_GRAIN_BYTES: usize = 1 << 20;
 /// Steps that one sweep through the state takes at most.
 pub const MAX_STEPS_A_PASS: usize = 8;
 
+/// Planes of a banded matrix whose inputs may be drawn again instead of being kept.
+pub const MAX_REPLAY_PLANES: usize = 31;
+
 /// Steps whose sums a banded recurrence forms ahead: as many as there are registers for.
 pub const MAX_STEPS_AHEAD: usize = 5;
 

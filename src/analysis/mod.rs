@@ -7,7 +7,7 @@ use ndarray::{ArrayD, ArrayViewD, Axis};
 
 use crate::dtype::{DType, Precision};
 use crate::error::{Error, Result};
-use crate::kernel::{Aligned, Backend, Data, Pass, StepIo, Steps, state_values};
+use crate::kernel::{Aligned, Backend, Data, Pass, PassState, StepIo, Steps, state_values};
 use crate::limits::{
     ANALYSIS_STATE_BYTES, MAX_ANALYSIS_N, MAX_ROWS_STATE_BYTES, MAX_STEPS_A_PASS, TILE_LANES,
 };
@@ -71,7 +71,7 @@ impl Rows {
         let state = &mut self.state[..state_values(lanes.len(), planes)];
         let mut steps = Steps::new();
         steps.push(StepIo { program: &program, data, digests: &mut [] });
-        Pass { backend: self.backend, layout: &layout, planes, lanes }.run(state, steps);
+        Pass { backend: self.backend, layout: &layout, planes, lanes }.run(PassState::Kept(state), steps);
     }
 }
 
@@ -148,7 +148,7 @@ pub fn multiply(
             }
             let lanes = 0..layout.lanes();
             Pass { backend: Backend::best(), layout: &layout, planes: plan.planes(), lanes }
-                .run(&mut state, steps);
+                .run(PassState::Kept(&mut state), steps);
         }
     }
     product.into_shape_with_order(x.raw_dim()).map_err(invalid)

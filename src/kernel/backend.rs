@@ -6,6 +6,7 @@ use pulp::{Simd, WithSimd};
 
 use super::pass::Tile;
 use super::{Real, body, reference};
+use crate::noise::StepNoise;
 
 /// An instruction set, known to be there on this machine. Every backend gives the same bits.
 #[derive(Clone, Copy, Debug)]
@@ -79,6 +80,22 @@ impl Backend {
     }
 }
 
+impl Backend {
+    /// Draws the lanes of a step's noise from `first_lane` of the whole tree on.
+    pub(crate) fn draw<T: Real>(self, noise: &StepNoise, first_lane: u64, values: &mut [T]) {
+        let task = DrawTask { noise, first_lane, values };
+        match self.0 {
+            Kind::Reference | Kind::Portable => task.with_simd(pulp::Scalar),
+            #[cfg(target_arch = "x86_64")]
+            Kind::V3(simd) => Simd::vectorize(simd, task),
+            #[cfg(target_arch = "x86_64")]
+            Kind::V4(simd) => Simd::vectorize(simd, task),
+            #[cfg(target_arch = "aarch64")]
+            Kind::Neon(simd) => Simd::vectorize(simd, task),
+        }
+    }
+}
+
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
@@ -100,5 +117,22 @@ impl<T: Real> WithSimd for TileTask<'_, T> {
         let (program, index, in_place) = (tile.program, tile.index(), tile.load());
         body::run_tile(simd, program, index, tile.numbers(in_place), state);
         tile.store(in_place);
+    }
+}
+
+/// Normals by themselves, to be compiled likewise.
+struct DrawTask<'a, T> {
+    noise: &'a StepNoise,
+    first_lane: u64,
+    values: &'a mut [T],
+}
+
+impl<T: Real> WithSimd for DrawTask<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let stddev = T::from_f64(self.noise.stddev());
+        self.noise.draw(self.first_lane, self.values, stddev);
     }
 }

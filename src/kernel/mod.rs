@@ -18,13 +18,14 @@ pub(crate) use aligned::Aligned;
 pub use backend::Backend;
 pub(crate) use codec::{decode, encode};
 pub(crate) use op::{Banded, Op, Program, Push, StageOps};
-pub(crate) use pass::{Data, LaneState, Pass, StepIo, Steps, digest_of, state_values};
+pub(crate) use pass::{Data, Draw, LaneState, Pass, PassState, StepIo, Steps, digest_of, state_values};
 
 use std::fmt::Debug;
 
 use bytemuck::Pod;
 
 use crate::dtype::{DType, Precision};
+use crate::noise::Normal;
 use vector::Vectors;
 
 // Payloads are little endian, and are worked on where they lie.
@@ -37,6 +38,7 @@ pub(crate) trait Real:
     + Default
     + Pod
     + Vectors
+    + Normal
     + PartialEq
     + Send
     + Sync

@@ -7,7 +7,8 @@ use twox_hash::XxHash3_64;
 
 use super::{Aligned, Backend, Program, Real, decode, encode};
 use crate::dtype::Precision;
-use crate::limits::{BLOCK_LANES, MAX_STEPS_A_PASS, PARALLEL_GRAIN_BYTES, TILE_LANES};
+use crate::limits::{BLOCK_LANES, MAX_REPLAY_PLANES, MAX_STEPS_A_PASS, PARALLEL_GRAIN_BYTES, TILE_LANES};
+use crate::noise::StepNoise;
 use crate::tree::Layout;
 
 /// Values of `planes` planes of `lanes` lanes, which begin at a tile: lanes are rounded up to whole blocks.
@@ -59,10 +60,49 @@ pub(crate) enum Data<'a> {
     Between { input: &'a [u8], output: &'a mut [u8] },
     /// The output takes the place of the input, which spares a third of the traffic of a small matrix.
     InPlace(&'a mut [u8]),
+    /// The input is drawn.
+    Drawn { noise: Draw<'a>, output: &'a mut [u8] },
+    /// The input is drawn, and the output of no use: only the state is to go on.
+    Passed(Draw<'a>),
 }
 
-/// The steps of a pass, first to last.
-pub(crate) type Steps<'a, T> = ArrayVec<StepIo<'a, T>, MAX_STEPS_A_PASS>;
+/// The noise of one step for the lanes of a layout.
+#[derive(Clone, Copy)]
+pub(crate) struct Draw<'a> {
+    pub(crate) step: &'a StepNoise,
+    /// The place of the layout's first lane in the whole tree.
+    pub(crate) first_lane: u64,
+}
+
+impl Draw<'_> {
+    #[inline(always)]
+    fn lanes<T: Real>(self, start: usize, values: &mut [T]) {
+        self.step.draw(self.first_lane + start as u64, values, T::from_f64(self.step.stddev()));
+    }
+}
+
+/// The steps of a pass, first to last: as many as one sweep gives answers to, after those that fill a ring.
+pub(crate) type Steps<'a, T> = ArrayVec<StepIo<'a, T>, { MAX_STEPS_A_PASS + MAX_REPLAY_PLANES }>;
+
+/// The state that a pass runs on.
+pub(crate) enum PassState<'a, T> {
+    /// That of exactly the pass's lanes, kept from pass to pass.
+    Kept(&'a mut [T]),
+    /// None: each tile begins with zeros, which are forgotten with it.
+    Forgotten,
+}
+
+impl<'a, T> PassState<'a, T> {
+    fn split_at(self, value: usize) -> (Self, Self) {
+        match self {
+            Self::Kept(state) => {
+                let (a, b) = state.split_at_mut(value);
+                (Self::Kept(a), Self::Kept(b))
+            }
+            Self::Forgotten => (Self::Forgotten, Self::Forgotten),
+        }
+    }
+}
 
 impl<'a> Data<'a> {
     fn split_at(self, byte: usize) -> (Self, Self) {
@@ -76,6 +116,11 @@ impl<'a> Data<'a> {
                 let (bytes, bytes_b) = bytes.split_at_mut(byte);
                 (Self::InPlace(bytes), Self::InPlace(bytes_b))
             }
+            Self::Drawn { noise, output } => {
+                let (output, output_b) = output.split_at_mut(byte);
+                (Self::Drawn { noise, output }, Self::Drawn { noise, output: output_b })
+            }
+            Self::Passed(noise) => (Self::Passed(noise), Self::Passed(noise)),
         }
     }
 
@@ -85,20 +130,26 @@ impl<'a> Data<'a> {
                 Data::Between { input: &input[range.clone()], output: &mut output[range] }
             }
             Self::InPlace(bytes) => Data::InPlace(&mut bytes[range]),
+            Self::Drawn { noise, output } => Data::Drawn { noise: *noise, output: &mut output[range] },
+            Self::Passed(noise) => Data::Passed(*noise),
         }
     }
 
+    /// Empty where it is drawn.
     pub(crate) fn input(&self) -> &[u8] {
         match self {
-            Self::Between { input, .. } => input,
+            Self::Between { input, output: _ } => input,
             Self::InPlace(bytes) => bytes,
+            Self::Drawn { .. } | Self::Passed(_) => &[],
         }
     }
 
-    fn output(&mut self) -> &mut [u8] {
+    /// `None` where it is of no use.
+    fn output(&mut self) -> Option<&mut [u8]> {
         match self {
-            Self::Between { output, .. } => output,
-            Self::InPlace(bytes) => bytes,
+            Self::Between { output, input: _ } | Self::Drawn { output, noise: _ } => Some(output),
+            Self::InPlace(bytes) => Some(bytes),
+            Self::Passed(_) => None,
         }
     }
 }
@@ -113,15 +164,15 @@ impl<'a, T> StepIo<'a, T> {
 }
 
 impl Pass<'_> {
-    /// Applies one step after the other; each tile goes through all of them while its state is in cache. `state` is that
-    /// of exactly these lanes. Long runs are split between the threads of the rayon pool that this is called in.
-    pub(crate) fn run<T: Real>(self, state: &mut [T], mut steps: Steps<'_, T>) {
+    /// Applies one step after the other; each tile goes through all of them while its state is in cache. Long runs are
+    /// split between the threads of the rayon pool that this is called in.
+    pub(crate) fn run<T: Real>(self, state: PassState<'_, T>, mut steps: Steps<'_, T>) {
         let tiles = self.lanes.len().div_ceil(TILE_LANES);
         if tiles > 1 && self.lanes.len() * (self.planes + steps.len()) * size_of::<T>() > PARALLEL_GRAIN_BYTES
         {
             let (tiles, middle) = (tiles / 2, self.lanes.start + tiles / 2 * TILE_LANES);
             let byte = self.layout.byte_of_lane(middle) - self.layout.byte_of_lane(self.lanes.start);
-            let (state_a, state_b) = state.split_at_mut((middle - self.lanes.start) * self.planes);
+            let (state_a, state_b) = state.split_at((middle - self.lanes.start) * self.planes);
             let (mut steps_a, mut steps_b) = (ArrayVec::new(), ArrayVec::new());
             for step in steps {
                 let (a, b) = step.split_at(tiles, byte);
@@ -135,12 +186,22 @@ impl Pass<'_> {
         }
         let origin = self.layout.byte_of_lane(self.lanes.start);
         let mut values = TileValues([T::default(); TILE_LANES]);
+        let (mut state, mut forgotten) = match state {
+            PassState::Kept(state) => (state, Aligned::zeroed(0)),
+            PassState::Forgotten => (&mut [][..], Aligned::zeroed(state_values(TILE_LANES, self.planes))),
+        };
         for (i, start) in self.lanes.clone().step_by(TILE_LANES).enumerate() {
             let lanes = start..self.lanes.end.min(start + TILE_LANES);
             let bytes =
                 self.layout.byte_of_lane(lanes.start) - origin..self.layout.byte_of_lane(lanes.end) - origin;
-            let first = (start - self.lanes.start) * self.planes;
-            let state = &mut state[first..first + state_values(lanes.len(), self.planes)];
+            let of_tile = state_values(lanes.len(), self.planes);
+            let state = match state.split_off_mut(..of_tile) {
+                Some(kept) => kept,
+                None => {
+                    forgotten.fill(T::default());
+                    &mut forgotten[..of_tile]
+                }
+            };
             for StepIo { program, data, digests } in &mut steps {
                 let data = data.slice(bytes.clone());
                 if let Some(digest) = digests.get_mut(i) {
@@ -183,21 +244,36 @@ impl<T: Real> Tile<'_, T> {
                     return true;
                 }
                 Data::InPlace(bytes) if bytemuck::try_cast_slice::<u8, T>(bytes).is_ok() => return true,
-                Data::Between { .. } | Data::InPlace(_) => {}
+                Data::Drawn { noise, output } => {
+                    if let Ok(numbers) = bytemuck::try_cast_slice_mut(output) {
+                        noise.lanes::<T>(self.lanes.start, numbers);
+                        return true;
+                    }
+                }
+                Data::Between { .. } | Data::InPlace(_) | Data::Passed(_) => {}
             }
         }
-        for span in self.layout.spans(self.lanes.clone()) {
-            decode(span.dtype, &self.data.input()[span.bytes], &mut self.values[span.lanes]);
+        if let Data::Drawn { noise, output: _ } | Data::Passed(noise) = self.data {
+            noise.lanes(self.lanes.start, &mut self.values[..self.lanes.len()]);
+        } else {
+            self.decode();
         }
         // The last block of a tree is run whole: lanes that are none are zero, and stay it.
         self.values[self.lanes.len()..self.lanes.len().next_multiple_of(BLOCK_LANES)].fill(T::default());
         false
     }
 
+    #[inline(always)]
+    fn decode(&mut self) {
+        for span in self.layout.spans(self.lanes.clone()) {
+            decode(span.dtype, &self.data.input()[span.bytes], &mut self.values[span.lanes]);
+        }
+    }
+
     /// The numbers to be worked on, after [`Tile::load`]: whole blocks.
     #[inline(always)]
     pub(super) fn numbers(&mut self, in_place: bool) -> &mut [T] {
-        if in_place && let Ok(numbers) = bytemuck::try_cast_slice_mut(self.data.output()) {
+        if in_place && let Some(Ok(numbers)) = self.data.output().map(bytemuck::try_cast_slice_mut) {
             return numbers;
         }
         &mut self.values[..self.lanes.len().next_multiple_of(BLOCK_LANES)]
@@ -209,8 +285,10 @@ impl<T: Real> Tile<'_, T> {
         if in_place {
             return;
         }
-        for span in self.layout.spans(self.lanes) {
-            encode(span.dtype, &self.values[span.lanes], &mut self.data.output()[span.bytes]);
+        if let Some(output) = self.data.output() {
+            for span in self.layout.spans(self.lanes) {
+                encode(span.dtype, &self.values[span.lanes], &mut output[span.bytes]);
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::kernel::{
-    Aligned, Backend, Data, LaneState, Pass, Program, Real, StepIo, Steps, digest_of, state_values,
+    Aligned, Backend, Data, LaneState, Pass, PassState, Program, Real, StepIo, Steps, digest_of, state_values,
 };
 use crate::limits::TILE_LANES;
 use outputs::Outputs;
@@ -306,5 +306,5 @@ fn run<T: Real>(pass: Pass<'_>, state: &mut Aligned<T>, step: StepIo<'_, T>) {
     let values = state_values(pass.lanes.len(), pass.planes);
     let mut steps = Steps::new();
     steps.push(step);
-    pass.run(&mut state[first..first + values], steps);
+    pass.run(PassState::Kept(&mut state[first..first + values]), steps);
 }

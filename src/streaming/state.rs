@@ -10,7 +10,9 @@ use super::array::ArrayImplementation;
 use super::{Repr, StreamingMatrix};
 use crate::dtype::{DType, Precision};
 use crate::error::{Error, Result};
-use crate::kernel::{Aligned, Backend, Data, LaneState, Pass, Real, StepIo, Steps, decode, encode};
+use crate::kernel::{
+    Aligned, Backend, Data, LaneState, Pass, PassState, Real, StepIo, Steps, decode, encode,
+};
 use crate::limits::{MAX_STEPS_A_PASS, TILE_LANES};
 use crate::matrix::{MatrixSpec, Plan};
 use crate::tree::{Layout, Shard, Tree, TreeValues};
@@ -213,7 +215,7 @@ impl Lanes {
             let steps: Steps<'_, T> = programs.iter().zip(bytes).map(io).collect();
             let pass =
                 Pass { backend: Backend::best(), layout, planes: plan.planes(), lanes: 0..layout.lanes() };
-            pass.run(state, steps);
+            pass.run(PassState::Kept(state), steps);
         }
         match &mut self.state {
             LaneState::F32(state) => run(&self.plan, step, layout, state, steps),

@@ -1,0 +1,144 @@
+//! Keys of noise, and what is derived from what.
+
+use std::fmt;
+
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use crate::error::{Error, Result};
+use crate::session::Fingerprint;
+
+/// The secret that the noise of a session is a function of: 256 bits, wiped when dropped.
+///
+/// Its `Debug` shows nothing of it, and there is no way to read the bytes back.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct NoiseKey([u8; 32]);
+
+/// A secret that servers share, from which the keys of sessions are derived: 256 bits, wiped when dropped.
+#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+pub struct MasterKey([u8; 32]);
+
+/// What tells one [`NoiseKey`] from another without telling anything of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyCheck(blake3::Hash);
+
+const OF_NOISE: &str = "noised 2026 key of a noise from master key, noise_id and fingerprint";
+const OF_CHECK: &str = "noised 2026 check of a noise key";
+const OF_DIGESTS: &str = "noised 2026 digests of released gradients from a noise key";
+
+impl NoiseKey {
+    /// A key of these bytes, which should come from the operating system's generator, or from nobody else than the
+    /// person whose experiment it is.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// A key written as 64 hexadecimal digits.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] on `field`, without the text.
+    pub fn from_hex(field: &str, text: &str) -> Result<Self> {
+        parse_hex(field, text).map(|bytes| Self(*bytes))
+    }
+
+    /// A key from 32 bytes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] on `field` where there are not 32, or all of them are zero: that is a buffer that nobody filled.
+    pub fn from_slice(field: &str, bytes: &[u8]) -> Result<Self> {
+        let rule = || Error::invalid(field, format!("must have 32 bytes, found {}", bytes.len()));
+        let bytes: [u8; 32] = bytes.try_into().map_err(|_| rule())?;
+        if bytes == [0; 32] {
+            return Err(Error::invalid(field, "must not be all zero"));
+        }
+        Ok(Self(bytes))
+    }
+
+    /// What can be compared and kept in place of the key.
+    pub fn check(&self) -> KeyCheck {
+        KeyCheck(self.derive(OF_CHECK))
+    }
+
+    /// The key of the cipher at a step.
+    pub(super) fn of_step(&self, step: u64) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(blake3::keyed_hash(&self.0, &step.to_le_bytes()).into())
+    }
+
+    /// The key of digests that nobody without this key can make two gradients agree in.
+    pub(crate) fn of_digests(&self) -> Zeroizing<[u8; 32]> {
+        Zeroizing::new(self.derive(OF_DIGESTS).into())
+    }
+
+    fn derive(&self, context: &str) -> blake3::Hash {
+        let mut hash = blake3::Hasher::new_derive_key(context);
+        hash.update(&self.0);
+        let derived = hash.finalize();
+        hash.zeroize();
+        derived
+    }
+}
+
+impl MasterKey {
+    /// A master key of these bytes.
+    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// A master key as files hold it: 32 bytes, or 64 hexadecimal digits and white space.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] on `field`, without what was read.
+    pub fn parse(field: &str, content: &[u8]) -> Result<Self> {
+        let bytes = match <[u8; 32]>::try_from(content) {
+            Ok(bytes) => Zeroizing::new(bytes),
+            Err(_) => {
+                let text = std::str::from_utf8(content)
+                    .map_err(|_| Error::invalid(field, "must be 32 bytes, or 64 hexadecimal digits"))?;
+                parse_hex(field, text.trim())?
+            }
+        };
+        if *bytes == [0; 32] {
+            return Err(Error::invalid(field, "must not be all zero"));
+        }
+        Ok(Self(*bytes))
+    }
+
+    /// The key of the noise `noise_id` of a session.
+    ///
+    /// `fingerprint` is that of the whole tree's session, so that every shard gets the same key, and the same `noise_id`
+    /// with another matrix, tree, source, stddev, precision or horizon gives a noise that is independent of it.
+    pub fn derive(&self, noise_id: &str, fingerprint: &Fingerprint) -> NoiseKey {
+        let mut hash = blake3::Hasher::new_derive_key(OF_NOISE);
+        hash.update(&self.0);
+        hash.update(fingerprint.as_bytes());
+        hash.update(noise_id.as_bytes());
+        let derived = Zeroizing::new(<[u8; 32]>::from(hash.finalize()));
+        hash.zeroize();
+        NoiseKey(*derived)
+    }
+}
+
+fn parse_hex(field: &str, text: &str) -> Result<Zeroizing<[u8; 32]>> {
+    let rule = || Error::invalid(field, "must be 64 hexadecimal digits");
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return Err(rule());
+    }
+    let mut bytes = Zeroizing::new([0; 32]);
+    for (byte, digits) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
+        let digit = |digit: u8| char::from(digit).to_digit(16).ok_or_else(rule);
+        *byte = (digit(digits[0])? << 4 | digit(digits[1])?) as u8;
+    }
+    Ok(bytes)
+}
+
+impl fmt::Debug for NoiseKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("NoiseKey(..)")
+    }
+}
+
+impl fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MasterKey(..)")
+    }
+}
