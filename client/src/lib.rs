@@ -21,6 +21,7 @@
 //! | [`RetryPolicy`], `retry` | when a call is tried again |
 //! | [`Analysis`] | questions about a matrix that need no session |
 //! | [`tree_file`] | trees from `.safetensors` and JSON files, with the feature `files` |
+//! | [`verify`] | whether noise is what it should be, with the feature `verify` |
 //! | [`Error`] | what can go wrong |
 //!
 //! A step may be sent again after any fault of the network: a session takes each step once, and answers a repetition
@@ -35,6 +36,8 @@ mod session;
 mod stream;
 #[cfg(feature = "files")]
 pub mod tree_file;
+#[cfg(feature = "verify")]
+pub mod verify;
 mod window;
 
 pub use analysis::{Analysis, Rows};
