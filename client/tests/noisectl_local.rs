@@ -185,6 +185,76 @@ fn runs_in_process_write_their_answers() {
     assert_eq!(json(&[&seeded[..], &spec[..]].concat())["next_step"], 5);
 }
 
+/// Writes noise of the deviation 1 that a matrix correlates, from a seed.
+fn write_noise(path: &str, matrix: &str, dtype: &str) {
+    let spec = ["--matrix", matrix, "--lanes", "20000", "--dtype", dtype];
+    let run = ["session", "run", "--local", "--seed", "3", "--steps", "6", "--out", path];
+    stdout(&[&run[..], &spec[..]].concat());
+}
+
+#[test]
+fn noise_is_checked() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("y.npy");
+    let path = path.to_str().unwrap();
+    let identity = r#"{"kind":"identity"}"#;
+    for dtype in ["f32", "f64"] {
+        write_noise(path, PREFIX_SUM, dtype);
+        let check = ["noise", "check", "--input", path, "--matrix", PREFIX_SUM, "--stddev", "1"];
+        let report = json(&[&check[..], &["--format", "json"]].concat());
+        assert_eq!((report["passed"].as_bool(), report["level"].as_f64()), (Some(true), Some(1e-6)));
+        let checks = report["checks"].as_array().unwrap();
+        let values = checks.iter().find(|check| check["name"] == "values").unwrap();
+        assert_eq!(values["statistic"], 120_000.0);
+        assert_eq!((&values["verdict"], &values["p_value"]), (&Value::from("pass"), &Value::Null));
+        assert!(stdout(&check).contains("0 of "));
+
+        // Another matrix, and another deviation.
+        let failed = |matrix: &str, stddev: &str| {
+            let check = ["noise", "check", "--input", path, "--matrix", matrix, "--stddev", stddev];
+            let output = noisectl(&[&check[..], &["--format", "json"]].concat());
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{stderr}");
+            let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+            assert_eq!(report["passed"], false);
+            assert!(
+                stderr.starts_with("noisectl: the noise is not ") && stderr.lines().count() == 1,
+                "{stderr}"
+            );
+            stderr
+        };
+        assert!(failed(identity, "1").contains("steps 1 apart"));
+        let scaled = failed(PREFIX_SUM, "1.05");
+        assert!(scaled.contains("variance") && !scaled.contains("apart"), "{scaled}");
+    }
+}
+
+#[test]
+fn what_is_no_noise_to_check_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    let (noise, half) = (path("noise.npy"), path("half.npy"));
+    write_noise(&noise, PREFIX_SUM, "f32");
+    write_noise(&half, PREFIX_SUM, "f16");
+    let check = |input: &str, matrix: &str, stddev: &str| {
+        failure(&["noise", "check", "--input", input, "--matrix", matrix, "--stddev", stddev], 2)
+    };
+    assert!(check("/no/such/file.npy", PREFIX_SUM, "1").starts_with("input: /no/such/file.npy: "));
+    assert!(check(&half, PREFIX_SUM, "1").contains("f16"));
+    assert!(check(&noise, r#"{"kind":"nonsense"}"#, "1").starts_with("matrix.kind: "));
+    assert!(check(&noise, r#"{"kind":"dense","rows":[[1]]}"#, "1").contains("6 steps"));
+    for stddev in ["0", "inf", "nan"] {
+        assert!(check(&noise, PREFIX_SUM, stddev).starts_with("stddev: "), "{stddev}");
+    }
+    let flat = path("flat.npy");
+    stdout(&["multiply", "--local", "--matrix", PREFIX_SUM, "--x", "[1,2]", "--out", &flat]);
+    assert!(check(&flat, PREFIX_SUM, "1").contains("two axes"));
+    let level =
+        ["noise", "check", "--input", &noise, "--matrix", PREFIX_SUM, "--stddev", "1", "--level", "2"];
+    assert!(failure(&level, 2).starts_with("level: "));
+    assert!(failure(&["noise", "check", "--matrix", PREFIX_SUM], 2).contains("--input"));
+}
+
 #[test]
 fn a_bad_description_is_one_line_with_the_field() {
     let materialize = |matrix: &str| failure(&["materialize", "--local", "--matrix", matrix, "-n", "2"], 2);

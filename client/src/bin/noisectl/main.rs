@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `materialize`, `row_norms`, `multiply`, `describe` | questions about a matrix, asked of a server or in process |
 //! | `session` | sessions: make, look at, end, run |
+//! | `noise` | whether noise is what it should be |
 //! | `bench` | a server under load: throughput and latency |
 //! | `plot` | figures with axes and lines, as SVG or PNG, with the feature `plot` |
 //! | `args` | arguments that several commands take |
@@ -19,6 +20,7 @@ mod describe;
 mod failure;
 mod materialize;
 mod multiply;
+mod noise;
 mod npy;
 mod output;
 #[cfg(feature = "plot")]
@@ -54,6 +56,9 @@ enum Command {
     /// Sessions of a server.
     #[command(subcommand)]
     Session(session::Command),
+    /// Check noise.
+    #[command(subcommand)]
+    Noise(noise::Command),
     /// Load a server and tell its throughput and latency.
     Bench(bench::Args),
 }
@@ -66,6 +71,7 @@ impl Command {
             Self::Multiply(args) => args.run().await,
             Self::Describe(args) => args.run().await,
             Self::Session(command) => command.run().await,
+            Self::Noise(command) => command.run().await,
             Self::Bench(args) => args.run().await,
         }
     }

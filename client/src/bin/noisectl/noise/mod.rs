@@ -1,0 +1,22 @@
+//! `noisectl noise`: whether noise is what it should be.
+
+mod check;
+mod report;
+
+use clap::Subcommand;
+
+use crate::failure::Failure;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check that steps in a file are stddev * A z with A a matrix and z independent standard normals.
+    Check(check::Args),
+}
+
+impl Command {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Check(args) => args.run(),
+        }
+    }
+}
