@@ -80,6 +80,14 @@ impl Precision {
         }
     }
 
+    /// The format of a leaf that holds such values as they are.
+    pub const fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F64 => DType::F64,
+        }
+    }
+
     /// The name used in JSON and on the command line.
     pub const fn name(self) -> &'static str {
         match self {

@@ -51,6 +51,38 @@ pub enum Error {
         /// The first part of the description that differs.
         field: &'static str,
     },
+    /// A step that was released is asked again with another gradient: the same noise under two gradients would give their
+    /// difference away.
+    #[error(
+        "step {requested} was released with another gradient before the session was rewound; one noise under two \
+         gradients gives their difference away (a rewind with allow_divergence permits it)"
+    )]
+    Diverged {
+        /// The step that was asked for.
+        requested: u64,
+        /// The step that the session expects.
+        expected: u64,
+    },
+    /// A rewind to a step that was never released.
+    #[error("step {requested} was never released: a session goes back to at most step {released}")]
+    PastReleased {
+        /// The step that was asked for.
+        requested: u64,
+        /// The number of steps that were ever released.
+        released: u64,
+    },
+    /// A rewind to a step whose state cannot be computed again and was not kept.
+    #[error("the state of step {requested} is not kept, and the client's input cannot be drawn again")]
+    NotKept {
+        /// The step that was asked for.
+        requested: u64,
+    },
+    /// As many states are kept as may be.
+    #[error("{limit} states are kept, as many as may be; release the oldest, or keep fewer")]
+    KeptStates {
+        /// How many there may be.
+        limit: usize,
+    },
     /// Stored state does not read back as what was written.
     #[error("the stored state is damaged: {what}")]
     Damaged {

@@ -45,4 +45,4 @@ pub use error::{Error, Result};
 pub use matrix::{DenseMatrix, MatrixSpec, Plan};
 pub use session::{Session, SessionSpec};
 pub use streaming::StreamingMatrix;
-pub use tree::{Layout, Leaf, Shard, Tree};
+pub use tree::{Layout, Leaf, Shard, ShardCut, Tree};

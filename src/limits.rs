@@ -10,12 +10,31 @@ pub const TILE_LANES: usize = 1024;
 /// planes is one through memory.
 pub const BLOCK_LANES: usize = 16;
 
+/// Lanes that a sweep of several steps takes through all of them at a time, where it may take less than a tile.
+pub const RUN_LANES: usize = 512;
+
 /// Bytes of state and values below which a run of tiles is not split between threads: waking a thread costs what going
 /// through some hundred kilobytes in cache does.
 pub const PARALLEL_GRAIN_BYTES: usize = 1 << 20;
 
 /// Steps that one sweep through the state takes at most.
 pub const MAX_STEPS_A_PASS: usize = 8;
+
+/// Bytes of noise that a session has ready ahead of its client unless told otherwise.
+pub const LOOKAHEAD_BYTES: u64 = 256 << 20;
+
+/// Steps of a session's noise that may be in memory beside those ahead and those kept: the last answer, one that is drawn
+/// because it was asked for, and answers that are still on their way.
+pub const MAX_STEPS_UNDER_WAY: usize = 4;
+
+/// Steps that a session may have ready ahead of its client.
+pub const MAX_LOOKAHEAD: u32 = 64;
+
+/// Bytes of a `noise_id`.
+pub const MAX_NOISE_ID_BYTES: usize = 128;
+
+/// Acts of going back that a session remembers; of older ones it knows the number.
+pub const MAX_REWINDS_KEPT: usize = 24;
 
 /// Planes of a banded matrix whose inputs may be drawn again instead of being kept.
 pub const MAX_REPLAY_PLANES: usize = 31;
@@ -68,7 +87,8 @@ pub const ANALYSIS_STATE_BYTES: usize = 64 << 20;
 /// Bytes of state that the rows of a matrix may take, a column a lane.
 pub const MAX_ROWS_STATE_BYTES: usize = 256 << 20;
 
-const _: () = assert!(TILE_LANES.is_multiple_of(BLOCK_LANES), "a tile is whole blocks");
+const _: () = assert!(TILE_LANES.is_multiple_of(RUN_LANES), "a tile is whole runs");
+const _: () = assert!(RUN_LANES.is_multiple_of(BLOCK_LANES), "a run is whole blocks");
 const _: () =
     assert!(MAX_DENSE_N * MAX_DENSE_N * 8 <= MAX_ROWS_STATE_BYTES, "a dense matrix can be materialized");
 const _: () = assert!(MAX_DENSE_N - 1 <= MAX_PLANES, "a dense matrix keeps every earlier input");

@@ -67,7 +67,7 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ClientBuilder {
-    target: Target,
+    pub(crate) target: Target,
     pub(crate) settings: Settings,
 }
 

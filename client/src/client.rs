@@ -1,6 +1,7 @@
 //! The client: one connection, and the calls that are not of one session.
 
 use noised::SessionSpec;
+use noised::session::{KeyOrigin, NoiseState, ResolvedSpec};
 use noised_proto::name::session_name;
 use noised_proto::v1::analysis_client::AnalysisClient;
 use noised_proto::v1::sessions_client::SessionsClient;
@@ -9,27 +10,54 @@ use tonic::transport::Channel;
 use uuid::Uuid;
 
 use crate::analysis::Analysis;
-use crate::channel::{ClientBuilder, Settings};
+use crate::channel::{ClientBuilder, Settings, Target};
 use crate::error::{Error, Result};
+use crate::info::SessionInfo;
+use crate::key::GivenKey;
 use crate::retry::{Attempts, retrying, retrying_where};
-use crate::session::{Session, SessionInfo};
+use crate::session::Session;
 
 /// A connection to a server. Cheap to clone; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct Client {
+    target: Target,
     channel: Channel,
     sessions: SessionsClient<Channel>,
     analysis: AnalysisClient<Channel>,
     settings: Settings,
 }
 
-/// How a session is made.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// How a session is made. What it is made for is its [`SessionSpec`].
+#[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
     /// The last part of its name; where it is empty, one is made up that nobody else has.
     pub id: String,
     /// Go on with a session of that name that was made for the same, where there is one.
     pub resume: bool,
+    /// The key of the noise, where the source's key is [`KeyOrigin::Given`], and only there.
+    pub noise_key: Option<GivenKey>,
+    /// Where noise of the source's `noise_id` was drawn before, begin it again at step 0 all the same. Whoever says this
+    /// answers for no noise being put under two gradients.
+    pub start_noise_over: bool,
+    /// Where the server draws the noise: steps whose noise is ready before it is asked for. Unless set, the server
+    /// chooses.
+    pub lookahead: Option<u32>,
+    /// Where the server draws the noise: what it keeps between steps. Unless set, the planes of the matrix, or nothing where the server has no room for them and it can be done without.
+    pub noise_state: Option<NoiseState>,
+}
+
+impl CreateOptions {
+    /// The key has to be there where it is what the noise comes from, and nowhere else.
+    pub(crate) fn check(&self, resolved: &ResolvedSpec) -> Result<()> {
+        let given = resolved.spec().source.noise().is_some_and(|noise| noise.key == KeyOrigin::Given);
+        match (&self.noise_key, given) {
+            (Some(_), true) | (None, false) => Ok(()),
+            (None, true) => Err(Error::invalid("noise_key", "is missing: the source's key is a given one")),
+            (Some(_), false) => {
+                Err(Error::invalid("noise_key", "must not be set: the source's key is none given"))
+            }
+        }
+    }
 }
 
 impl Client {
@@ -42,16 +70,22 @@ impl Client {
         ClientBuilder::new(target)?.connect().await
     }
 
-    pub(crate) fn new(channel: Channel, settings: Settings) -> Self {
+    pub(crate) fn new(target: Target, channel: Channel, settings: Settings) -> Self {
         let limit = settings.message_bytes;
         let sessions = SessionsClient::new(channel.clone());
         let analysis = AnalysisClient::new(channel.clone());
         Self {
+            target,
             channel,
             sessions: sessions.max_decoding_message_size(limit).max_encoding_message_size(limit),
             analysis: analysis.max_decoding_message_size(limit).max_encoding_message_size(limit),
             settings,
         }
+    }
+
+    /// Where the server is.
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 
     pub(crate) fn settings(&self) -> &Settings {
@@ -78,23 +112,46 @@ impl Client {
     /// whatever stands before it, was too busy to answer may end with [`Error::AlreadyExists`] when it is tried again.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::AlreadyExists`], [`Error::FingerprintMismatch`], [`Error::ResourceExhausted`], and
-    /// the faults of a connection.
+    /// [`Error::Invalid`], [`Error::AlreadyExists`], [`Error::FingerprintMismatch`], [`Error::ResourceExhausted`];
+    /// [`Error::NoiseInUse`], [`Error::NoiseUsed`] and [`Error::NoMasterKey`] where the noise has a `noise_id`; and the
+    /// faults of a connection.
     pub async fn create_session(&self, spec: &SessionSpec, options: CreateOptions) -> Result<Session> {
-        // What the server would refuse is refused here, under the same name.
-        let resolved = spec.clone().resolve()?;
-        let CreateOptions { id, resume } = options;
+        if !options.id.is_empty() {
+            return self.create_named(spec, options, false).await;
+        }
         // A session of a name that was just made up is this call's own: the server cannot know that, and a name that it made
         // up would be lost with its answer.
-        let own = id.is_empty();
-        let session_id = if own { Uuid::new_v4().to_string() } else { id };
+        let id = Uuid::new_v4().to_string();
+        self.create_named(spec, CreateOptions { id, ..options }, true).await
+    }
+
+    /// The same under a name that is not empty. One that was just made up is the caller's `own`.
+    pub(crate) async fn create_named(
+        &self,
+        spec: &SessionSpec,
+        options: CreateOptions,
+        own: bool,
+    ) -> Result<Session> {
+        // What the server would refuse is refused here, under the same name.
+        let resolved = spec.clone().resolve()?;
+        options.check(&resolved)?;
+        let CreateOptions { id, resume, noise_key, start_noise_over, lookahead, noise_state } = options;
+        let kept = noise_state.map_or(v1::NoiseState::Unspecified, Into::into);
+        let session = v1::Session { lookahead, noise_state: kept.into(), ..session_spec_to_wire(spec) };
         let resume = resume || own;
-        let request =
-            v1::CreateSessionRequest { session_id, session: Some(session_spec_to_wire(spec)), resume };
+        let request = v1::CreateSessionRequest {
+            session_id: id,
+            session: Some(session),
+            resume,
+            noise_key: Vec::new(),
+            start_noise_over,
+        };
         let harmless = |error: &Error| resume || !matches!(error, Error::Transport { .. });
         let made = retrying_where(self.settings.retry, harmless, &request, |request| {
             let mut sessions = self.sessions();
-            async move { sessions.create_session(request).await }
+            // Put in last, since requests are not wiped.
+            let noise_key = noise_key.as_ref().map(GivenKey::to_wire).unwrap_or_default();
+            async move { sessions.create_session(v1::CreateSessionRequest { noise_key, ..request }).await }
         });
         let made = made.await?;
         let mut info = SessionInfo::try_from(made)?;
@@ -177,7 +234,7 @@ impl ClientBuilder {
         let mut attempts = Attempts::new(self.settings.retry);
         loop {
             match self.channel().await {
-                Ok(channel) => return Ok(Client::new(channel, self.settings)),
+                Ok(channel) => return Ok(Client::new(self.target, channel, self.settings)),
                 Err(error) => attempts.pause(error).await?,
             }
         }
@@ -188,10 +245,44 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Invalid`] where a setting is out of its range.
     pub fn connect_lazy(self) -> Result<Client> {
-        Ok(Client::new(self.lazy_channel()?, self.settings))
+        let channel = self.lazy_channel()?;
+        Ok(Client::new(self.target, channel, self.settings))
     }
 }
 
-fn full_name(name: &str) -> String {
+pub(crate) fn full_name(name: &str) -> String {
     if name.starts_with("sessions/") { name.to_owned() } else { session_name(name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use noised::session::{Noise, Source};
+    use noised::{DType, MatrixSpec, Tree};
+
+    use super::*;
+
+    fn gaussian(key: KeyOrigin) -> ResolvedSpec {
+        let source = Source::Gaussian(Noise { stddev: 1.0, key });
+        let spec = SessionSpec::new(MatrixSpec::Identity, Tree::flat(4, DType::F32).unwrap());
+        SessionSpec { source, ..spec }.resolve().unwrap()
+    }
+
+    #[test]
+    fn a_key_goes_with_a_source_that_wants_one() {
+        let without = CreateOptions::default();
+        let with =
+            CreateOptions { noise_key: Some(GivenKey::from_bytes([1; 32])), ..CreateOptions::default() };
+        let named = KeyOrigin::Derived { noise_id: "a".into() };
+        assert_eq!(with.check(&gaussian(KeyOrigin::Given)), Ok(()));
+        assert_eq!(without.check(&gaussian(KeyOrigin::Fresh)), Ok(()));
+        let refused = [
+            without.check(&gaussian(KeyOrigin::Given)),
+            with.check(&gaussian(KeyOrigin::Fresh)),
+            with.check(&gaussian(named)),
+        ];
+        for refused in refused {
+            assert!(matches!(refused, Err(Error::Invalid { field, .. }) if field == "noise_key"));
+        }
+        assert!(!format!("{with:?}").contains('1'));
+    }
 }

@@ -57,6 +57,61 @@ pub enum Error {
         /// The first part of the description that differs.
         field: String,
     },
+    /// A step that was released before a rewind is asked again with another gradient.
+    #[error(
+        "step {requested} was released with another gradient before the session was rewound; one noise under two \
+         gradients gives their difference away (a rewind with allow_divergence permits it)"
+    )]
+    Diverged {
+        /// The step that was asked for.
+        requested: u64,
+        /// The step that the session expects.
+        expected: u64,
+    },
+    /// A rewind to a step that was never released.
+    #[error("step {requested} was never released: a session goes back to at most step {released}")]
+    PastReleased {
+        /// The step that was asked for.
+        requested: u64,
+        /// The number of steps that were ever released.
+        released: u64,
+    },
+    /// A rewind to a step whose state cannot be computed again and was not kept.
+    #[error("the state of step {requested} is not kept, and the client's input cannot be drawn again")]
+    NotKept {
+        /// The step that was asked for.
+        requested: u64,
+    },
+    /// Another session draws the noise of that `noise_id`.
+    #[error("{message}")]
+    NoiseInUse {
+        /// What the server said.
+        message: String,
+    },
+    /// The noise of that `noise_id` was drawn before: see [`start_noise_over`](crate::CreateOptions::start_noise_over).
+    #[error("{message}")]
+    NoiseUsed {
+        /// What the server said.
+        message: String,
+        /// The first step of it that was not released, where the server knows.
+        next_step: Option<u64>,
+    },
+    /// A noise is to be derived from a master key, and the server has none.
+    #[error("{message}")]
+    NoMasterKey {
+        /// What the server said.
+        message: String,
+    },
+    /// One of the servers of a [`ShardedSession`](crate::ShardedSession) failed.
+    #[error("shard {index} on {server}: {error}")]
+    Shard {
+        /// Which shard, from 0.
+        index: u32,
+        /// Where its server is.
+        server: String,
+        /// What went wrong there.
+        error: Box<Error>,
+    },
     /// There is no session of that name.
     #[error("{message}")]
     NotFound {
@@ -126,7 +181,10 @@ impl Error {
     /// The step that the session expects, where the error tells it.
     pub fn expected_step(&self) -> Option<u64> {
         match self {
-            Self::WrongStep { expected, .. } | Self::PayloadMismatch { expected, .. } => Some(*expected),
+            Self::WrongStep { expected, .. }
+            | Self::PayloadMismatch { expected, .. }
+            | Self::Diverged { expected, .. } => Some(*expected),
+            Self::Shard { error, .. } => error.expected_step(),
             _ => None,
         }
     }
@@ -137,6 +195,7 @@ impl Error {
             Self::ResourceExhausted { retry_after, .. } | Self::Unavailable { retry_after, .. } => {
                 *retry_after
             }
+            Self::Shard { error, .. } => error.retry_after(),
             _ => None,
         }
     }
@@ -147,6 +206,7 @@ impl Error {
             Self::Unavailable { .. } | Self::Transport { .. } => true,
             // Of a limit that others reached for a while, the server tells when to come back.
             Self::ResourceExhausted { retry_after, .. } => retry_after.is_some(),
+            Self::Shard { error, .. } => error.is_retryable(),
             _ => false,
         }
     }
@@ -178,6 +238,7 @@ impl Error {
     fn from_report(report: ErrorReport, cause: Option<String>) -> Self {
         let (requested, expected) = (report.number("requested_step"), report.expected_step());
         let (horizon, offset) = (report.number("horizon"), report.number("offset"));
+        let (released, next_step) = (report.number("released_steps"), report.number("next_step"));
         let ErrorReport { code, message, reason, metadata, field_violations, retry_after } = report;
         if let (Some(requested), Some(expected)) = (requested, expected) {
             match reason.as_str() {
@@ -186,6 +247,7 @@ impl Error {
                     let offset = offset.unwrap_or_default();
                     return Self::PayloadMismatch { requested, expected, offset };
                 }
+                "DIVERGED" => return Self::Diverged { requested, expected },
                 _ => {}
             }
         }
@@ -197,6 +259,16 @@ impl Error {
                 requested: requested.unwrap_or_default(),
                 horizon: horizon.unwrap_or_default(),
             },
+            (Code::OutOfRange, "PAST_RELEASED") => Self::PastReleased {
+                requested: requested.unwrap_or_default(),
+                released: released.unwrap_or_default(),
+            },
+            (Code::FailedPrecondition, "NOT_KEPT") => {
+                Self::NotKept { requested: requested.unwrap_or_default() }
+            }
+            (Code::FailedPrecondition, "NOISE_IN_USE") => Self::NoiseInUse { message },
+            (Code::FailedPrecondition, "NOISE_USED") => Self::NoiseUsed { message, next_step },
+            (Code::FailedPrecondition, "NO_MASTER_KEY") => Self::NoMasterKey { message },
             (Code::InvalidArgument, _) => match field_violations.into_iter().next() {
                 Some((field, rule)) if !field.is_empty() => Self::Invalid { field, rule },
                 _ => Self::Invalid { field: "request".into(), rule: message },
@@ -223,6 +295,12 @@ impl From<noised::Error> for Error {
             noised::Error::FingerprintMismatch { field } => {
                 Self::FingerprintMismatch { field: field.to_owned() }
             }
+            noised::Error::Diverged { requested, expected } => Self::Diverged { requested, expected },
+            noised::Error::PastReleased { requested, released } => Self::PastReleased { requested, released },
+            noised::Error::NotKept { requested } => Self::NotKept { requested },
+            noised::Error::KeptStates { .. } => {
+                Self::ResourceExhausted { message: error.to_string(), retry_after: None }
+            }
             noised::Error::Damaged { .. } => Self::DataLoss { message: error.to_string() },
             noised::Error::Cancelled => Self::Other { code: Code::Cancelled, message: error.to_string() },
         }
@@ -248,10 +326,19 @@ mod tests {
             noised::Error::PayloadMismatch { requested: 6, expected: 7, offset: 4096 },
             noised::Error::PastHorizon { requested: 10, horizon: 10 },
             noised::Error::FingerprintMismatch { field: "tree" },
+            noised::Error::Diverged { requested: 3, expected: 4 },
+            noised::Error::PastReleased { requested: 9, released: 4 },
+            noised::Error::NotKept { requested: 2 },
+            noised::Error::KeptStates { limit: 8 },
             noised::Error::damaged("a digest"),
             noised::Error::Cancelled,
         ] {
-            assert_eq!(round_trip(error.clone().into()).to_string(), Error::from(error).to_string());
+            let text = error.to_string();
+            let received = round_trip(error.clone().into());
+            assert_eq!(received, Error::from(error));
+            if !matches!(received, Error::Other { .. }) {
+                assert_eq!(received.to_string(), text);
+            }
         }
     }
 
@@ -271,7 +358,27 @@ mod tests {
         assert_eq!(error.retry_after(), Some(retry_after));
         let error = round_trip(ServiceError::Draining { retry_after });
         assert_eq!((error.is_retryable(), error.retry_after()), (true, Some(retry_after)));
+        let error = round_trip(ServiceError::NoiseUsed { noise_id: "a".into(), next_step: Some(5) });
+        assert!(
+            matches!(&error, Error::NoiseUsed { message, next_step: Some(5) } if message.contains("`a`"))
+        );
+        let session = "sessions/b".to_owned();
+        let error = round_trip(ServiceError::NoiseInUse { noise_id: "a".into(), session });
+        assert!(matches!(&error, Error::NoiseInUse { message } if message.contains("sessions/b")));
+        let error = round_trip(ServiceError::NoMasterKey);
+        assert!(matches!(error, Error::NoMasterKey { .. }) && !error.is_retryable());
         assert!(matches!(round_trip(ServiceError::Internal), Error::Other { code: Code::Internal, .. }));
+    }
+
+    #[test]
+    fn an_error_of_a_shard_is_like_that_error() {
+        let of_shard = |error| Error::Shard { index: 2, server: "http://a:1".into(), error: Box::new(error) };
+        let wrong = of_shard(Error::WrongStep { requested: 1, expected: 3 });
+        assert_eq!((wrong.expected_step(), wrong.is_retryable()), (Some(3), false));
+        assert!(wrong.to_string().starts_with("shard 2 on http://a:1: step 1 "));
+        let retry_after = Some(Duration::from_secs(1));
+        let busy = of_shard(Error::ResourceExhausted { message: "busy".into(), retry_after });
+        assert_eq!((busy.retry_after(), busy.is_retryable()), (retry_after, true));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! use noised_client::{Client, CreateOptions};
 //!
 //! let client = Client::connect("http://127.0.0.1:7467").await?;
-//! let options = CreateOptions { id: "run-17".into(), resume: true };
+//! let options = CreateOptions { id: "run-17".into(), resume: true, ..CreateOptions::default() };
 //! let mut session = client.create_session(&spec, options).await?;
 //! let step = session.next_step();
 //! let correlated = session.multiply_next(step, gradient).await?;
@@ -15,7 +15,11 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`Client`], [`ClientBuilder`], `channel` | where the server is, and the connection to it |
+//! | [`CreateOptions`], [`GivenKey`] | how a session is made, and a key of noise that the client gives |
 //! | [`Session`] | a session's handle: one step at a time |
+//! | [`SessionInfo`] | what a server tells of a session |
+//! | `rewind`, [`WhenFull`] | going back, and states that are kept for it |
+//! | [`ShardedSession`] | a session in shards on several servers, as one |
 //! | [`StepStream`] | many steps on one stream, the next on its way while the last one's answer still comes |
 //! | `window` | what such a stream may send and must receive, without a network |
 //! | [`RetryPolicy`], `retry` | when a call is tried again |
@@ -31,8 +35,12 @@ mod analysis;
 mod channel;
 mod client;
 mod error;
+mod info;
+mod key;
 mod retry;
+mod rewind;
 mod session;
+mod sharded;
 mod stream;
 #[cfg(feature = "files")]
 pub mod tree_file;
@@ -44,7 +52,11 @@ pub use analysis::{Analysis, Rows};
 pub use channel::{ClientBuilder, Target};
 pub use client::{Client, CreateOptions};
 pub use error::{Error, Result};
+pub use info::SessionInfo;
+pub use key::GivenKey;
+pub use noised::session::WhenFull;
 pub use retry::RetryPolicy;
-pub use session::{Session, SessionInfo};
+pub use session::Session;
+pub use sharded::ShardedSession;
 pub use stream::StepStream;
 pub use window::Answer;

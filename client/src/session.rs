@@ -1,88 +1,31 @@
 //! A session's handle.
 
+use std::ops::Range;
+
 use bytes::Bytes;
-use noised::session::ResolvedSpec;
+use noised::session::{ResolvedSpec, Source};
 use noised::{Layout, SessionSpec};
-use noised_proto::{session_spec, v1};
+use noised_proto::v1;
 use tokio_stream::Stream;
 
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::info::SessionInfo;
 use crate::retry::retrying;
 use crate::stream::{Flight, StepStream};
-use crate::window::{Answer, Position};
-
-/// What a session is and where it stood when the server was asked.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SessionInfo {
-    /// `sessions/{id}`.
-    pub name: String,
-    /// What it was made for; absent from a list.
-    pub spec: Option<SessionSpec>,
-    /// A digest of that.
-    pub fingerprint: [u8; 32],
-    /// The step that it expects.
-    pub next_step: u64,
-    /// Bytes of that step that are applied already.
-    pub next_offset: u64,
-    /// Lanes that it holds.
-    pub lanes: u64,
-    /// Bytes of one step.
-    pub step_bytes: u64,
-    /// Memory that it takes on the server.
-    pub memory_bytes: u64,
-    /// Whether it existed before it was asked for.
-    pub resumed: bool,
-}
-
-impl TryFrom<v1::Session> for SessionInfo {
-    type Error = Error;
-
-    fn try_from(session: v1::Session) -> Result<Self> {
-        let v1::Session {
-            name,
-            matrix,
-            tree,
-            shard,
-            source,
-            precision,
-            horizon,
-            fingerprint,
-            next_step,
-            next_offset,
-            lanes,
-            step_bytes,
-            memory_bytes,
-            resumed,
-        } = session;
-        // A list leaves out what the sessions are made for.
-        let spec = match (matrix, tree) {
-            (Some(matrix), Some(tree)) => {
-                let (matrix, tree) = (Some(matrix), Some(tree));
-                let bound =
-                    v1::Session { matrix, tree, shard, source, precision, horizon, ..v1::Session::default() };
-                Some(session_spec(bound).map_err(|e| Error::Protocol { message: e.to_string() })?)
-            }
-            _ => None,
-        };
-        let fingerprint = fingerprint.try_into().map_err(|found: Vec<u8>| Error::Protocol {
-            message: format!("a fingerprint has 32 bytes, found {}", found.len()),
-        })?;
-        Ok(Self { name, spec, fingerprint, next_step, next_offset, lanes, step_bytes, memory_bytes, resumed })
-    }
-}
+use crate::window::{Answer, Position, Traffic};
 
 /// What a stream needs to know of its session.
 #[derive(Clone, Debug)]
 pub(crate) struct Binding {
     name: String,
     fingerprint: Vec<u8>,
-    pub(crate) layout: Layout,
+    pub(crate) traffic: Traffic,
 }
 
 impl Binding {
     pub(crate) fn check_payload(&self, len: usize) -> Result<()> {
-        let expected = self.layout.byte_len();
+        let expected = self.traffic.input_bytes();
         if len == expected {
             return Ok(());
         }
@@ -122,7 +65,7 @@ impl Session {
         let binding = Binding {
             name: info.name.clone(),
             fingerprint: info.fingerprint.to_vec(),
-            layout: resolved.layout().clone(),
+            traffic: Traffic::of(&resolved),
         };
         let position = Position::start_of(info.next_step);
         let flight = Flight::new(client.clone(), binding.clone(), position);
@@ -134,7 +77,8 @@ impl Session {
         &self.info.name
     }
 
-    /// What the server said when the session was made or opened.
+    /// What the server said last: when the session was made or opened, kept a state, was rewound or
+    /// [looked at](Self::refresh).
     pub fn info(&self) -> &SessionInfo {
         &self.info
     }
@@ -144,9 +88,14 @@ impl Session {
         self.resolved.spec()
     }
 
-    /// The lanes that it holds and where they lie in a step's bytes.
+    /// The lanes that it holds and where they lie in the bytes of a step's answer.
     pub fn layout(&self) -> &Layout {
-        &self.binding.layout
+        self.binding.traffic.answer()
+    }
+
+    /// The same in the bytes that go up, which differ where answers have a format of their own.
+    pub fn input_layout(&self) -> &Layout {
+        self.resolved.input_layout()
     }
 
     /// A digest of everything that it is bound to.
@@ -154,9 +103,14 @@ impl Session {
         &self.info.fingerprint
     }
 
-    /// Bytes of one step.
+    /// Bytes of one step's answer.
     pub fn step_bytes(&self) -> usize {
-        self.binding.layout.byte_len()
+        self.binding.traffic.answer_bytes()
+    }
+
+    /// Bytes that go up for a step: none where the server draws all of the input.
+    pub fn input_bytes(&self) -> usize {
+        self.binding.traffic.input_bytes()
     }
 
     /// The step that comes next, as far as this handle knows. Of one that [`multiply_steps`](Self::multiply_steps) was cut
@@ -165,19 +119,16 @@ impl Session {
         self.position.step
     }
 
-    /// `(A x)_t` for a step's bytes `x_t`, laid out alike.
+    /// `(A x)_t` for a step's bytes `x_t`, laid out alike; or, where the source is `privatize`, `g_t + (A z)_t` for the
+    /// gradient's bytes `g_t`.
     ///
     /// # Errors
-    /// [`Error::WrongStep`] and [`Error::PayloadMismatch`], which tell the step that the session expects;
-    /// [`Error::PastHorizon`]; [`Error::Invalid`] where the payload has the wrong size; the faults of a connection.
+    /// [`Error::WrongStep`], [`Error::PayloadMismatch`] and [`Error::Diverged`], which tell the step that the session
+    /// expects; [`Error::PastHorizon`]; [`Error::Invalid`] where the payload has the wrong size, or `source` where the
+    /// server draws all of the input; the faults of a connection.
     pub async fn multiply_next(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
-        self.binding.check_payload(payload.len())?;
-        if self.is_unary() {
-            return self.multiply_unary(step, payload).await;
-        }
-        let mut output = vec![0; self.step_bytes()];
-        self.multiply_chunked(step, |range| payload.slice(range), &mut output).await?;
-        Ok(output.into())
+        self.check_takes_input()?;
+        self.take_step(step, payload).await
     }
 
     /// The same, from and into memory that the caller keeps, which is cheaper for large steps: fresh memory costs more
@@ -186,17 +137,48 @@ impl Session {
     /// # Errors
     /// As [`multiply_next`](Self::multiply_next). What is in `output` then means nothing.
     pub async fn multiply_next_into(&mut self, step: u64, payload: &[u8], output: &mut [u8]) -> Result<()> {
-        self.binding.check_payload(payload.len())?;
-        if output.len() != self.step_bytes() {
-            let rule = format!("must have {} bytes, found {}", self.step_bytes(), output.len());
-            return Err(Error::invalid("output", rule));
-        }
-        if self.is_unary() {
-            let answer = self.multiply_unary(step, Bytes::copy_from_slice(payload)).await?;
-            output.copy_from_slice(&answer);
-            return Ok(());
-        }
-        self.multiply_chunked(step, |range| Bytes::copy_from_slice(&payload[range]), output).await
+        self.check_takes_input()?;
+        self.take_step_into(step, payload.len(), |range| Bytes::copy_from_slice(&payload[range]), output)
+            .await
+    }
+
+    /// The same, from memory that can be shared.
+    pub(crate) async fn multiply_next_bytes_into(
+        &mut self,
+        step: u64,
+        payload: Bytes,
+        output: &mut [u8],
+    ) -> Result<()> {
+        self.check_takes_input()?;
+        self.take_step_into(step, payload.len(), |range| payload.slice(range), output).await
+    }
+
+    /// [`multiply_next`](Self::multiply_next) of a session that is sure to add noise.
+    ///
+    /// # Errors
+    /// As [`multiply_next`](Self::multiply_next), and [`Error::Invalid`] on `source` where that is not `privatize`.
+    pub async fn privatize(&mut self, step: u64, gradient: Bytes) -> Result<Bytes> {
+        self.check_privatizes()?;
+        self.take_step(step, gradient).await
+    }
+
+    /// `(A z)_t`, where the server draws all of the input.
+    ///
+    /// # Errors
+    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::Invalid`] on `source` where that is not `gaussian`; the faults
+    /// of a connection.
+    pub async fn fetch(&mut self, step: u64) -> Result<Bytes> {
+        self.check_is_drawn()?;
+        self.take_step(step, Bytes::new()).await
+    }
+
+    /// The same, into memory that the caller keeps.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch). What is in `output` then means nothing.
+    pub async fn fetch_into(&mut self, step: u64, output: &mut [u8]) -> Result<()> {
+        self.check_is_drawn()?;
+        self.take_step_into(step, 0, |_| Bytes::new(), output).await
     }
 
     /// A stream of steps from [`next_step`](Self::next_step) on; what [`multiply_steps`](Self::multiply_steps) handed out of
@@ -208,15 +190,47 @@ impl Session {
     /// A stream that first repeats the last step, as far as the session still can: what a program needs that was cut
     /// off before it had kept that step's answer. A session keeps a byte's answer until the next step's is asked for.
     ///
-    /// The stream's first push is of the step before [`next_step`](Self::next_step), unless that is 0.
+    /// The stream's first push is of the step before [`next_step`](Self::next_step), unless that is 0. Where the session
+    /// keeps no answer to it, since it was told that it had arrived, or went back, there are no answers to that push.
     pub fn stream_with_replay(&self) -> StepStream {
         let Some(last) = self.position.step.checked_sub(1) else {
             return self.stream();
         };
         // The handle knows of a step that was cut off only as long as it has not taken one itself.
         let fresh = self.position == Position::start_of(self.info.next_step);
-        let offset = if fresh { self.info.next_offset as usize } else { self.position.offset };
-        StepStream::new(self.client.clone(), self.binding.clone(), Position { step: last, offset })
+        let offset = match fresh {
+            true => self.binding.traffic.answer_byte(self.info.next_offset as usize),
+            false => self.position.offset,
+        };
+        StepStream::replaying(self.client.clone(), self.binding.clone(), Position { step: last, offset })
+    }
+
+    /// The client that it is used with.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Forgets what is under way, and goes on at `position`.
+    pub(crate) fn go_to(&mut self, position: Position) {
+        self.position = position;
+        self.flight = Flight::new(self.client.clone(), self.binding.clone(), position);
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Notes what the server says of the session now.
+    ///
+    /// # Errors
+    /// [`Error::FingerprintMismatch`] where it is another session under the same name.
+    pub(crate) fn note(&mut self, info: SessionInfo) -> Result<()> {
+        if info.fingerprint != self.info.fingerprint {
+            let other = info.spec.as_ref().and_then(|spec| self.spec().first_difference(spec));
+            return Err(Error::FingerprintMismatch { field: other.unwrap_or("session").to_owned() });
+        }
+        self.info = SessionInfo { resumed: self.info.resumed, ..info };
+        Ok(())
     }
 
     /// Takes steps from [`next_step`](Self::next_step) on for as long as `inputs` gives any, each sent while the last
@@ -230,6 +244,31 @@ impl Session {
     /// # Errors
     /// Those of [`multiply_next`](Self::multiply_next), and whatever error `inputs` or `on_answer` gives.
     pub async fn multiply_steps<E: From<Error>>(
+        &mut self,
+        inputs: impl Stream<Item = std::result::Result<Bytes, E>>,
+        on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.check_takes_input()?;
+        self.take_steps(inputs, on_answer).await
+    }
+
+    /// Fetches the steps from [`next_step`](Self::next_step) on that are before `end`, where the server draws all of the
+    /// input, and hands every part of an answer to `on_answer`. What is said of an interruption at
+    /// [`multiply_steps`](Self::multiply_steps) is true here.
+    ///
+    /// # Errors
+    /// Those of [`fetch`](Self::fetch), and whatever error `on_answer` gives.
+    pub async fn fetch_steps<E: From<Error>>(
+        &mut self,
+        end: u64,
+        on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
+    ) -> std::result::Result<(), E> {
+        self.check_is_drawn()?;
+        let inputs = (self.next_step()..end).map(|_| Ok(Bytes::new()));
+        self.take_steps(tokio_stream::iter(inputs), on_answer).await
+    }
+
+    async fn take_steps<E: From<Error>>(
         &mut self,
         inputs: impl Stream<Item = std::result::Result<Bytes, E>>,
         mut on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
@@ -246,11 +285,74 @@ impl Session {
         stream.run(inputs, take).await
     }
 
-    fn is_unary(&self) -> bool {
-        self.step_bytes() <= self.client.settings().unary_bytes
+    fn check_takes_input(&self) -> Result<()> {
+        match self.spec().source {
+            Source::Input | Source::Privatize { .. } => Ok(()),
+            Source::Gaussian(_) => {
+                Err(self.wrong_source("the server draws all of the input: fetch its steps"))
+            }
+        }
     }
 
-    async fn multiply_unary(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
+    fn check_is_drawn(&self) -> Result<()> {
+        match self.spec().source {
+            Source::Gaussian(_) => Ok(()),
+            Source::Input | Source::Privatize { .. } => {
+                Err(self.wrong_source("a step needs a payload: multiply_next takes one"))
+            }
+        }
+    }
+
+    pub(crate) fn check_privatizes(&self) -> Result<()> {
+        match self.spec().source {
+            Source::Privatize { .. } => Ok(()),
+            Source::Input | Source::Gaussian(_) => {
+                Err(self.wrong_source("the server adds no noise to what is sent"))
+            }
+        }
+    }
+
+    fn wrong_source(&self, why: &str) -> Error {
+        Error::invalid("source", format!("is {}, where {why}", self.spec().source.kind()))
+    }
+
+    /// One step, whatever the source.
+    async fn take_step(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
+        self.binding.check_payload(payload.len())?;
+        if self.is_unary() {
+            return self.take_unary(step, payload).await;
+        }
+        let mut output = vec![0; self.step_bytes()];
+        self.take_chunked(step, |range| payload.slice(range), &mut output).await?;
+        Ok(output.into())
+    }
+
+    /// The same into memory, with a payload of `len` bytes that `chunk` gives parts of.
+    async fn take_step_into(
+        &mut self,
+        step: u64,
+        len: usize,
+        chunk: impl Fn(Range<usize>) -> Bytes,
+        output: &mut [u8],
+    ) -> Result<()> {
+        self.binding.check_payload(len)?;
+        if output.len() != self.step_bytes() {
+            let rule = format!("must have {} bytes, found {}", self.step_bytes(), output.len());
+            return Err(Error::invalid("output", rule));
+        }
+        if self.is_unary() {
+            let answer = self.take_unary(step, chunk(0..len)).await?;
+            output.copy_from_slice(&answer);
+            return Ok(());
+        }
+        self.take_chunked(step, chunk, output).await
+    }
+
+    fn is_unary(&self) -> bool {
+        self.step_bytes().max(self.input_bytes()) <= self.client.settings().unary_bytes
+    }
+
+    async fn take_unary(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
         let request = v1::MultiplyNextRequest {
             name: self.binding.name.clone(),
             step,
@@ -270,10 +372,10 @@ impl Session {
         Ok(payload)
     }
 
-    async fn multiply_chunked(
+    async fn take_chunked(
         &mut self,
         step: u64,
-        chunk: impl Fn(std::ops::Range<usize>) -> Bytes,
+        chunk: impl Fn(Range<usize>) -> Bytes,
         output: &mut [u8],
     ) -> Result<()> {
         self.flight.seek(step);
@@ -315,5 +417,12 @@ mod tests {
         is_send(session.multiply_steps(inputs, |_| Ok::<_, Error>(())));
         is_send(session.multiply_next(0, Bytes::new()));
         is_send(session.multiply_next_into(0, &[], &mut []));
+        is_send(session.privatize(0, Bytes::new()));
+        is_send(session.fetch(0));
+        is_send(session.fetch_into(0, &mut []));
+        is_send(session.fetch_steps(1, |_| Ok::<_, Error>(())));
+        is_send(session.keep_state(0, crate::WhenFull::Refuse));
+        is_send(session.rewind(0, false, |_, _| ()));
+        is_send(session.refresh());
     }
 }

@@ -20,7 +20,7 @@ use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::retry::Attempts;
 use crate::session::Binding;
-use crate::window::{Answer, Position, Window};
+use crate::window::{Answer, Chunk, Position, Window};
 
 /// Chunks that wait for HTTP/2 to take them. The window bounds what is under way; this only has to keep it busy.
 const QUEUED_CHUNKS: usize = 2;
@@ -31,7 +31,8 @@ const PATH: &str = "/noised.v1.Sessions/StreamMultiplyNext";
 const STEPS_AT_HAND: usize = 2;
 
 /// A session's steps, one after the other, on one stream: the next step goes up while the last one's answer still comes
-/// down.
+/// down. Where the server draws all of the input, the next step is asked for once the last one's answer is there, and
+/// the server has it ready by then.
 ///
 /// Push steps while [`wants_input`](Self::wants_input), and take answers with [`next`](Self::next), which does all the
 /// work; or have [`run`](Self::run) do both. A stream that is cut is opened again, and goes on where it was.
@@ -40,11 +41,18 @@ pub struct StepStream {
     flight: Flight,
     /// The steps whose answers are not complete, from that of `flight`'s next answer on.
     inputs: VecDeque<Bytes>,
+    /// A step that may be gone, until part of an answer to it has come.
+    replayed: Option<u64>,
 }
 
 impl StepStream {
     pub(crate) fn new(client: Client, binding: Binding, start: Position) -> Self {
-        Self { flight: Flight::new(client, binding, start), inputs: VecDeque::new() }
+        Self { flight: Flight::new(client, binding, start), inputs: VecDeque::new(), replayed: None }
+    }
+
+    /// A stream whose first step is left out where the session does not have its answer any more.
+    pub(crate) fn replaying(client: Client, binding: Binding, start: Position) -> Self {
+        Self { replayed: Some(start.step), ..Self::new(client, binding, start) }
     }
 
     /// The step that the next push is of.
@@ -62,7 +70,7 @@ impl StepStream {
         self.inputs.len() < STEPS_AT_HAND
     }
 
-    /// Puts a step in the queue; [`next`](Self::next) sends it.
+    /// Puts a step in the queue; [`next`](Self::next) sends it. Where the server draws all of the input, the payload is empty.
     ///
     /// # Errors
     /// [`Error::WrongStep`] where it is not the step after the last one pushed; [`Error::Invalid`] where the payload has
@@ -82,8 +90,29 @@ impl StepStream {
     /// # Errors
     /// A refusal of the server, or the last fault of the connection once the time for retries is spent.
     pub async fn next(&mut self) -> Result<Option<Answer>> {
+        loop {
+            match self.advance().await {
+                Err(Error::WrongStep { requested, expected })
+                    if self.replayed == Some(requested) && expected == requested + 1 =>
+                {
+                    self.replayed = None;
+                    self.inputs.pop_front();
+                    self.flight.seek(expected);
+                }
+                Ok(answer) => {
+                    if answer.is_some() {
+                        self.replayed = None;
+                    }
+                    return Ok(answer);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn advance(&mut self) -> Result<Option<Answer>> {
         let first = self.next_answer_step();
-        let Self { flight, inputs } = self;
+        let Self { flight, inputs, replayed: _ } = self;
         let chunk_of = |step: u64, range: Range<usize>| {
             inputs.get((step - first) as usize).map(|input| input.slice(range)).unwrap_or_default()
         };
@@ -139,7 +168,7 @@ pub(crate) struct Flight {
 
 impl Flight {
     pub(crate) fn new(client: Client, binding: Binding, start: Position) -> Self {
-        let window = Window::new(binding.layout.clone(), client.settings().chunk_bytes, start);
+        let window = Window::new(binding.traffic.clone(), client.settings().chunk_bytes, start);
         Self { client, binding, window, exchange: None }
     }
 
@@ -194,11 +223,11 @@ impl Flight {
                 answer = exchange.answers.next() => return answer,
                 permit = exchange.requests.reserve(), if chunk.is_some() => {
                     // Where the stream takes nothing any more, its answers tell why.
-                    if let (Ok(permit), Some((step, range))) = (permit, chunk) {
-                        let end = range.end;
-                        let offset = range.start as u64;
-                        permit.send(self.binding.request(step, offset, chunk_of(step, range), &mut exchange.opened));
-                        self.window.note_sent(end);
+                    if let (Ok(permit), Some(chunk)) = (permit, chunk) {
+                        self.window.note_sent(&chunk);
+                        let Chunk { step, offset, input } = chunk;
+                        let payload = chunk_of(step, input);
+                        permit.send(self.binding.request(step, offset as u64, payload, &mut exchange.opened));
                     }
                 }
             }

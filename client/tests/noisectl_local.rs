@@ -16,7 +16,7 @@ fn noisectl(args: &[&str]) -> Output {
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_noisectl"));
-    command.args(args).env_remove("NOISED_SERVER");
+    command.args(args).env_remove("NOISED_SERVER").env_remove("NOISED_NOISE_KEY_HEX");
     command
 }
 
@@ -253,6 +253,165 @@ fn what_is_no_noise_to_check_is_refused() {
         ["noise", "check", "--input", &noise, "--matrix", PREFIX_SUM, "--stddev", "1", "--level", "2"];
     assert!(failure(&level, 2).starts_with("level: "));
     assert!(failure(&["noise", "check", "--matrix", PREFIX_SUM], 2).contains("--input"));
+}
+
+/// Key, matrix and size of noise that is drawn in process.
+const KEY: &str = "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff";
+const BANDED: &str = r#"{"kind":"toeplitz","coef":[1,-0.5,0.25]}"#;
+const DRAW: [&str; 12] = [
+    "session", "run", "--local", "--source", "gaussian", "--stddev", "2.5", "--lanes", "5000", "--steps",
+    "7", "--matrix",
+];
+
+/// The elements of what a run writes.
+fn written(dir: &TempDir, args: &[&str]) -> Vec<u8> {
+    let path = dir.path().join("out.npy");
+    stdout(&[args, &["--out", path.to_str().unwrap()]].concat());
+    let file = std::fs::read(path).unwrap();
+    let header = 10 + usize::from(u16::from_le_bytes([file[8], file[9]]));
+    file[header..].to_vec()
+}
+
+#[test]
+fn noise_is_a_function_of_its_key() {
+    let dir = TempDir::new().unwrap();
+    let draw = |more: &[&str]| written(&dir, &[&DRAW[..], &[BANDED], more].concat());
+    let of_key = draw(&["--noise-key-hex", KEY]);
+    assert_eq!(of_key.len(), 7 * 5000 * 4);
+    assert!(draw(&["--noise-key-hex", KEY]) == of_key);
+    // However it is drawn.
+    assert!(draw(&["--noise-key-hex", KEY, "--noise-state", "replayed"]) == of_key);
+    assert!(draw(&["--noise-key-hex", KEY, "--noise-state", "kept", "--lookahead", "0"]) == of_key);
+    assert!(draw(&["--noise-key-hex", KEY, "--lookahead", "5"]) == of_key);
+    let fresh = draw(&[]);
+    assert!(fresh != of_key && fresh != draw(&[]));
+    let path = dir.path().join("out.npy");
+    let args = [&DRAW[..], &[BANDED, "--out", path.to_str().unwrap()]].concat();
+    let output = command(&args).env("NOISED_NOISE_KEY_HEX", KEY).output().unwrap();
+    assert_eq!(output.status.code(), Some(0));
+    assert!(std::fs::read(&path).unwrap().ends_with(&of_key));
+    let check = ["noise", "check", "--matrix", BANDED, "--stddev", "2.5", "--input", path.to_str().unwrap()];
+    assert!(stdout(&check).contains("0 of "));
+}
+
+#[test]
+fn shards_of_noise_are_the_whole() {
+    let dir = TempDir::new().unwrap();
+    let draw = |more: &[&str]| written(&dir, &[&DRAW[..], &[BANDED, "--noise-key-hex", KEY], more].concat());
+    let whole = draw(&[]);
+    let shards: Vec<_> = (0..3).map(|i| draw(&["--shard", &format!("{i}/3")])).collect();
+    for step in 0..7 {
+        let of_step = shards.iter().flat_map(|shard| {
+            let bytes = shard.len() / 7;
+            shard[step * bytes..][..bytes].iter().copied()
+        });
+        assert!(of_step.collect::<Vec<_>>() == whole[step * 20_000..][..20_000], "step {step}");
+    }
+}
+
+#[test]
+fn gradients_are_privatized() {
+    let dir = TempDir::new().unwrap();
+    let floats = |bytes: Vec<u8>| -> Vec<f32> {
+        bytes.as_chunks::<4>().0.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()
+    };
+    let run = |more: &[&str]| {
+        let run = ["session", "run", "--local", "--lanes", "3000", "--steps", "4", "--matrix"];
+        written(&dir, &[&run[..], more].concat())
+    };
+    let drawn = ["--stddev", "1.5", "--noise-key-hex", KEY];
+    let gradients = floats(run(&[r#"{"kind":"identity"}"#, "--seed", "3"]));
+    let privatized = run(&[&[BANDED, "--seed", "3", "--source", "privatize"], &drawn[..]].concat());
+    let privatized = floats(privatized);
+    let noise: Vec<f32> = privatized.iter().zip(&gradients).map(|(sum, gradient)| sum - gradient).collect();
+    let variance = noise.iter().map(|noise| noise * noise).sum::<f32>() / noise.len() as f32;
+    // The matrix multiplies the variance by 1, 1.25 and, of two steps, 1.3125.
+    assert!((variance / (2.25 * 4.875 / 4.0) - 1.0).abs() < 0.1, "{variance}");
+    // bf16 goes up, f32 comes down.
+    let formats = ["--dtype", "bf16", "--answer-dtype", "f32"];
+    let wide = run(&[&[BANDED, "--seed", "3", "--source", "privatize"], &drawn[..], &formats[..]].concat());
+    let wide = floats(wide);
+    assert_eq!(wide.len(), privatized.len());
+    let without =
+        floats(run(
+            &[&[BANDED, "--seed", "3", "--source", "privatize", "--stddev", "0"], &formats[..]].concat()
+        ));
+    let near = |a: &f32, b: &f32| (a - b).abs() <= a.abs() / 128.0;
+    assert!(gradients.iter().zip(&without).all(|(a, b)| near(a, b)));
+}
+
+#[test]
+fn drawn_noise_is_verified() {
+    let size = ["--lanes", "20000", "--steps", "8", "--format", "json"];
+    let verify = |more: &[&str]| json(&[&["noise", "verify", "--local"], &size[..], more].concat());
+    for more in [
+        &["--noise-key-hex", KEY][..],
+        &["--matrix", BANDED, "--stddev", "0.01", "--noise-state", "replayed"],
+        &["--dtype", "f64", "--matrix", PREFIX_SUM],
+    ] {
+        let report = verify(more);
+        assert_eq!(report["passed"], true, "{report}");
+        let values = report["checks"].as_array().unwrap().iter().find(|check| check["name"] == "values");
+        assert_eq!(values.unwrap()["statistic"], 160_000.0);
+    }
+    let refused = |more: &[&str]| failure(&[&["noise", "verify", "--local"], more].concat(), 2);
+    assert!(refused(&["--steps", "0"]).starts_with("steps: "));
+    assert!(refused(&["--lanes", "0"]).starts_with("lanes: "));
+    assert!(refused(&["--dtype", "bf16"]).starts_with("dtype: "));
+    assert!(refused(&["--stddev", "0"]).starts_with("stddev: "));
+    assert!(refused(&["--stddev", "-1"]).starts_with("source.stddev: "));
+    assert!(refused(&["--noise-id", "a"]).starts_with("noise_id: "));
+    assert!(refused(&["--noise-key-hex", "12"]).starts_with("noise_key_hex: "));
+    assert!(refused(&["--matrix", r#"{"kind":"dense","rows":[[1]]}"#]).starts_with("steps: "));
+    assert!(refused(&["--noise-state", "replayed", "--matrix", PREFIX_SUM]).starts_with("noise_state: "));
+    let nobody = ["noise", "verify", "--retry", "0", "--server", "127.0.0.1:1"];
+    assert!(failure(&nobody, 1).starts_with("the server is unavailable: "));
+}
+
+#[test]
+fn what_does_not_go_with_a_source_is_refused_by_name() {
+    let run = |more: &[&str]| {
+        let run = ["session", "run", "--local", "--lanes", "4", "--steps", "1", "--matrix", PREFIX_SUM];
+        failure(&[&run[..], more].concat(), 2)
+    };
+    let gaussian = |more: &[&str]| run(&[&["--source", "gaussian"], more].concat());
+    let drawn = |more: &[&str]| gaussian(&[&["--stddev", "1"], more].concat());
+    assert!(gaussian(&[]).starts_with("stddev: "));
+    assert!(gaussian(&["--stddev", "-1"]).starts_with("source.stddev: "));
+    assert!(gaussian(&["--stddev", "nan"]).starts_with("source.stddev: "));
+    assert!(drawn(&["--seed", "1"]).starts_with("seed: "));
+    assert!(drawn(&["--input", "x.npy"]).starts_with("input: "));
+    assert!(drawn(&["--answer-dtype", "f32"]).starts_with("answer_dtype: "));
+    assert!(drawn(&["--noise-id", "a", "--noise-key-hex", KEY]).starts_with("noise_id: "));
+    assert!(drawn(&["--noise-id", "a"]).contains("master key"));
+    assert!(drawn(&["--noise-id", "a b"]).starts_with("source.key.noise_id: "));
+    assert!(drawn(&["--start-noise-over"]).starts_with("start_noise_over: "));
+    assert!(drawn(&["--lookahead", "65"]).starts_with("lookahead: "));
+    assert!(drawn(&["--noise-state", "replayed"]).starts_with("noise_state: "));
+    assert!(run(&["--source", "privatize", "--stddev", "1"]).starts_with("input: "));
+    assert!(run(&["--source", "noise"]).contains("--source"));
+    for (field, args) in [
+        ("stddev", &["--stddev", "1"][..]),
+        ("noise_id", &["--noise-id", "a"]),
+        ("noise_key_hex", &["--noise-key-hex", KEY]),
+        ("start_noise_over", &["--start-noise-over"]),
+        ("lookahead", &["--lookahead", "1"]),
+        ("noise_state", &["--noise-state", "kept"]),
+        ("answer_dtype", &["--answer-dtype", "f32"]),
+    ] {
+        assert!(run(&[&["--seed", "1"], args].concat()).starts_with(&format!("{field}: ")), "{field}");
+    }
+}
+
+/// Neither where it is wrong nor where it comes from the environment.
+#[test]
+fn a_key_is_printed_nowhere() {
+    let wrong = format!("{}zz", &KEY[..62]);
+    let line = failure(&[&DRAW[..], &[PREFIX_SUM, "--noise-key-hex", &wrong]].concat(), 2);
+    assert_eq!(line, "noise_key_hex: must be 64 hexadecimal digits");
+    let help = command(&["session", "run", "--help"]).env("NOISED_NOISE_KEY_HEX", KEY).output().unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(help.contains("NOISED_NOISE_KEY_HEX") && !help.contains(KEY), "{help}");
 }
 
 #[test]

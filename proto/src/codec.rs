@@ -85,6 +85,8 @@ enum Part {
     Matrix,
     Row,
     Leaf,
+    /// A list of this name, which no request holds.
+    SetByServer(&'static str),
     Other,
 }
 
@@ -98,7 +100,10 @@ static MATRIX: Shape = Shape {
 };
 static ROWS: Shape = Shape { part: Part::Other, fields: &[(1, &ROW)] };
 static WITH_MATRIX: Shape = Shape { part: Part::Other, fields: &[(1, &MATRIX)] };
-static SESSION: Shape = Shape { part: Part::Other, fields: &[(2, &MATRIX), (3, &TREE)] };
+static KEPT_STEPS: Shape = Shape { part: Part::SetByServer("kept_steps"), fields: &[] };
+static REWIND: Shape = Shape { part: Part::SetByServer("rewinds"), fields: &[] };
+static SESSION: Shape =
+    Shape { part: Part::Other, fields: &[(2, &MATRIX), (3, &TREE), (17, &KEPT_STEPS), (18, &REWIND)] };
 static CREATE: Shape = Shape { part: Part::Other, fields: &[(2, &SESSION)] };
 static MULTIPLY: Shape = Shape { part: Part::Other, fields: &[(1, &MATRIX), (2, &ROW)] };
 static DESCRIBE: Shape = Shape { part: Part::Other, fields: &[(1, &MATRIX), (2, &TREE)] };
@@ -149,6 +154,7 @@ impl Counts {
             Part::Row if content.len() < ROW_BYTES => {
                 at_most(&mut self.empty_rows, 2 * MAX_DENSE_N, "rows", "empty rows")
             }
+            Part::SetByServer(field) => Err(Error::invalid(field, "is set by the server")),
             Part::Row | Part::Other => Ok(()),
         }
     }

@@ -48,6 +48,34 @@ pub enum ServiceError {
         /// How many there may be.
         limit: usize,
     },
+    /// Another session draws the noise already.
+    #[error("source.key.noise_id: the noise `{noise_id}` is being drawn by {session}")]
+    NoiseInUse {
+        /// The name of the noise.
+        noise_id: String,
+        /// `sessions/{session_id}`.
+        session: String,
+    },
+    /// The noise was drawn before.
+    #[error(
+        "source.key.noise_id: the noise `{noise_id}` was drawn before, up to {}; start_noise_over begins it again at step 0",
+        next_step.map_or("a step that is not known".to_owned(), |step| format!("step {step}"))
+    )]
+    NoiseUsed {
+        /// The name of the noise.
+        noise_id: String,
+        /// The first step that was not released, where that is known.
+        next_step: Option<u64>,
+    },
+    /// As many noises are remembered as may be.
+    #[error("{limit} noises are remembered, as many as may be: a noise that was drawn must not be forgotten")]
+    NoiseQuota {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// A noise has to be derived from a master key.
+    #[error("source.key.noise_id: this server has no master key to derive a noise from")]
+    NoMasterKey,
     /// Too much is going on at once.
     #[error("{limit} {what} are under way, as many as there may be")]
     Busy {
@@ -160,6 +188,21 @@ fn row(error: &ServiceError) -> Row {
         ServiceError::SessionQuota { limit } => {
             Row::new(Code::ResourceExhausted, "SESSION_QUOTA").with("limit", limit).quota("sessions", &text)
         }
+        ServiceError::NoiseInUse { noise_id, session } => Row::new(Code::FailedPrecondition, "NOISE_IN_USE")
+            .with("noise_id", noise_id)
+            .with("session", session)
+            .precondition("NOISE_IN_USE", noise_id, &text),
+        ServiceError::NoiseUsed { noise_id, next_step } => {
+            let row = Row::new(Code::FailedPrecondition, "NOISE_USED").with("noise_id", noise_id);
+            let row = next_step.iter().fold(row, |row, step| row.with("next_step", step));
+            row.precondition("NOISE_USED", noise_id, &text)
+        }
+        ServiceError::NoiseQuota { limit } => {
+            Row::new(Code::ResourceExhausted, "NOISE_QUOTA").with("limit", limit).quota("noises", &text)
+        }
+        ServiceError::NoMasterKey => Row::new(Code::FailedPrecondition, "NO_MASTER_KEY")
+            .with("field", "source.key.noise_id")
+            .precondition("NO_MASTER_KEY", "source.key.noise_id", &text),
         ServiceError::Busy { what, limit, retry_after } => Row::new(Code::ResourceExhausted, "BUSY")
             .with("limit", limit)
             .quota(what, &text)
@@ -201,6 +244,19 @@ fn core_row(error: &Error, text: &str) -> Row {
         Error::FingerprintMismatch { field } => Row::new(Code::FailedPrecondition, "FINGERPRINT_MISMATCH")
             .with("field", field)
             .precondition("FINGERPRINT_MISMATCH", field, text),
+        Error::Diverged { requested, expected } => Row::new(Code::FailedPrecondition, "DIVERGED")
+            .with("requested_step", requested)
+            .with("expected_step", expected)
+            .precondition("DIVERGED", "payload", text),
+        Error::PastReleased { requested, released } => Row::new(Code::OutOfRange, "PAST_RELEASED")
+            .with("requested_step", requested)
+            .with("released_steps", released),
+        Error::NotKept { requested } => Row::new(Code::FailedPrecondition, "NOT_KEPT")
+            .with("requested_step", requested)
+            .precondition("NOT_KEPT", "step", text),
+        Error::KeptStates { limit } => {
+            Row::new(Code::ResourceExhausted, "KEPT_STATES").with("limit", limit).quota("kept_states", text)
+        }
         Error::Damaged { .. } => Row::new(Code::DataLoss, "DAMAGED"),
         Error::Cancelled => Row::new(Code::Cancelled, "CANCELLED"),
     }
@@ -316,7 +372,7 @@ mod tests {
     #[test]
     fn every_error_has_its_code_and_reason() {
         let name = || "sessions/a".to_owned();
-        let table: [(ServiceError, Code, &str); 18] = [
+        let table: [(ServiceError, Code, &str); 26] = [
             (Error::invalid("a", "b").into(), Code::InvalidArgument, "INVALID_FIELD"),
             (Error::WrongStep { requested: 1, expected: 2 }.into(), Code::FailedPrecondition, "WRONG_STEP"),
             (
@@ -325,6 +381,22 @@ mod tests {
                 "PAYLOAD_MISMATCH",
             ),
             (Error::PastHorizon { requested: 5, horizon: 5 }.into(), Code::OutOfRange, "PAST_HORIZON"),
+            (Error::Diverged { requested: 1, expected: 2 }.into(), Code::FailedPrecondition, "DIVERGED"),
+            (Error::PastReleased { requested: 3, released: 2 }.into(), Code::OutOfRange, "PAST_RELEASED"),
+            (Error::NotKept { requested: 3 }.into(), Code::FailedPrecondition, "NOT_KEPT"),
+            (Error::KeptStates { limit: 2 }.into(), Code::ResourceExhausted, "KEPT_STATES"),
+            (
+                ServiceError::NoiseInUse { noise_id: "a".into(), session: name() },
+                Code::FailedPrecondition,
+                "NOISE_IN_USE",
+            ),
+            (
+                ServiceError::NoiseUsed { noise_id: "a".into(), next_step: Some(4) },
+                Code::FailedPrecondition,
+                "NOISE_USED",
+            ),
+            (ServiceError::NoiseQuota { limit: 4 }, Code::ResourceExhausted, "NOISE_QUOTA"),
+            (ServiceError::NoMasterKey, Code::FailedPrecondition, "NO_MASTER_KEY"),
             (
                 Error::FingerprintMismatch { field: "tree" }.into(),
                 Code::FailedPrecondition,

@@ -15,8 +15,8 @@ pub mod error;
 pub mod name;
 
 pub use convert::{
-    SessionStatus, precision, required_matrix, session_spec, session_spec_to_wire, session_summary_to_wire,
-    session_to_wire,
+    AskedSession, SessionStatus, asked_session, noise_state, precision, required_matrix, session_spec,
+    session_spec_to_wire, session_summary_to_wire, session_to_wire,
 };
 pub use error::{ErrorReport, ServiceError};
 
@@ -31,6 +31,21 @@ pub use error::{ErrorReport, ServiceError};
 )]
 pub mod v1 {
     tonic::include_proto!("noised.v1");
+}
+
+impl std::fmt::Debug for v1::CreateSessionRequest {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { session_id, session, resume, noise_key, start_noise_over } = self;
+        let given = !noise_key.is_empty();
+        f.debug_struct("CreateSessionRequest")
+            .field("session_id", session_id)
+            .field("session", session)
+            .field("resume", resume)
+            .field("noise_key_given", &given)
+            .field("start_noise_over", start_noise_over)
+            .finish()
+    }
 }
 
 /// The descriptors of [`v1`], for reflection.

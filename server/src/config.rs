@@ -7,10 +7,15 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
+use noised::noise::MasterKey;
 use serde::Deserialize;
 use sysinfo::System;
+use zeroize::Zeroizing;
 
 use crate::listen::ListenAddr;
+
+/// States that a session may be asked to keep, at most.
+pub const MAX_KEPT_STATES: usize = 48;
 
 /// The port that no flag asks for.
 pub const DEFAULT_PORT: u16 = 7467;
@@ -61,6 +66,16 @@ pub struct Options {
     /// Memory for sessions, such as 12GiB [default: three quarters of what the machine or container has]
     #[arg(long, env = "NOISED_MAX_SESSION_BYTES", value_name = "BYTES")]
     pub max_session_bytes: Option<ByteSize>,
+    /// States that a session may be asked to keep [default: 4]
+    #[arg(long, env = "NOISED_MAX_KEPT_STATES", value_name = "COUNT")]
+    pub max_kept_states: Option<usize>,
+    /// A file with the master key, from which the noise of a noise_id is derived: 32 bytes, or 64 hexadecimal digits. The
+    /// environment variable NOISED_MASTER_KEY may hold the digits instead
+    #[arg(long, env = "NOISED_MASTER_KEY_FILE", value_name = "FILE")]
+    pub master_key_file: Option<PathBuf>,
+    /// A file that remembers which noises were drawn, over restarts [default: none, only this run remembers]
+    #[arg(long, env = "NOISED_NOISE_LEDGER", value_name = "FILE")]
+    pub noise_ledger: Option<PathBuf>,
     /// The longest message taken or made; longer trees go over a stream [default: 64MiB]
     #[arg(long, env = "NOISED_MAX_MESSAGE_BYTES", value_name = "BYTES")]
     pub max_message_bytes: Option<ByteSize>,
@@ -124,6 +139,9 @@ impl Options {
             listen: self.listen.or(other.listen),
             max_sessions: self.max_sessions.or(other.max_sessions),
             max_session_bytes: self.max_session_bytes.or(other.max_session_bytes),
+            max_kept_states: self.max_kept_states.or(other.max_kept_states),
+            master_key_file: self.master_key_file.or(other.master_key_file),
+            noise_ledger: self.noise_ledger.or(other.noise_ledger),
             max_message_bytes: self.max_message_bytes.or(other.max_message_bytes),
             max_analyses: self.max_analyses.or(other.max_analyses),
             max_calls_per_connection: self.max_calls_per_connection.or(other.max_calls_per_connection),
@@ -150,6 +168,12 @@ pub struct Config {
     pub max_sessions: usize,
     /// Bytes of memory for sessions.
     pub max_session_bytes: u64,
+    /// States that a session may be asked to keep.
+    pub max_kept_states: usize,
+    /// What the noise of a `noise_id` is derived from.
+    pub master_key: Option<MasterKey>,
+    /// A file that remembers which noises were drawn.
+    pub noise_ledger: Option<PathBuf>,
     /// Bytes of the longest message taken or made.
     pub max_message_bytes: usize,
     /// Analysis calls that may run at once.
@@ -184,6 +208,9 @@ impl Config {
             listen,
             max_sessions,
             max_session_bytes,
+            max_kept_states,
+            master_key_file,
+            noise_ledger,
             max_message_bytes,
             max_analyses,
             max_calls_per_connection,
@@ -214,11 +241,19 @@ impl Config {
         // The largest dense matrix, written in full, takes 33.6 MB.
         let message = max_message_bytes.map_or(64 << 20, |size| size.as_u64());
         ensure!((1 << 12..=1 << 31).contains(&message), "max_message_bytes: must be from 4 KiB to 2 GiB");
+        let kept_states = max_kept_states.unwrap_or(4);
+        ensure!(
+            kept_states <= MAX_KEPT_STATES,
+            "max_kept_states: must be at most {MAX_KEPT_STATES}, found {kept_states}"
+        );
         Ok(Self {
             listen: listen.unwrap_or(ListenAddr::Tcp(([127, 0, 0, 1], DEFAULT_PORT).into())),
             max_sessions: count("max_sessions", max_sessions, 10_000)?,
             max_session_bytes: max_session_bytes
                 .map_or_else(default_session_bytes, |size| Ok(size.as_u64()))?,
+            max_kept_states: kept_states,
+            master_key: master_key_file.map(|path| read_master_key(&path)).transpose()?,
+            noise_ledger,
             max_message_bytes: usize::try_from(message)?,
             max_analyses: count("max_analyses", max_analyses, 16)?,
             max_calls_per_connection: u32::try_from(count(
@@ -261,8 +296,26 @@ impl Config {
     /// Those of [`Options::from_file`] and [`Config::new`].
     pub fn load(flags: Options, file: Option<PathBuf>) -> anyhow::Result<Self> {
         let file = file.map_or_else(|| Ok(Options::default()), |path| Options::from_file(&path))?;
-        Self::new(flags.or(file))
+        let mut config = Self::new(flags.or(file))?;
+        // A secret is no flag: those are read by whoever lists the processes.
+        if let Some(text) = std::env::var_os(MASTER_KEY_VARIABLE).filter(|text| !text.is_empty()) {
+            ensure!(
+                config.master_key.is_none(),
+                "{MASTER_KEY_VARIABLE}: must not be set where master_key_file is"
+            );
+            let text = Zeroizing::new(text.into_encoded_bytes());
+            config.master_key = Some(MasterKey::parse(MASTER_KEY_VARIABLE, &text)?);
+        }
+        Ok(config)
     }
+}
+
+/// Holds the master key, where no file does.
+const MASTER_KEY_VARIABLE: &str = "NOISED_MASTER_KEY";
+
+fn read_master_key(path: &Path) -> anyhow::Result<MasterKey> {
+    let content = std::fs::read(path).with_context(|| format!("master_key_file: {}", path.display()))?;
+    Ok(MasterKey::parse("master_key_file", &Zeroizing::new(content))?)
 }
 
 /// Three quarters of what the machine, or the container that this runs in, has: the rest is for messages under way, the

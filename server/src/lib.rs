@@ -7,6 +7,8 @@
 //! | `serve` | [`run`]: the services put together, and the drain |
 //! | `lifecycle` | what tells handlers that the server is about to stop |
 //! | `intake` | a bound on the bytes of requests that are under way |
+//! | `entry`, `drawing` | a session's two halves behind their locks; what is drawn ahead of its client |
+//! | `keys`, `ledger` | the keys of noises, and which of them were drawn before |
 //! | `registry` | the sessions by name, and the memory promised to them |
 //! | `compute` | the threads that multiply, and how an async task waits for them |
 //! | `sessions` | the service Sessions, one operation a file |
@@ -15,7 +17,11 @@
 mod analysis;
 mod compute;
 pub mod config;
+mod drawing;
+mod entry;
 mod intake;
+mod keys;
+mod ledger;
 mod lifecycle;
 pub mod listen;
 mod registry;

@@ -2,105 +2,38 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use bytes::Bytes;
-use noised::limits::TILE_LANES;
-use noised::session::{OutputChunk, ResolvedSpec};
-use noised::{Error, Session};
+use noised::Session;
+use noised::noise::NoiseKey;
+use noised::session::{NoiseOptions, NoiseSession, NoiseState, ResolvedSpec};
 use noised_proto::ServiceError;
 use tokio_util::sync::CancellationToken;
 
-use crate::compute::Compute;
+use crate::entry::{Answering, Entry, NoiseHalf};
+use crate::keys::{Keyed, Keys};
 
 /// Memory of a session beside what the core counts: its name, its entry here, the allocator's rounding.
 const OVERHEAD_BYTES: u64 = 4096;
 
-/// Lanes times planes that an async thread works through by itself: some microseconds, which is less than handing it to
-/// another thread and back takes.
-const INLINE_WORK: usize = 64 * TILE_LANES;
-
-/// A session and where it stands.
+/// A session to be made.
 #[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) name: String,
-    pub(crate) resolved: Arc<ResolvedSpec>,
-    /// Fires when the session is deleted.
-    pub(crate) deleted: CancellationToken,
-    pub(crate) memory_bytes: u64,
-    session: Arc<tokio::sync::Mutex<Session>>,
-    progress: Mutex<Progress>,
-    /// Gives the memory back when the last holder of the entry is gone.
-    _reservation: Reservation,
+pub(crate) struct Asked {
+    pub(crate) resolved: ResolvedSpec,
+    /// Whether one that was made for the same will do.
+    pub(crate) resume: bool,
+    pub(crate) noise: AskedNoise,
 }
 
-/// Where a session stands, readable while it computes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Progress {
-    pub(crate) next_step: u64,
-    pub(crate) next_offset: usize,
-    /// A computation broke off in the middle, so the state is not to be trusted.
-    pub(crate) damaged: bool,
-}
-
-impl Entry {
-    /// Applies a run of whole tiles of a step: on the compute threads, or here where it is tiny.
-    pub(crate) async fn apply(
-        self: &Arc<Self>,
-        compute: &Compute,
-        step: u64,
-        offset: usize,
-        pieces: Vec<Bytes>,
-    ) -> Result<Vec<OutputChunk>, ServiceError> {
-        let mut session = Arc::clone(&self.session).lock_owned().await;
-        if self.deleted.is_cancelled() {
-            return Err(self.not_found());
-        }
-        if self.progress().damaged {
-            return Err(Error::damaged("a step broke off in the middle of its computation").into());
-        }
-        let bytes: usize = pieces.iter().map(Bytes::len).sum();
-        let layout = self.resolved.layout();
-        let lane = |byte: usize| layout.lane_of_byte(byte.min(layout.byte_len())).unwrap_or(layout.lanes());
-        let lanes = lane(offset.saturating_add(bytes)).saturating_sub(lane(offset));
-        let work = lanes * (self.resolved.plan().planes() + 1);
-        if work <= INLINE_WORK {
-            return self.apply_locked(&mut session, step, offset, &pieces);
-        }
-        let entry = Arc::clone(self);
-        let applied = compute.run(move || entry.apply_locked(&mut session, step, offset, &pieces)).await;
-        if self.deleted.is_cancelled() {
-            return Err(self.not_found());
-        }
-        applied.unwrap_or_else(|broken| {
-            tracing::error!(session = %self.name, step, "a computation panicked; the session is damaged");
-            Err(broken)
-        })
-    }
-
-    fn apply_locked(
-        &self,
-        session: &mut Session,
-        step: u64,
-        offset: usize,
-        pieces: &[Bytes],
-    ) -> Result<Vec<OutputChunk>, ServiceError> {
-        // A panic leaves the mark, whether or not anybody waits for the answer. Who reads it holds the session's lock.
-        self.progress().damaged = true;
-        let applied = session.apply_pieces(step, offset, pieces);
-        let (next_step, next_offset) = (session.next_step(), session.next_offset());
-        *self.progress() = Progress { next_step, next_offset, damaged: false };
-        Ok(applied?)
-    }
-
-    pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
-        // Plain numbers are whole whatever happened to the thread that wrote them.
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn not_found(&self) -> ServiceError {
-        ServiceError::SessionNotFound { name: self.name.clone() }
-    }
+/// What is asked of a noise that the server is to draw.
+#[derive(Debug, Default)]
+pub(crate) struct AskedNoise {
+    pub(crate) lookahead: Option<u32>,
+    pub(crate) state: Option<NoiseState>,
+    /// The key, where the client gave it.
+    pub(crate) given_key: Option<NoiseKey>,
+    pub(crate) start_over: bool,
 }
 
 /// The sessions of a server.
@@ -111,11 +44,12 @@ pub(crate) struct Registry {
     creating: Arc<tokio::sync::Mutex<()>>,
     max_sessions: usize,
     memory: Arc<Memory>,
+    keys: Keys,
 }
 
 /// Bytes promised to sessions.
 #[derive(Debug)]
-struct Memory {
+pub(crate) struct Memory {
     limit: u64,
     promised: Mutex<u64>,
 }
@@ -125,7 +59,7 @@ impl Memory {
         self.promised.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reserve(self: &Arc<Self>, needed: u64) -> Result<Reservation, ServiceError> {
+    pub(crate) fn reserve(self: &Arc<Self>, needed: u64) -> Result<Reservation, ServiceError> {
         let mut promised = self.promised();
         let free = self.limit.saturating_sub(*promised);
         if needed > free {
@@ -138,9 +72,15 @@ impl Memory {
 
 /// A promise of memory, until it is dropped.
 #[derive(Debug)]
-struct Reservation {
+pub(crate) struct Reservation {
     memory: Arc<Memory>,
     bytes: u64,
+}
+
+impl Reservation {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
 }
 
 impl Drop for Reservation {
@@ -150,9 +90,9 @@ impl Drop for Reservation {
 }
 
 impl Registry {
-    pub(crate) fn new(max_sessions: usize, max_session_bytes: u64) -> Self {
-        let memory = Memory { limit: max_session_bytes, promised: Mutex::new(0) };
-        Self { sessions: Mutex::default(), creating: Arc::default(), max_sessions, memory: Arc::new(memory) }
+    pub(crate) fn new(max_sessions: usize, max_session_bytes: u64, keys: Keys) -> Self {
+        let memory = Arc::new(Memory { limit: max_session_bytes, promised: Mutex::new(0) });
+        Self { sessions: Mutex::default(), creating: Arc::default(), max_sessions, memory, keys }
     }
 
     /// Makes a session, or finds the one of that name where `resume` is set and it was made for the same. Nothing is
@@ -160,29 +100,71 @@ impl Registry {
     ///
     /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait for a
     /// [turn](Self::turn_to_create) first.
-    pub(crate) fn create(
-        &self,
-        name: String,
-        resolved: ResolvedSpec,
-        resume: bool,
-    ) -> Result<(Arc<Entry>, bool), ServiceError> {
+    pub(crate) fn create(&self, name: String, asked: Asked) -> Result<(Arc<Entry>, bool), ServiceError> {
+        let Asked { resolved, resume, noise } = asked;
         if let Some(found) = self.find(&self.sessions(), &name, &resolved, resume)? {
+            Keys::check_same(&found, noise.given_key.as_ref())?;
             return Ok((found, true));
         }
-        let memory_bytes = resolved.cost().total().saturating_add(OVERHEAD_BYTES);
-        let reservation = self.memory.reserve(memory_bytes)?;
+        let (options, reservation) = self.reserve(&resolved, noise.lookahead, noise.state)?;
+        let keyed = self.keys.key_of(&name, &resolved, noise)?;
         let resolved = Arc::new(resolved);
+        let (session, noise) = match keyed {
+            None => (Answering::Input(Session::new(Arc::clone(&resolved))), None),
+            Some(Keyed { key, claim }) => {
+                let key_check = key.check();
+                let (session, drawer) = NoiseSession::new(Arc::clone(&resolved), key, options)?;
+                let half = NoiseHalf {
+                    drawer: Arc::new(tokio::sync::Mutex::new(drawer)),
+                    options,
+                    broken: AtomicBool::new(false),
+                    drawing_ahead: AtomicBool::new(false),
+                    key_check,
+                    started_over: claim.as_ref().is_some_and(|claim| claim.started_over),
+                    claim: Mutex::new(claim),
+                };
+                (Answering::Noise(session), Some(half))
+            }
+        };
         let entry = Arc::new(Entry {
             name: name.clone(),
-            session: Arc::new(tokio::sync::Mutex::new(Session::new(Arc::clone(&resolved)))),
             resolved,
             deleted: CancellationToken::new(),
-            memory_bytes,
+            noise,
+            session: Arc::new(tokio::sync::Mutex::new(session)),
+            memory: Arc::clone(&self.memory),
             progress: Mutex::default(),
-            _reservation: reservation,
+            reservation,
+            kept_memory: Mutex::default(),
+            held_memory: Mutex::default(),
         });
         self.sessions().insert(name, Arc::clone(&entry));
         Ok((entry, false))
+    }
+
+    /// Promises the memory of a session, and tells how it is to be run.
+    ///
+    /// Where nobody says what is to be kept between steps, it is the state: drawing earlier inputs again is slower, as
+    /// measured. But where there is no room for the state and it can be done without, it is.
+    fn reserve(
+        &self,
+        resolved: &ResolvedSpec,
+        lookahead: Option<u32>,
+        state: Option<NoiseState>,
+    ) -> Result<(NoiseOptions, Reservation), ServiceError> {
+        let reserve = |state| {
+            let options = resolved.noise_options(lookahead, state);
+            resolved.check_noise_options(options)?;
+            let bytes = resolved.cost_with(options).total().saturating_add(OVERHEAD_BYTES);
+            Ok((options, self.memory.reserve(bytes)?))
+        };
+        let drawn = resolved.spec().source.noise().is_some();
+        match reserve(state) {
+            Err(ServiceError::MemoryQuota { .. }) if state.is_none() && drawn && resolved.is_replayable() => {
+                reserve(Some(NoiseState::Replayed))
+            }
+            reserved => reserved,
+        }
     }
 
     /// Sessions are made one after the other, so that many calls for one name promise memory for one session. Whatever
@@ -242,12 +224,27 @@ impl Registry {
 
 #[cfg(test)]
 mod tests {
-    use noised::{DType, MatrixSpec, SessionSpec, Tree};
+    use noised::session::{KeyOrigin, Noise, Source};
+    use noised::{DType, Error, MatrixSpec, SessionSpec, Tree};
+
+    use crate::ledger::Ledger;
 
     use super::*;
 
     fn resolved(lanes: u64) -> ResolvedSpec {
         SessionSpec::new(MatrixSpec::PrefixSum, Tree::flat(lanes, DType::F32).unwrap()).resolve().unwrap()
+    }
+
+    fn registry(max_sessions: usize, max_session_bytes: u64) -> Registry {
+        Registry::new(
+            max_sessions,
+            max_session_bytes,
+            Keys::new(None, Ledger::open(None, std::time::Duration::ZERO).unwrap()),
+        )
+    }
+
+    fn asked(lanes: u64, resume: bool) -> Asked {
+        Asked { resolved: resolved(lanes), resume, noise: AskedNoise::default() }
     }
 
     fn bytes(lanes: u64) -> u64 {
@@ -256,46 +253,69 @@ mod tests {
 
     #[test]
     fn memory_is_promised_and_given_back() {
-        let registry = Registry::new(10, bytes(1000) + bytes(500));
-        let (held, _) = registry.create("a".into(), resolved(1000), false).unwrap();
-        let refused = registry.create("b".into(), resolved(501), false).unwrap_err();
+        let registry = registry(10, bytes(1000) + bytes(500));
+        let (held, _) = registry.create("a".into(), asked(1000, false)).unwrap();
+        let refused = registry.create("b".into(), asked(501, false)).unwrap_err();
         let expected = ServiceError::MemoryQuota {
             needed: bytes(501),
             free: bytes(500),
             limit: bytes(1000) + bytes(500),
         };
         assert_eq!(refused, expected);
-        registry.create("b".into(), resolved(500), false).unwrap();
+        registry.create("b".into(), asked(500, false)).unwrap();
         // What a step under way holds is not free yet.
         registry.delete("a").unwrap();
-        assert!(registry.create("c".into(), resolved(1000), false).is_err());
+        assert!(registry.create("c".into(), asked(1000, false)).is_err());
         drop(held);
-        registry.create("c".into(), resolved(1000), false).unwrap();
+        registry.create("c".into(), asked(1000, false)).unwrap();
+    }
+
+    #[test]
+    fn what_can_be_drawn_again_is_not_kept_where_there_is_no_room() {
+        let source = Source::Gaussian(Noise { stddev: 1.0, key: KeyOrigin::Fresh });
+        let coef = vec![1.0, -0.5, 0.25];
+        let matrix = MatrixSpec::Toeplitz { coef, column_normalize_for_n: None };
+        let tree = Tree::flat(5000, DType::F32).unwrap();
+        let resolved =
+            || SessionSpec { source: source.clone(), ..SessionSpec::new(matrix.clone(), tree.clone()) };
+        let resolved = || resolved().resolve().unwrap();
+        let kept = resolved().cost().total() + OVERHEAD_BYTES;
+        let state_of = |room, state| {
+            let noise = AskedNoise { state, ..AskedNoise::default() };
+            let asked = Asked { resolved: resolved(), resume: false, noise };
+            registry(10, room)
+                .create("a".into(), asked)
+                .map(|(entry, _)| entry.noise.as_ref().unwrap().options.state)
+        };
+        assert_eq!(state_of(kept, None).unwrap(), NoiseState::Kept);
+        assert_eq!(state_of(kept - 1, None).unwrap(), NoiseState::Replayed);
+        assert!(matches!(state_of(kept - 1, Some(NoiseState::Kept)), Err(ServiceError::MemoryQuota { .. })));
+        assert!(matches!(state_of(kept / 2, None), Err(ServiceError::MemoryQuota { .. })));
     }
 
     #[test]
     fn a_session_that_no_memory_could_hold_is_refused_before_it_is_taken() {
-        let registry = Registry::new(10, 1 << 20);
-        let error = registry.create("a".into(), resolved(1 << 40), false).unwrap_err();
+        let registry = registry(10, 1 << 20);
+        let error = registry.create("a".into(), asked(1 << 40, false)).unwrap_err();
         assert!(matches!(error, ServiceError::MemoryQuota { .. }));
     }
 
     #[test]
     fn names_are_taken_once_and_resumed_for_the_same() {
-        let registry = Registry::new(2, 1 << 20);
-        assert!(!registry.create("a".into(), resolved(5), false).unwrap().1);
+        let registry = registry(2, 1 << 20);
+        assert!(!registry.create("a".into(), asked(5, false)).unwrap().1);
         assert!(matches!(
-            registry.create("a".into(), resolved(5), false),
+            registry.create("a".into(), asked(5, false)),
             Err(ServiceError::SessionExists { .. })
         ));
-        assert!(registry.create("a".into(), resolved(5), true).unwrap().1);
+        assert!(registry.create("a".into(), asked(5, true)).unwrap().1);
         assert_eq!(
-            registry.create("a".into(), resolved(6), true).unwrap_err(),
+            registry.create("a".into(), asked(6, true)).unwrap_err(),
             Error::FingerprintMismatch { field: "tree" }.into()
         );
-        assert!(!registry.create("b".into(), resolved(5), true).unwrap().1);
+        assert!(!registry.create("b".into(), asked(5, true)).unwrap().1);
         assert_eq!(
-            registry.create("c".into(), resolved(5), false).unwrap_err(),
+            registry.create("c".into(), asked(5, false)).unwrap_err(),
             ServiceError::SessionQuota { limit: 2 }
         );
     }

@@ -16,6 +16,8 @@ use crate::analysis::AnalysisService;
 use crate::compute::Compute;
 use crate::config::Config;
 use crate::intake::Intake;
+use crate::keys::Keys;
+use crate::ledger::Ledger;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Listener, tune_tcp, tune_unix};
 use crate::registry::Registry;
@@ -41,11 +43,21 @@ pub async fn run(
     // Threads of their own: an analysis may take minutes, and no step waits behind one.
     let analyses =
         Compute::new("analysis", config.threads.div_ceil(2)).context("cannot start the analysis threads")?;
+    let (path, patience) = (config.noise_ledger.clone(), config.drain_timeout);
+    let ledger = tokio::task::spawn_blocking(move || Ledger::open(path.as_deref(), patience)).await??;
+    if config.master_key.is_some() && config.noise_ledger.is_none() {
+        tracing::warn!("without noise_ledger, nobody remembers over a restart which noises were drawn");
+    }
     let sessions = SessionsService {
-        registry: Arc::new(Registry::new(config.max_sessions, config.max_session_bytes)),
+        registry: Arc::new(Registry::new(
+            config.max_sessions,
+            config.max_session_bytes,
+            Keys::new(config.master_key, ledger),
+        )),
         compute,
         lifecycle: lifecycle.clone(),
         max_message_bytes: config.max_message_bytes,
+        max_kept_states: config.max_kept_states,
     };
     let analysis = AnalysisService::new(Arc::new(analyses), lifecycle.clone(), config.max_analyses);
 

@@ -57,7 +57,7 @@ impl Server {
     async fn with_session(&self, id: &str) {
         let spec = SessionSpec::new(MatrixSpec::PrefixSum, Tree::flat(LANES as u64, DType::F32).unwrap());
         let session = Some(session_spec_to_wire(&spec));
-        let request = v1::CreateSessionRequest { session_id: id.into(), session, resume: false };
+        let request = v1::CreateSessionRequest { session_id: id.into(), session, ..Default::default() };
         self.sessions().create_session(request).await.unwrap();
     }
 }

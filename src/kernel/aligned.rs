@@ -45,6 +45,14 @@ impl<T: Pod + Default> Aligned<T> {
     }
 }
 
+impl<T: Pod + Default> Clone for Aligned<T> {
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeroed(self.len);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
 impl<T: Pod> Deref for Aligned<T> {
     type Target = [T];
 

@@ -69,13 +69,7 @@ impl Backend {
                 reference::run_tile(program, index, tile.numbers(in_place), state);
                 tile.store(in_place);
             }
-            Kind::Portable => TileTask { tile, state }.with_simd(pulp::Scalar),
-            #[cfg(target_arch = "x86_64")]
-            Kind::V3(simd) => Simd::vectorize(simd, TileTask { tile, state }),
-            #[cfg(target_arch = "x86_64")]
-            Kind::V4(simd) => Simd::vectorize(simd, TileTask { tile, state }),
-            #[cfg(target_arch = "aarch64")]
-            Kind::Neon(simd) => Simd::vectorize(simd, TileTask { tile, state }),
+            _ => self.vectorize(TileTask { tile, state }),
         }
     }
 }
@@ -83,7 +77,11 @@ impl Backend {
 impl Backend {
     /// Draws the lanes of a step's noise from `first_lane` of the whole tree on.
     pub(crate) fn draw<T: Real>(self, noise: &StepNoise, first_lane: u64, values: &mut [T]) {
-        let task = DrawTask { noise, first_lane, values };
+        self.vectorize(DrawTask { noise, first_lane, values });
+    }
+
+    /// Runs a task compiled for this instruction set.
+    pub(super) fn vectorize<R>(self, task: impl WithSimd<Output = R>) -> R {
         match self.0 {
             Kind::Reference | Kind::Portable => task.with_simd(pulp::Scalar),
             #[cfg(target_arch = "x86_64")]

@@ -188,6 +188,8 @@ fn blt<T: Real, S: Simd, const N: usize, const OUTPUT: bool>(
         4 => of::<T, S, N, OUTPUT, 4>(simd, weights, decay, values, state),
         5 => of::<T, S, N, OUTPUT, 5>(simd, weights, decay, values, state),
         6 => of::<T, S, N, OUTPUT, 6>(simd, weights, decay, values, state),
+        7 => of::<T, S, N, OUTPUT, 7>(simd, weights, decay, values, state),
+        8 => of::<T, S, N, OUTPUT, 8>(simd, weights, decay, values, state),
         planes => {
             for (x, s) in values.iter_mut().zip(state.chunks_exact_mut(planes)) {
                 let input = *x;

@@ -12,6 +12,7 @@ mod codec;
 mod op;
 mod pass;
 mod reference;
+mod sum;
 mod vector;
 
 pub(crate) use aligned::Aligned;
@@ -19,6 +20,7 @@ pub use backend::Backend;
 pub(crate) use codec::{decode, encode};
 pub(crate) use op::{Banded, Op, Program, Push, StageOps};
 pub(crate) use pass::{Data, Draw, LaneState, Pass, PassState, StepIo, Steps, digest_of, state_values};
+pub(crate) use sum::Sum;
 
 use std::fmt::Debug;
 
@@ -52,6 +54,8 @@ pub(crate) trait Real:
     const PRECISION: Precision;
     /// The same, in a leaf.
     const DTYPE: DType;
+    /// The values of a state of this format.
+    fn of_state(state: &mut LaneState) -> Option<&mut [Self]>;
     /// Rounds to nearest, ties to even.
     fn from_f64(value: f64) -> Self;
     /// Exact.
@@ -72,6 +76,13 @@ pub(crate) trait Real:
 impl Real for f32 {
     const PRECISION: Precision = Precision::F32;
     const DTYPE: DType = DType::F32;
+
+    fn of_state(state: &mut LaneState) -> Option<&mut [Self]> {
+        match state {
+            LaneState::F32(values) => Some(values),
+            LaneState::F64(_) => None,
+        }
+    }
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {
@@ -112,6 +123,13 @@ impl Real for f32 {
 impl Real for f64 {
     const PRECISION: Precision = Precision::F64;
     const DTYPE: DType = DType::F64;
+
+    fn of_state(state: &mut LaneState) -> Option<&mut [Self]> {
+        match state {
+            LaneState::F32(_) => None,
+            LaneState::F64(values) => Some(values),
+        }
+    }
 
     #[inline(always)]
     fn from_f64(value: f64) -> Self {

@@ -74,6 +74,15 @@ pub(crate) struct StageOps<T> {
     pub(crate) ops: Vec<Op<T>>,
 }
 
+impl<T> Program<T> {
+    /// Whether the state of a tile is that of its blocks, one after the other: one stage has any, and has it interleaved.
+    pub(crate) fn is_block_by_block(&self) -> bool {
+        let interleaved = |op: &Op<T>| !matches!(op, Op::Banded(ring) if !ring.interleaved);
+        let stateful = self.stages.iter().filter(|stage| stage.planes > 0);
+        stateful.clone().count() <= 1 && stateful.flat_map(|stage| &stage.ops).all(interleaved)
+    }
+}
+
 impl<T> StageOps<T> {
     #[inline(always)]
     pub(crate) fn of_tile(&self, tile: usize) -> &Op<T> {

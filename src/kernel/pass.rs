@@ -7,7 +7,9 @@ use twox_hash::XxHash3_64;
 
 use super::{Aligned, Backend, Program, Real, decode, encode};
 use crate::dtype::Precision;
-use crate::limits::{BLOCK_LANES, MAX_REPLAY_PLANES, MAX_STEPS_A_PASS, PARALLEL_GRAIN_BYTES, TILE_LANES};
+use crate::limits::{
+    BLOCK_LANES, MAX_REPLAY_PLANES, MAX_STEPS_A_PASS, PARALLEL_GRAIN_BYTES, RUN_LANES, TILE_LANES,
+};
 use crate::noise::StepNoise;
 use crate::tree::Layout;
 
@@ -20,7 +22,7 @@ pub(crate) fn state_values(lanes: usize, planes: usize) -> usize {
 /// the planes of one stage of the matrix after those of another. A stage that moves all its planes in every step has
 /// them block of lanes after block, and within a block plane after plane. A ring of which most steps move a few planes
 /// only has them plane after plane.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum LaneState {
     F32(Aligned<f32>),
     F64(Aligned<f64>),
@@ -33,6 +35,25 @@ impl LaneState {
         match precision {
             Precision::F32 => Self::F32(Aligned::zeroed(values)),
             Precision::F64 => Self::F64(Aligned::zeroed(values)),
+        }
+    }
+
+    /// Becomes a copy of a state of the same session.
+    pub(crate) fn copy_from(&mut self, other: &Self) {
+        match (self, other) {
+            (Self::F32(values), Self::F32(other)) => values.copy_from_slice(other),
+            (Self::F64(values), Self::F64(other)) => values.copy_from_slice(other),
+            (Self::F32(_), Self::F64(_)) | (Self::F64(_), Self::F32(_)) => {
+                debug_assert!(false, "states of one session have one precision");
+            }
+        }
+    }
+
+    /// Sets all of it to zero.
+    pub(crate) fn clear(&mut self) {
+        match self {
+            Self::F32(values) => values.fill(0.0),
+            Self::F64(values) => values.fill(0.0),
         }
     }
 }
@@ -190,8 +211,9 @@ impl Pass<'_> {
             PassState::Kept(state) => (state, Aligned::zeroed(0)),
             PassState::Forgotten => (&mut [][..], Aligned::zeroed(state_values(TILE_LANES, self.planes))),
         };
-        for (i, start) in self.lanes.clone().step_by(TILE_LANES).enumerate() {
-            let lanes = start..self.lanes.end.min(start + TILE_LANES);
+        let run_lanes = run_lanes(&steps);
+        for (i, start) in self.lanes.clone().step_by(run_lanes).enumerate() {
+            let lanes = start..self.lanes.end.min(start + run_lanes);
             let bytes =
                 self.layout.byte_of_lane(lanes.start) - origin..self.layout.byte_of_lane(lanes.end) - origin;
             let of_tile = state_values(lanes.len(), self.planes);
@@ -213,6 +235,13 @@ impl Pass<'_> {
             }
         }
     }
+}
+
+/// Lanes that go through all steps before the next: a tile, or so few of its lanes that their state stays in the first
+/// level of cache from step to step, where they can be told apart in the tile's state.
+fn run_lanes<T>(steps: &Steps<'_, T>) -> usize {
+    let apart = |step: &StepIo<'_, T>| step.program.is_block_by_block() && step.digests.is_empty();
+    if steps.len() > 1 && steps.iter().all(apart) { RUN_LANES } else { TILE_LANES }
 }
 
 /// One step of one tile.

@@ -12,6 +12,7 @@ use super::ring;
 use super::spec::MatrixSpec;
 use crate::error::{Error, Result};
 use crate::kernel::{Op, Program, Push, Real, StageOps};
+use crate::limits::MAX_REPLAY_PLANES;
 
 /// A matrix ready to run.
 #[derive(Clone, Debug)]
@@ -261,6 +262,42 @@ impl Plan {
                 planes: stage.planes(),
                 ops: (0..turns).map(|tile| stage.resolve(step, tile)).collect(),
             }
+        };
+        Program { stages: self.stages.iter().map(resolve).collect() }
+    }
+
+    /// The steps whose inputs make up all of the state, where there are such: of a matrix that remembers inputs alone, by one
+    /// banded recurrence at most.
+    pub(crate) fn replayed_steps(&self) -> Option<usize> {
+        let inputs_alone = |stage: &Stage| match stage {
+            Stage::Scale(_) | Stage::Banded { inverse: false, .. } => true,
+            Stage::PrefixSum { .. } | Stage::Momentum { .. } | Stage::Banded { .. } | Stage::Blt { .. } => {
+                false
+            }
+        };
+        let rings = self.stages.iter().filter(|stage| stage.planes() > 0).count();
+        let few = rings <= 1 && self.planes <= MAX_REPLAY_PLANES;
+        (few && self.stages.iter().all(inputs_alone)).then_some(self.planes)
+    }
+
+    /// The numbers of step `step` for a pass that forgets its state. `input_alone` says that the step only brings its input
+    /// into the ring.
+    pub(crate) fn replay_program<T: Real>(&self, step: u64, input_alone: bool) -> Program<T> {
+        let resolve = |stage: &Stage| {
+            let op = match stage {
+                Stage::Banded { rows, inverse } => {
+                    let weight = |step, back| T::from_f64(banded_weight(rows, *inverse, step, back));
+                    let mut op = ring::replayed_banded(rows.planes(), step as usize, weight, Push::Input);
+                    if input_alone {
+                        op.weights.clear();
+                    }
+                    Op::Banded(op)
+                }
+                Stage::Scale(_) | Stage::PrefixSum { .. } | Stage::Momentum { .. } | Stage::Blt { .. } => {
+                    stage.resolve(step, 0)
+                }
+            };
+            StageOps { planes: stage.planes(), ops: vec![op] }
         };
         Program { stages: self.stages.iter().map(resolve).collect() }
     }

@@ -74,3 +74,25 @@ pub(super) fn banded<T: Real>(
         push,
     }
 }
+
+/// The same step where the ring holds just the inputs of the steps before it, and nothing that was summed ahead: what a
+/// pass has that forgets its state. The order of a lane's operations is the same.
+pub(super) fn replayed_banded<T: Real>(
+    planes: usize,
+    step: usize,
+    weight: impl Fn(usize, usize) -> T,
+    push: Push,
+) -> Banded<T> {
+    let values = planes.min(step);
+    Banded {
+        planes,
+        interleaved: true,
+        newest: if planes == 0 { 0 } else { step % planes },
+        begun: false,
+        first: if planes == 0 { 0 } else { (step - values) % planes },
+        weights: (1..=values).rev().map(|back| weight(step, back)).collect(),
+        ahead: Vec::new(),
+        diagonal: weight(step, 0),
+        push,
+    }
+}

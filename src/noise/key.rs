@@ -65,7 +65,10 @@ impl NoiseKey {
 
     /// The key of digests that nobody without this key can make two gradients agree in.
     pub(crate) fn of_digests(&self) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(self.derive(OF_DIGESTS).into())
+        let mut derived = self.derive(OF_DIGESTS);
+        let key = Zeroizing::new(*derived.as_bytes());
+        derived.zeroize();
+        key
     }
 
     fn derive(&self, context: &str) -> blake3::Hash {

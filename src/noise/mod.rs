@@ -26,7 +26,7 @@
 //! | bits of `u` | 40 | 64 |
 //! | bits of the angle | 24 | 53 |
 //! | largest `\|z\|` | `sqrt(2 ln 2^41)` = 7.54 | `sqrt(2 ln 2^65)` = 9.49 |
-//! | smallest `\|z\|` | 6.4e-11 | 1e-24 |
+//! | smallest `\|z\|` | 6.4e-11 | 5e-24 |
 //! | error of one value, relative to `r` | 4e-7 | 1e-15 |
 //!
 //! Why: the two 32-bit words of a pair hold 64 bits. An angle of 24 bits is as fine as f32 can tell, and what is left goes
@@ -55,8 +55,6 @@ pub(crate) use gaussian::Normal;
 pub use key::{KeyCheck, MasterKey, NoiseKey};
 pub(crate) use step::StepNoise;
 
-use crate::kernel::{Backend, Real};
-
 /// Lanes whose words lie together: 16 pairs, whose first and second halves are each a vector of every instruction set.
 pub(crate) const GROUP_LANES: usize = 32;
 
@@ -67,20 +65,17 @@ impl NoiseFormat for f32 {}
 impl NoiseFormat for f64 {}
 
 mod sealed {
+    use super::{NoiseKey, StepNoise};
+    use crate::kernel::Backend;
+
     /// What only this crate implements.
     pub trait Sealed: Sized {
-        fn fill(step: &crate::noise::StepNoise, first_lane: u64, values: &mut [Self]);
+        fn fill(key: &NoiseKey, step: u64, first_lane: u64, values: &mut [Self]);
     }
 
-    impl Sealed for f32 {
-        fn fill(step: &crate::noise::StepNoise, first_lane: u64, values: &mut [Self]) {
-            super::fill(step, first_lane, values);
-        }
-    }
-
-    impl Sealed for f64 {
-        fn fill(step: &crate::noise::StepNoise, first_lane: u64, values: &mut [Self]) {
-            super::fill(step, first_lane, values);
+    impl<T: crate::kernel::Real> Sealed for T {
+        fn fill(key: &NoiseKey, step: u64, first_lane: u64, values: &mut [Self]) {
+            Backend::best().draw(&StepNoise::new(key, step, 1.0), first_lane, values);
         }
     }
 }
@@ -97,11 +92,7 @@ mod sealed {
 /// assert_eq!(whole[42..52], part);
 /// ```
 pub fn standard_normals<T: NoiseFormat>(key: &NoiseKey, step: u64, first_lane: u64, values: &mut [T]) {
-    T::fill(&StepNoise::new(key, step, 1.0), first_lane, values);
-}
-
-fn fill<T: Real>(step: &StepNoise, first_lane: u64, values: &mut [T]) {
-    Backend::best().draw(step, first_lane, values);
+    T::fill(key, step, first_lane, values);
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The noise as a function of key, step and lane, whatever draws it.
 
 use super::*;
-use crate::kernel::Backend;
+use crate::kernel::{Backend, Real};
 
 fn key() -> NoiseKey {
     NoiseKey::from_bytes(std::array::from_fn(|i| i as u8))
@@ -53,7 +53,7 @@ fn a_stddev_of_zero_is_exact() {
 fn golden_values() {
     let found: Vec<u32> =
         drawn::<f32>(Backend::REFERENCE, 5, 1_000_000_007, 4).iter().map(|z| z.to_bits()).collect();
-    assert_eq!(found, [0x3e8f_8438, 0xbf4c_8cc3, 0x3f3a_ae5b, 0x3f76_3b64], "{found:#010x?}");
+    assert_eq!(found, [0x3e8f_8438, 0xbf4c_8cc5, 0x3f3a_ae5c, 0x3f76_3b64], "{found:#010x?}");
     let found: Vec<u64> =
         drawn::<f64>(Backend::REFERENCE, 5, 1_000_000_007, 4).iter().map(|z| z.to_bits()).collect();
     assert_eq!(

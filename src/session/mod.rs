@@ -22,13 +22,26 @@
 //! | `snapshot` | the state as bytes and back |
 
 mod assembler;
+mod buffers;
+mod drawer;
+mod kept;
+mod noise;
 mod outputs;
+mod privatize;
 mod snapshot;
+mod source;
 mod spec;
+mod track;
 
 pub use assembler::{Assembler, Run};
-pub use spec::{Fingerprint, ResolvedSpec, SessionCost, SessionSpec, Source};
+pub use buffers::StepBuffer;
+pub use drawer::{DrawerMark, DrawnStep, NoiseDrawer};
+pub use kept::WhenFull;
+pub use noise::{NoiseRewind, NoiseSession, Outcome};
+pub use source::{KeyOrigin, Noise, NoiseOptions, NoiseState, Rewind, Source};
+pub use spec::{Fingerprint, ResolvedSpec, SessionCost, SessionSpec};
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -36,26 +49,23 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::kernel::{
-    Aligned, Backend, Data, LaneState, Pass, PassState, Program, Real, StepIo, Steps, digest_of, state_values,
+    Aligned, Backend, Data, LaneState, Pass, PassState, Program, Real, StepIo, Steps, state_values,
 };
 use crate::limits::TILE_LANES;
-use outputs::Outputs;
+use kept::Rewinds;
+use track::{Checked, Track};
 
-/// One matrix's state for one tree.
+/// One matrix's state for one tree, for input that a client sends.
 #[derive(Debug)]
 pub struct Session {
-    resolved: Arc<ResolvedSpec>,
     backend: Backend,
     state: LaneState,
-    /// What `step` multiplies with.
+    /// What the step being produced multiplies with.
     program: StepProgram,
-    /// The step being produced.
-    step: u64,
-    /// Tiles that have been through it.
-    tiles_done: usize,
-    /// Of the last input of each tile.
-    digests: Vec<u64>,
-    outputs: Outputs,
+    track: Track,
+    /// States that were asked to be kept, by the step that comes next on them.
+    kept: BTreeMap<u64, LaneState>,
+    rewinds: Rewinds,
 }
 
 #[derive(Debug)]
@@ -89,32 +99,23 @@ impl Session {
         let lanes = resolved.layout.lanes();
         let state = LaneState::zeroed(resolved.spec.precision, lanes, resolved.plan.planes());
         let program = StepProgram::of(&resolved, 0);
-        let digests = vec![0; lanes.div_ceil(TILE_LANES)];
-        Self {
-            resolved,
-            backend,
-            state,
-            program,
-            step: 0,
-            tiles_done: 0,
-            digests,
-            outputs: Outputs::default(),
-        }
+        let (track, kept) = (Track::new(resolved), BTreeMap::new());
+        Self { backend, state, program, track, kept, rewinds: Rewinds::default() }
     }
 
     /// What this session is bound to.
     pub fn resolved(&self) -> &Arc<ResolvedSpec> {
-        &self.resolved
+        &self.track.resolved
     }
 
     /// The step that is expected next.
     pub fn next_step(&self) -> u64 {
-        self.step
+        self.track.step
     }
 
     /// Bytes of that step that are applied already.
     pub fn next_offset(&self) -> usize {
-        self.byte_of_tile(self.tiles_done)
+        self.track.next_offset()
     }
 
     /// Applies or repeats a run of whole tiles of a step: `payload` starts at byte `offset`, which is the first of a
@@ -140,125 +141,41 @@ impl Session {
         offset: usize,
         pieces: &[P],
     ) -> Result<Vec<OutputChunk>> {
-        let length = pieces.iter().map(|piece| piece.as_ref().len()).sum();
-        let tiles = self.tiles_of(offset, length)?;
-        let pieces = self.check_pieces(offset, pieces)?;
-        let replayed = self.check_step(step, &tiles)?;
-        self.check_digests(step, replayed.clone(), &pieces)?;
+        if self.resolved().spec.source != Source::Input {
+            return Err(Error::invalid("source", "must be `input`: a `NoiseSession` is what draws"));
+        }
+        let checked = self.track.check(step, offset, pieces)?;
         let mut chunks = Vec::new();
-        self.outputs.collect(self.bytes_of_tiles(&replayed), &mut chunks);
-        if replayed.end < tiles.end {
-            let fresh = replayed.end..tiles.end;
-            let offset = self.byte_of_tile(fresh.start);
-            chunks.push(OutputChunk { offset, bytes: self.advance(fresh, &pieces), replay: false });
+        self.track.collect(&checked.replayed, &mut chunks);
+        if !checked.fresh.is_empty() {
+            chunks.push(self.advance(&checked));
         }
         Ok(chunks)
     }
 
-    /// The tiles of each piece with its bytes. Each is of whole tiles.
-    fn check_pieces<'p, P: AsRef<[u8]>>(
-        &self,
-        mut offset: usize,
-        pieces: &'p [P],
-    ) -> Result<Vec<(Range<usize>, &'p [u8])>> {
-        let of_piece = |piece: &'p P| {
-            let piece = piece.as_ref();
-            let tiles = self.tiles_of(offset, piece.len())?;
-            offset += piece.len();
-            Ok((tiles, piece))
-        };
-        pieces.iter().map(of_piece).collect()
-    }
-
-    /// The tiles that a run of bytes covers.
-    fn tiles_of(&self, offset: usize, length: usize) -> Result<Range<usize>> {
-        let total = self.resolved.layout.byte_len();
-        let end = offset
-            .checked_add(length)
-            .filter(|&end| end <= total)
-            .ok_or_else(|| Error::invalid("payload", format!("must end within the step's {total} bytes")))?;
-        let tile_at = |byte: usize| {
-            let lane = self.resolved.layout.lane_of_byte(byte)?;
-            let whole = lane % TILE_LANES == 0 || lane == self.resolved.layout.lanes();
-            whole.then_some(lane.div_ceil(TILE_LANES))
-        };
-        let start = tile_at(offset).ok_or_else(|| {
-            Error::invalid("offset", format!("must be the first byte of a tile of {TILE_LANES} lanes"))
-        })?;
-        let end = tile_at(end).ok_or_else(|| {
-            Error::invalid("payload", format!("must end with a tile of {TILE_LANES} lanes"))
-        })?;
-        if start == end {
-            return Err(Error::invalid("payload", "must not be empty"));
-        }
-        Ok(start..end)
-    }
-
-    /// The tiles of the run that were through this step already; the others are next in order.
-    fn check_step(&self, step: u64, tiles: &Range<usize>) -> Result<Range<usize>> {
-        let wrong = Error::WrongStep { requested: step, expected: self.step };
-        if self.step.checked_sub(1) == Some(step) {
-            // What a tile gave at this step is kept until the tile is taken through the next.
-            return if tiles.start >= self.tiles_done { Ok(tiles.clone()) } else { Err(wrong) };
-        }
-        if let Some(horizon) = self.resolved.spec.horizon.filter(|&horizon| step >= horizon) {
-            return Err(Error::PastHorizon { requested: step, horizon });
-        }
-        if step != self.step {
-            return Err(wrong);
-        }
-        if tiles.start > self.tiles_done {
-            let expected = self.next_offset();
-            return Err(Error::invalid(
-                "offset",
-                format!("step {step} is applied up to byte {expected}; go on from there"),
-            ));
-        }
-        Ok(tiles.start..tiles.end.min(self.tiles_done))
-    }
-
-    fn check_digests(&self, step: u64, tiles: Range<usize>, pieces: &[(Range<usize>, &[u8])]) -> Result<()> {
-        for (of_piece, payload) in pieces {
-            let origin = self.byte_of_tile(of_piece.start);
-            for tile in of_piece.start.max(tiles.start)..of_piece.end.min(tiles.end) {
-                let bytes = self.byte_of_tile(tile)..self.byte_of_tile(tile + 1);
-                if digest_of(&payload[bytes.start - origin..bytes.end - origin]) != self.digests[tile] {
-                    let offset = bytes.start as u64;
-                    return Err(Error::PayloadMismatch { requested: step, expected: self.step, offset });
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes the next tiles through the step; they are known to be next, and are the last of `pieces`.
-    fn advance(&mut self, tiles: Range<usize>, pieces: &[(Range<usize>, &[u8])]) -> Bytes {
-        let range = self.bytes_of_tiles(&tiles);
-        let mut buffer = self.outputs.take_buffer(range.clone());
+    /// Takes the next tiles through the step.
+    fn advance(&mut self, checked: &Checked<'_>) -> OutputChunk {
+        let mut buffer = self.track.take_buffer(&checked.fresh);
         let mut output = &mut buffer[..];
-        for (of_piece, payload) in pieces.iter().filter(|(of_piece, _)| of_piece.end > tiles.start) {
-            let fresh = of_piece.start.max(tiles.start)..of_piece.end;
-            let bytes = self.bytes_of_tiles(&fresh);
-            let input = &payload[payload.len() - bytes.len()..];
-            let (of_fresh, rest) = std::mem::take(&mut output).split_at_mut(bytes.len());
-            self.sweep(fresh, Data::Between { input, output: of_fresh });
+        let fresh: Vec<_> = checked.fresh_pieces(&self.track).collect();
+        for (tiles, input) in fresh {
+            let (of_fresh, rest) = std::mem::take(&mut output).split_at_mut(input.len());
+            self.sweep(tiles, Data::Between { input, output: of_fresh });
             output = rest;
         }
-        let output = buffer.freeze();
-        self.outputs.push(range, output.clone());
-        if tiles.end == self.digests.len() {
-            self.go_to(self.step + 1, 0);
-        } else {
-            self.tiles_done = tiles.end;
+        let (chunk, step_ended) = self.track.finish(&checked.fresh, buffer);
+        if step_ended {
+            self.resolve_program();
         }
-        output
+        chunk
     }
 
     fn sweep(&mut self, tiles: Range<usize>, data: Data<'_>) {
-        let lanes = tiles.start * TILE_LANES..self.resolved.layout.lanes().min(tiles.end * TILE_LANES);
-        let digests = &mut self.digests[tiles];
-        let planes = self.resolved.plan.planes();
-        let pass = Pass { backend: self.backend, layout: &self.resolved.layout, planes, lanes };
+        let lanes = self.track.lanes(&tiles);
+        let digests = &mut self.track.digests[tiles];
+        let resolved = &self.track.resolved;
+        let pass =
+            Pass { backend: self.backend, layout: &resolved.layout, planes: resolved.plan.planes(), lanes };
         match (&mut self.state, &self.program) {
             (LaneState::F32(state), StepProgram::F32(program)) => {
                 run(pass, state, StepIo { program, data, digests });
@@ -272,21 +189,11 @@ impl Session {
         }
     }
 
-    fn go_to(&mut self, step: u64, tiles_done: usize) {
-        self.step = step;
-        self.tiles_done = tiles_done;
-        if self.resolved.spec.horizon.is_none_or(|horizon| step < horizon) {
-            self.program = StepProgram::of(&self.resolved, step);
+    fn resolve_program(&mut self) {
+        let resolved = &self.track.resolved;
+        if resolved.spec.horizon.is_none_or(|horizon| self.track.step < horizon) {
+            self.program = StepProgram::of(resolved, self.track.step);
         }
-    }
-
-    fn bytes_of_tiles(&self, tiles: &Range<usize>) -> Range<usize> {
-        self.byte_of_tile(tiles.start)..self.byte_of_tile(tiles.end)
-    }
-
-    fn byte_of_tile(&self, tile: usize) -> usize {
-        let layout = &self.resolved.layout;
-        layout.byte_of_lane((tile * TILE_LANES).min(layout.lanes()))
     }
 }
 

@@ -4,7 +4,7 @@
 //! magic "noised session\n"   15 bytes
 //! version                    u32
 //! header length              u64
-//! header                     JSON: specification, fingerprint, step, tiles done, lanes a tile and a block, steps ahead
+//! header                     JSON: specification, fingerprint, step, tiles done, first step kept, lanes a tile and a block, steps ahead
 //! header digest              32 bytes, BLAKE3 of all before it
 //! state                      planes x lanes values, lanes rounded up to whole blocks, as they lie in memory
 //! digests                    u64 a tile
@@ -30,7 +30,7 @@ use crate::tree::{Leaf, Shard, Tree};
 const MAGIC: &[u8; 15] = b"noised session\n";
 
 /// Goes up when a reader of the last version would read this one wrongly.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Bytes of a header. A description of many schedules of the largest permitted length may take more: such a session is
 /// not written, so that whatever is written can be read. The length of a damaged state is not believed past this.
@@ -51,6 +51,7 @@ struct Header {
     fingerprint: String,
     step: u64,
     tiles_done: usize,
+    first_step: u64,
     tile_lanes: usize,
     block_lanes: usize,
     steps_ahead: usize,
@@ -74,8 +75,8 @@ impl Session {
             LaneState::F32(values) => write_values(&mut out, values, |v| v.to_le_bytes())?,
             LaneState::F64(values) => write_values(&mut out, values, |v| v.to_le_bytes())?,
         }
-        write_values(&mut out, &self.digests, |v| v.to_le_bytes())?;
-        for piece in self.outputs.iter() {
+        write_values(&mut out, &self.track.digests, |v| v.to_le_bytes())?;
+        for piece in self.track.outputs.iter() {
             out.write_all(piece)?;
         }
         out.write_digest()
@@ -98,6 +99,7 @@ impl Session {
             fingerprint,
             step,
             tiles_done,
+            first_step,
             tile_lanes,
             block_lanes,
             steps_ahead,
@@ -114,32 +116,40 @@ impl Session {
             .map(|tree| SessionSpec { matrix, tree, shard, source, precision, horizon })
             .and_then(SessionSpec::resolve)
             .map_err(Error::damaged)?;
+        if resolved.spec.source != Source::Input {
+            return Err(Error::damaged("the source is not a client's input"));
+        }
         if resolved.fingerprint().to_string() != fingerprint {
             return Err(Error::damaged("the fingerprint is not that of the specification"));
         }
         let mut session = Self::new(resolved);
-        if tiles_done >= session.digests.len() || session.resolved.spec.horizon.is_some_and(|n| step > n) {
+        if tiles_done >= session.track.digests.len()
+            || session.track.resolved.spec.horizon.is_some_and(|n| step > n)
+        {
             return Err(Error::damaged("the step is not one of this session"));
         }
         match &mut session.state {
             LaneState::F32(values) => read_values(&mut input, values, f32::from_le_bytes)?,
             LaneState::F64(values) => read_values(&mut input, values, f64::from_le_bytes)?,
         }
-        read_values(&mut input, &mut session.digests, u64::from_le_bytes)?;
-        let middle = session.byte_of_tile(tiles_done);
+        read_values(&mut input, &mut session.track.digests, u64::from_le_bytes)?;
+        let middle = session.track.output_bytes(&(0..tiles_done)).end;
         // The ring of outputs begins with the oldest.
-        let kept = if step > 0 { session.resolved.layout.byte_len() } else { middle };
+        let kept = if step > first_step { session.track.resolved.layout.byte_len() } else { middle };
         let mut outputs = BytesMut::zeroed(kept);
         read_exactly(&mut input, &mut outputs)?;
         input.check_digest()?;
         let newest = outputs.split_to(middle).freeze();
         if !outputs.is_empty() {
-            session.outputs.push(middle..kept, outputs.freeze());
+            session.track.outputs.push(middle..kept, outputs.freeze());
         }
         if !newest.is_empty() {
-            session.outputs.push(0..middle, newest);
+            session.track.outputs.push(0..middle, newest);
         }
-        session.go_to(step, tiles_done);
+        session.track.step = step;
+        session.track.tiles_done = tiles_done;
+        session.track.first_step = first_step;
+        session.resolve_program();
         Ok(session)
     }
 
@@ -155,7 +165,8 @@ impl Session {
     }
 
     fn header(&self) -> Header {
-        let SessionSpec { matrix, tree, shard, source, precision, horizon } = self.resolved.spec().clone();
+        let SessionSpec { matrix, tree, shard, source, precision, horizon } =
+            self.track.resolved.spec().clone();
         Header {
             matrix,
             leaves: tree.leaves().to_vec(),
@@ -163,9 +174,10 @@ impl Session {
             source,
             precision,
             horizon,
-            fingerprint: self.resolved.fingerprint().to_string(),
-            step: self.step,
-            tiles_done: self.tiles_done,
+            fingerprint: self.track.resolved.fingerprint().to_string(),
+            step: self.track.step,
+            tiles_done: self.track.tiles_done,
+            first_step: self.track.first_step,
             tile_lanes: TILE_LANES,
             block_lanes: BLOCK_LANES,
             steps_ahead: MAX_STEPS_AHEAD,

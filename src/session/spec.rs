@@ -2,22 +2,12 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
-
-use crate::dtype::Precision;
+use super::source::{KeyOrigin, Noise, NoiseOptions, NoiseState, Source};
+use crate::dtype::{DType, Precision};
 use crate::error::{Error, Result};
-use crate::limits::{BLOCK_LANES, MAX_HORIZON, TILE_LANES};
+use crate::limits::{BLOCK_LANES, LOOKAHEAD_BYTES, MAX_HORIZON, MAX_STEPS_A_PASS, TILE_LANES};
 use crate::matrix::{MatrixSpec, Plan};
-use crate::tree::{Layout, Leaf, Shard, Tree};
-
-/// Where a session's input comes from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// The client sends `x_t` and gets `(A x)_t`.
-    #[default]
-    Input,
-}
+use crate::tree::{Layout, Leaf, Shard, ShardCut, Tree};
 
 /// Everything that a session is bound to.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,10 +52,18 @@ impl SessionSpec {
                 ));
             }
         }
+        self.source.validate(self.precision)?;
         self.horizon = self.horizon.or(plan.horizon());
-        let layout = Layout::new(&self.tree, self.shard)?;
-        let fingerprint = Fingerprint::of(&self);
-        Ok(ResolvedSpec { spec: self, plan, layout, fingerprint })
+        let of_leaves = Layout::new(&self.tree, self.shard)?;
+        let (layout, gradient_layout) = match self.source {
+            Source::Privatize { noise: _, answer_dtype: Some(dtype) } => {
+                (Layout::flat(of_leaves.lanes(), dtype), Some(of_leaves))
+            }
+            Source::Input | Source::Gaussian(_) | Source::Privatize { .. } => (of_leaves, None),
+        };
+        let first_lane = self.shard.lanes(&self.tree)?.start;
+        let fingerprint = Fingerprint::of(&self, self.shard);
+        Ok(ResolvedSpec { spec: self, plan, layout, gradient_layout, first_lane, fingerprint })
     }
 
     /// The first part in which two descriptions differ.
@@ -90,6 +88,10 @@ pub struct ResolvedSpec {
     pub(super) spec: SessionSpec,
     pub(super) plan: Plan,
     pub(super) layout: Layout,
+    /// Where gradients come in other formats than answers go out.
+    gradient_layout: Option<Layout>,
+    /// The place of the first lane held in the whole tree.
+    pub(super) first_lane: u64,
     pub(super) fingerprint: Fingerprint,
 }
 
@@ -99,9 +101,32 @@ impl ResolvedSpec {
         &self.spec
     }
 
-    /// The lanes held and where they lie in a step's bytes.
+    /// The lanes held and where they lie in the bytes of a step's answer.
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// The same in the bytes that a client sends. Of a source for which it sends none, this is the layout of answers.
+    pub fn input_layout(&self) -> &Layout {
+        self.gradient_layout.as_ref().unwrap_or(&self.layout)
+    }
+
+    /// Bytes that a client sends for a step: none where the server draws all of it.
+    pub fn input_bytes(&self) -> usize {
+        match self.spec.source {
+            Source::Gaussian(_) => 0,
+            Source::Input | Source::Privatize { .. } => self.input_layout().byte_len(),
+        }
+    }
+
+    /// What all shards of one session are bound to: the fingerprint of the whole tree's.
+    pub fn noise_fingerprint(&self) -> Fingerprint {
+        Fingerprint::of(&self.spec, Shard::WHOLE)
+    }
+
+    /// The lanes held, in the whole tree.
+    pub fn lanes(&self) -> std::ops::Range<u64> {
+        self.first_lane..self.first_lane + self.layout.lanes() as u64
     }
 
     /// The matrix, ready to run.
@@ -127,15 +152,68 @@ impl ResolvedSpec {
         Err(Error::FingerprintMismatch { field })
     }
 
-    /// The memory that a session takes, in bytes.
+    /// Bytes of one step's noise as it is kept until it is released.
+    pub(super) fn step_noise_bytes(&self) -> u64 {
+        match self.spec.source {
+            Source::Input => 0,
+            Source::Gaussian(_) => self.layout.byte_len() as u64,
+            Source::Privatize { .. } => (self.layout.lanes() * self.spec.precision.size()) as u64,
+        }
+    }
+
+    /// The options of a noise, with what is not given chosen for it.
+    ///
+    /// By itself, a session has noise ready for as many steps as fit [`LOOKAHEAD_BYTES`], at least one and at most
+    /// [`MAX_STEPS_A_PASS`], and keeps its state.
+    pub fn noise_options(&self, lookahead: Option<u32>, state: Option<NoiseState>) -> NoiseOptions {
+        let fitting = LOOKAHEAD_BYTES / self.step_noise_bytes().max(1);
+        NoiseOptions {
+            lookahead: lookahead.unwrap_or(fitting.clamp(1, MAX_STEPS_A_PASS as u64) as u32),
+            state: state.unwrap_or_default(),
+        }
+    }
+
+    /// Whether nothing need be kept between steps that a server draws ([`NoiseState::Replayed`]).
+    pub fn is_replayable(&self) -> bool {
+        self.plan.replayed_steps().is_some()
+    }
+
+    /// Checks that a session may be run so.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] on `lookahead` or `noise_state`.
+    pub fn check_noise_options(&self, options: NoiseOptions) -> Result<()> {
+        match self.spec.source {
+            Source::Input => Ok(()),
+            Source::Gaussian(_) | Source::Privatize { .. } => options.validate(self.is_replayable()),
+        }
+    }
+
+    /// The memory that a session takes, in bytes, with the options that it gets by itself.
     pub fn cost(&self) -> SessionCost {
+        self.cost_with(self.noise_options(None, None))
+    }
+
+    /// The memory that a session takes, in bytes. The options matter where the server draws the noise.
+    pub fn cost_with(&self, options: NoiseOptions) -> SessionCost {
+        let NoiseOptions { lookahead, state } = options;
+        let planes = match (&self.spec.source, state) {
+            (Source::Gaussian(_) | Source::Privatize { .. }, NoiseState::Replayed) => 0,
+            _ => self.plan.planes() as u64,
+        };
+        let noise_bytes = match self.spec.source {
+            Source::Input => 0,
+            Source::Gaussian(_) => u64::from(lookahead) * self.step_noise_bytes(),
+            Source::Privatize { .. } => u64::from(lookahead.max(1)) * self.step_noise_bytes(),
+        };
         // MAX_LANES, MAX_PLANES and 8 bytes fit an i64: the relation is asserted beside them.
         let lanes = self.layout.lanes() as u64;
         SessionCost {
             state_bytes: lanes.next_multiple_of(BLOCK_LANES as u64)
-                * self.plan.planes() as u64
+                * planes
                 * self.spec.precision.size() as u64,
             output_bytes: self.layout.byte_len() as u64,
+            noise_bytes,
             digest_bytes: lanes.div_ceil(TILE_LANES as u64) * 8,
             description_bytes: self.description_bytes(),
         }
@@ -143,9 +221,10 @@ impl ResolvedSpec {
 
     /// The numbers of a matrix are held as they were described and as they run.
     fn description_bytes(&self) -> u64 {
-        let Self { spec, plan, layout, fingerprint: _ } = self;
+        let Self { spec, plan, layout, gradient_layout, first_lane: _, fingerprint: _ } = self;
         let described = spec.matrix.heap_bytes() + spec.tree.heap_bytes();
-        described + plan.heap_bytes() + layout.heap_bytes()
+        let layouts = layout.heap_bytes() + gradient_layout.as_ref().map_or(0, Layout::heap_bytes);
+        described + plan.heap_bytes() + layouts
     }
 }
 
@@ -156,6 +235,8 @@ pub struct SessionCost {
     pub state_bytes: u64,
     /// One step's output, kept for a replay.
     pub output_bytes: u64,
+    /// Noise of steps that are not released yet.
+    pub noise_bytes: u64,
     /// A digest for each tile of the last step's input.
     pub digest_bytes: u64,
     /// The matrix and the tree, as they were described and as they run.
@@ -165,8 +246,9 @@ pub struct SessionCost {
 impl SessionCost {
     /// All of it.
     pub fn total(&self) -> u64 {
-        let Self { state_bytes, output_bytes, digest_bytes, description_bytes } = *self;
-        [state_bytes, output_bytes, digest_bytes, description_bytes].into_iter().fold(0, u64::saturating_add)
+        let Self { state_bytes, output_bytes, noise_bytes, digest_bytes, description_bytes } = *self;
+        let parts = [state_bytes, output_bytes, noise_bytes, digest_bytes, description_bytes];
+        parts.into_iter().fold(0, u64::saturating_add)
     }
 }
 
@@ -181,8 +263,8 @@ impl Fingerprint {
     }
 
     /// Hashes the bits of every number, not their text: a fingerprint outlives versions of a formatter.
-    fn of(spec: &SessionSpec) -> Self {
-        let SessionSpec { matrix, tree, shard, source, precision, horizon } = spec;
+    fn of(spec: &SessionSpec, shard: Shard) -> Self {
+        let SessionSpec { matrix, tree, shard: _, source, precision, horizon } = spec;
         let mut hash = Canonical(blake3::Hasher::new_derive_key("noised session fingerprint v1"));
         hash.matrix(matrix);
         hash.count(tree.leaves().len());
@@ -192,12 +274,14 @@ impl Fingerprint {
             hash.count(shape.len());
             shape.iter().for_each(|&axis| hash.integer(axis));
         }
-        let Shard { index, count } = *shard;
+        let Shard { index, count, cut } = shard;
         hash.integer(index.into());
         hash.integer(count.into());
-        match source {
-            Source::Input => hash.text("input"),
+        match cut {
+            ShardCut::Lanes => {}
+            ShardCut::Leaves => hash.text("leaves"),
         }
+        hash.source(source);
         hash.text(precision.name());
         hash.optional_integer(*horizon);
         Self(hash.0.finalize().into())
@@ -253,6 +337,34 @@ impl Canonical {
     fn rows(&mut self, rows: &[Vec<f64>]) {
         self.count(rows.len());
         rows.iter().for_each(|row| self.numbers(row));
+    }
+
+    fn source(&mut self, source: &Source) {
+        match source {
+            Source::Input => self.text("input"),
+            Source::Gaussian(noise) => {
+                self.text("gaussian");
+                self.noise(noise);
+            }
+            Source::Privatize { noise, answer_dtype } => {
+                self.text("privatize");
+                self.noise(noise);
+                self.text(answer_dtype.map_or("", DType::name));
+            }
+        }
+    }
+
+    fn noise(&mut self, noise: &Noise) {
+        let Noise { stddev, key } = noise;
+        self.numbers(&[*stddev]);
+        match key {
+            KeyOrigin::Fresh => self.text("fresh"),
+            KeyOrigin::Derived { noise_id } => {
+                self.text("derived");
+                self.text(noise_id);
+            }
+            KeyOrigin::Given => self.text("given"),
+        }
     }
 
     fn matrix(&mut self, spec: &MatrixSpec) {

@@ -161,9 +161,10 @@ impl Tree {
     }
 }
 
-/// Which part of a tree a session holds: shard `index` of `count`, by lanes.
+/// Which part of a tree a session holds: shard `index` of `count`.
 ///
-/// Shard `i` of `k` of a tree of `L` lanes holds lanes `[floor(i L / k), floor((i + 1) L / k))`.
+/// By lanes, shard `i` of `k` of a tree of `L` lanes holds lanes `[floor(i L / k), floor((i + 1) L / k))`. By leaves, it
+/// holds the leaves that begin there: each whole, and about as many lanes for each shard as the leaves permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shard {
@@ -171,6 +172,20 @@ pub struct Shard {
     pub index: u32,
     /// Of how many.
     pub count: u32,
+    /// Where the tree is cut.
+    #[serde(default)]
+    pub cut: ShardCut,
+}
+
+/// Where a tree is cut into shards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardCut {
+    /// Anywhere, so that shards differ by a lane at most.
+    #[default]
+    Lanes,
+    /// Between leaves.
+    Leaves,
 }
 
 impl Default for Shard {
@@ -181,14 +196,24 @@ impl Default for Shard {
 
 impl Shard {
     /// The whole tree.
-    pub const WHOLE: Self = Self { index: 0, count: 1 };
+    pub const WHOLE: Self = Self::new(0, 1);
+
+    /// Shard `index` of `count`, by lanes.
+    pub const fn new(index: u32, count: u32) -> Self {
+        Self { index, count, cut: ShardCut::Lanes }
+    }
+
+    /// Shard `index` of `count`, by leaves.
+    pub const fn of_leaves(index: u32, count: u32) -> Self {
+        Self { index, count, cut: ShardCut::Leaves }
+    }
 
     /// The lanes of `tree` that this shard holds.
     ///
     /// # Errors
     /// [`Error::Invalid`] where there is no such shard, or it would be empty.
     pub fn lanes(self, tree: &Tree) -> Result<Range<u64>> {
-        let Self { index, count } = self;
+        let Self { index, count, cut } = self;
         if count == 0 {
             return Err(Error::invalid("shard.count", "must be at least 1"));
         }
@@ -199,13 +224,18 @@ impl Shard {
             ));
         }
         // 2^40 lanes times 2^32 shards does not fit 64 bits.
-        let cut = |i: u32| (u128::from(tree.lanes()) * u128::from(i) / u128::from(count)) as u64;
-        let lanes = cut(index)..cut(index + 1);
+        let even = |i: u32| (u128::from(tree.lanes()) * u128::from(i) / u128::from(count)) as u64;
+        let place = |i: u32| match cut {
+            ShardCut::Lanes => even(i),
+            ShardCut::Leaves => tree.lane_starts[tree.lane_starts.partition_point(|&start| start < even(i))],
+        };
+        let lanes = place(index)..place(index + 1);
         if lanes.is_empty() {
-            return Err(Error::invalid(
-                "shard.count",
-                format!("more shards than the tree has lanes ({})", tree.lanes()),
-            ));
+            let rule = match cut {
+                ShardCut::Lanes => format!("more shards than the tree has lanes ({})", tree.lanes()),
+                ShardCut::Leaves => format!("no leaf begins in shard {index} of {count}: take fewer shards"),
+            };
+            return Err(Error::invalid("shard.count", rule));
         }
         Ok(lanes)
     }

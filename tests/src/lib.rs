@@ -6,6 +6,7 @@
 //! | [`trees`] | trees of odd shapes, and values for them |
 //! | [`bad`] | descriptions that break a rule, with the field and the rule |
 //! | [`drive`] | a session driven through steps, chunk by chunk |
+//! | [`noises`] | noise that a server draws: descriptions of it, and what it has to be |
 //! | [`server`] | a server in this process, on a free port or a Unix socket |
 //! | [`proxy`] | a network that can be cut |
 //! | [`wire`] | sessions driven over gRPC by hand, message by message |
@@ -14,6 +15,7 @@
 
 pub mod bad;
 pub mod drive;
+pub mod noises;
 pub mod proxy;
 pub mod raw;
 pub mod server;

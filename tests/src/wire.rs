@@ -115,6 +115,7 @@ pub fn create_request(id: &str, spec: &SessionSpec) -> v1::CreateSessionRequest 
         session_id: id.to_owned(),
         session: Some(session_spec_to_wire(spec)),
         resume: false,
+        ..v1::CreateSessionRequest::default()
     }
 }
 

@@ -155,7 +155,7 @@ fn two_shards_are_the_whole() {
     for count in [2, 3, 7] {
         let mut together = vec![Vec::new(); whole.len()];
         for index in 0..count {
-            let shard = noised::Shard { index, count };
+            let shard = noised::Shard::new(index, count);
             let spec = noised::SessionSpec {
                 shard,
                 precision: Precision::F32,

@@ -90,7 +90,7 @@ fn bytes_are_those_of_the_session() {
         assert_eq!(found.precision, precision.unwrap_or(Precision::F64));
     }
     for index in 0..3 {
-        let shard = Shard { index, count: 3 };
+        let shard = Shard::new(index, 3);
         let spec = SessionSpec { shard, ..SessionSpec::new(matrix.clone(), tree.clone()) };
         let resolved = spec.resolve().unwrap();
         let found = describe(&matrix, Some((&tree, shard)), None).unwrap().tree.unwrap();

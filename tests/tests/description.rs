@@ -267,7 +267,7 @@ fn fingerprints_differ_where_any_one_part_does() {
         let tree = tree(&[leaf(&first, DType::F32, &[6]), leaf(&second, DType::F32, &[2])]);
         all.push(SessionSpec { tree, ..base.clone() });
     }
-    let shards = [(0, 2), (1, 2), (1, 3)].map(|(index, count)| Shard { index, count });
+    let shards = [(0, 2), (1, 2), (1, 3)].map(|(index, count)| Shard::new(index, count));
     all.extend(shards.map(|shard| SessionSpec { shard, ..base.clone() }));
     all.push(SessionSpec { precision: Precision::F64, ..base.clone() });
     all.extend([1, 2, 1 << 62].map(|horizon| SessionSpec { horizon: Some(horizon), ..base.clone() }));

@@ -318,7 +318,7 @@ fn what_differs_is_named_when_a_session_is_resumed() {
     let session = Session::new(whole.clone().resolve().unwrap());
     let same = whole.clone().resolve().unwrap();
     assert_eq!(session.resolved().check_same(&same), Ok(()));
-    let shard = noised::Shard { index: 1, count: 2 };
+    let shard = noised::Shard::new(1, 2);
     let others = [
         ("matrix", SessionSpec { matrix: MatrixSpec::Identity, ..whole.clone() }),
         ("tree", SessionSpec { tree: Tree::flat(5308, DType::F32).unwrap(), ..whole.clone() }),

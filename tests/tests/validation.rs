@@ -229,7 +229,7 @@ fn the_largest_trees_are_trees() {
 #[test]
 fn shards_and_horizons_that_break_a_rule_are_refused() {
     let spec = SessionSpec::new(MatrixSpec::PrefixSum, flat(10));
-    let shard = |index, count| SessionSpec { shard: Shard { index, count }, ..spec.clone() };
+    let shard = |index, count| SessionSpec { shard: Shard::new(index, count), ..spec.clone() };
     check(shard(0, 0).resolve(), "shard.count", "at least 1", &0);
     check(shard(1, 1).resolve(), "shard.index", "less than shard.count, which is 1", &1);
     check(shard(3, 3).resolve(), "shard.index", "less than shard.count, which is 3", &3);

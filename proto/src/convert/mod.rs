@@ -2,6 +2,7 @@
 
 mod matrix;
 mod session;
+mod source;
 mod tree;
 
 #[cfg(test)]
@@ -9,8 +10,10 @@ mod tests;
 
 pub use matrix::required_matrix;
 pub use session::{
-    SessionStatus, session_spec, session_spec_to_wire, session_summary_to_wire, session_to_wire,
+    AskedSession, SessionStatus, asked_session, session_spec, session_spec_to_wire, session_summary_to_wire,
+    session_to_wire,
 };
+pub use source::noise_state;
 pub use tree::precision;
 
 /// A list whose absence the wire writes as an empty one.

@@ -1,17 +1,29 @@
 //! What a session is made for.
 
-use noised::session::{ResolvedSpec, Source};
+use noised::session::{NoiseOptions, NoiseState, ResolvedSpec, Rewind};
 use noised::{Error, Result, SessionSpec, Shard, Tree};
 
 use super::matrix::required_matrix;
+use super::source::{noise_state, source};
 use super::tree::precision;
 use crate::v1;
+
+/// What a session is to be made for, and how it is to be run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AskedSession {
+    /// What it is bound to.
+    pub spec: SessionSpec,
+    /// Steps whose noise is to be ready; `None` for as the server likes.
+    pub lookahead: Option<u32>,
+    /// What is to be kept between steps; `None` for as the server likes.
+    pub noise_state: Option<NoiseState>,
+}
 
 /// Reads what a session is to be made for. The parts of a [`v1::Session`] that only the server sets must not be set.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field and the rule it breaks.
-pub fn session_spec(session: v1::Session) -> Result<SessionSpec> {
+pub fn asked_session(session: v1::Session) -> Result<AskedSession> {
     let v1::Session {
         name,
         matrix,
@@ -27,6 +39,13 @@ pub fn session_spec(session: v1::Session) -> Result<SessionSpec> {
         step_bytes,
         memory_bytes,
         resumed,
+        lookahead,
+        noise_state: kept,
+        kept_steps,
+        rewinds,
+        rewind_count,
+        released_steps,
+        noise_started_over,
     } = session;
     let set = [
         ("name", !name.is_empty()),
@@ -37,19 +56,33 @@ pub fn session_spec(session: v1::Session) -> Result<SessionSpec> {
         ("step_bytes", step_bytes != 0),
         ("memory_bytes", memory_bytes != 0),
         ("resumed", resumed),
+        ("kept_steps", !kept_steps.is_empty()),
+        ("rewinds", !rewinds.is_empty()),
+        ("rewind_count", rewind_count != 0),
+        ("released_steps", released_steps != 0),
+        ("noise_started_over", noise_started_over),
     ];
     if let Some((field, _)) = set.into_iter().find(|(_, set)| *set) {
         return Err(Error::invalid(field, "is set by the server"));
     }
     let tree: Tree = tree.ok_or_else(|| Error::invalid("tree", "is missing"))?.try_into()?;
-    Ok(SessionSpec {
+    let spec = SessionSpec {
         matrix: required_matrix(matrix)?,
-        shard: shard.map_or(Shard::WHOLE, Shard::from),
+        shard: shard.map_or(Ok(Shard::WHOLE), Shard::try_from)?,
         source: source(from)?,
         precision: precision(format)?.unwrap_or_else(|| tree.default_precision()),
         tree,
         horizon,
-    })
+    };
+    Ok(AskedSession { spec, lookahead, noise_state: noise_state(kept)? })
+}
+
+/// The same, of what the session is bound to alone.
+///
+/// # Errors
+/// Those of [`asked_session`].
+pub fn session_spec(session: v1::Session) -> Result<SessionSpec> {
+    asked_session(session).map(|asked| asked.spec)
 }
 
 /// Writes what a session is made for; the parts that only the server sets are left out.
@@ -59,7 +92,7 @@ pub fn session_spec_to_wire(spec: &SessionSpec) -> v1::Session {
         matrix: Some(matrix.into()),
         tree: Some(tree.into()),
         shard: Some((*shard).into()),
-        source: Some((*source).into()),
+        source: Some(source.into()),
         precision: v1::Precision::from(*precision).into(),
         horizon: *horizon,
         ..v1::Session::default()
@@ -79,6 +112,18 @@ pub struct SessionStatus {
     pub memory_bytes: u64,
     /// Whether it was found rather than made.
     pub resumed: bool,
+    /// How the server goes about drawing, where it does.
+    pub options: Option<NoiseOptions>,
+    /// Steps whose state is kept.
+    pub kept_steps: Vec<u64>,
+    /// The last acts of going back.
+    pub rewinds: Vec<Rewind>,
+    /// How many there were.
+    pub rewind_count: u64,
+    /// The number of steps that were ever released.
+    pub released_steps: u64,
+    /// Whether a noise was begun again at step 0.
+    pub noise_started_over: bool,
 }
 
 /// Writes a session with everything that is known of it.
@@ -94,13 +139,26 @@ pub fn session_to_wire(resolved: &ResolvedSpec, status: SessionStatus) -> v1::Se
 /// Writes a session without its matrix and tree, which may be large.
 pub fn session_summary_to_wire(resolved: &ResolvedSpec, status: SessionStatus) -> v1::Session {
     let SessionSpec { matrix: _, tree: _, shard, source, precision, horizon } = resolved.spec();
-    let SessionStatus { name, next_step, next_offset, memory_bytes, resumed } = status;
+    let SessionStatus {
+        name,
+        next_step,
+        next_offset,
+        memory_bytes,
+        resumed,
+        options,
+        kept_steps,
+        rewinds,
+        rewind_count,
+        released_steps,
+        noise_started_over,
+    } = status;
+    let kept = options.map_or(v1::NoiseState::Unspecified, |options| options.state.into());
     v1::Session {
         name,
         matrix: None,
         tree: None,
         shard: Some((*shard).into()),
-        source: Some((*source).into()),
+        source: Some(source.into()),
         precision: v1::Precision::from(*precision).into(),
         horizon: *horizon,
         fingerprint: resolved.fingerprint().as_bytes().to_vec(),
@@ -110,24 +168,12 @@ pub fn session_summary_to_wire(resolved: &ResolvedSpec, status: SessionStatus) -
         step_bytes: resolved.layout().byte_len() as u64,
         memory_bytes,
         resumed,
-    }
-}
-
-impl From<Source> for v1::Source {
-    fn from(source: Source) -> Self {
-        let kind = match source {
-            Source::Input => v1::source::Kind::Input(v1::InputSource {}),
-        };
-        Self { kind: Some(kind) }
-    }
-}
-
-fn source(source: Option<v1::Source>) -> Result<Source> {
-    let Some(v1::Source { kind }) = source else {
-        return Ok(Source::Input);
-    };
-    match kind {
-        Some(v1::source::Kind::Input(v1::InputSource {})) => Ok(Source::Input),
-        None => Err(Error::invalid("source", "must have a kind")),
+        lookahead: options.map(|options| options.lookahead),
+        noise_state: kept.into(),
+        kept_steps,
+        rewinds: rewinds.iter().map(v1::Rewind::from).collect(),
+        rewind_count,
+        released_steps,
+        noise_started_over,
     }
 }

@@ -1,6 +1,6 @@
 //! Round trips, and a refusal for everything that may be missing or unknown.
 
-use noised::session::Source;
+use noised::session::{NoiseOptions, NoiseState, Rewind, Source};
 use noised::{DType, Error, Leaf, MatrixSpec, Precision, SessionSpec, Shard, Tree};
 use proptest::collection::vec;
 use proptest::option;
@@ -66,7 +66,7 @@ fn spec() -> SessionSpec {
     SessionSpec {
         matrix: MatrixSpec::PrefixSum.inverse(),
         tree: tree(),
-        shard: Shard { index: 1, count: 3 },
+        shard: Shard::new(1, 3),
         source: Source::Input,
         precision: Precision::F32,
         horizon: Some(7),
@@ -112,6 +112,17 @@ fn a_session_is_written_with_where_it_stands() {
         next_offset: 8,
         memory_bytes: 9,
         resumed: true,
+        options: Some(NoiseOptions { lookahead: 3, state: NoiseState::Replayed }),
+        kept_steps: vec![3, 5],
+        rewinds: vec![Rewind {
+            from_step: 9,
+            to_step: 5,
+            unix_seconds: 1_790_000_000,
+            allow_divergence: true,
+        }],
+        rewind_count: 1,
+        released_steps: 9,
+        noise_started_over: true,
     };
     let full = session_to_wire(&resolved, status.clone());
     assert_eq!(full.fingerprint, resolved.fingerprint().as_bytes());

@@ -1,7 +1,7 @@
 //! Trees, shards and number formats.
 
 use noised::limits::MAX_LEAVES;
-use noised::{DType, Error, Leaf, Precision, Result, Shard, Tree};
+use noised::{DType, Error, Leaf, Precision, Result, Shard, ShardCut, Tree};
 
 use super::{at_most, fitted};
 use crate::v1;
@@ -58,16 +58,8 @@ impl TryFrom<v1::Tree> for Tree {
         let leaf = |(i, leaf): (usize, v1::Leaf)| {
             let v1::Leaf { path, dtype, shape } = leaf;
             let (path, shape) = (path.into_boxed_str().into_string(), fitted(shape));
-            let dtype = match v1::DType::try_from(dtype) {
-                Ok(v1::DType::DtypeF32) => DType::F32,
-                Ok(v1::DType::DtypeF64) => DType::F64,
-                Ok(v1::DType::DtypeBf16) => DType::Bf16,
-                Ok(v1::DType::DtypeF16) => DType::F16,
-                Ok(v1::DType::DtypeUnspecified) | Err(_) => {
-                    let rule = format!("{dtype} is not one of F32, F64, BF16, F16");
-                    return Err(Error::invalid(format!("tree.leaves[{i}].dtype"), rule));
-                }
-            };
+            let field = || format!("tree.leaves[{i}].dtype");
+            let dtype = optional_dtype(field, dtype)?.ok_or_else(|| not_a_dtype(field(), dtype))?;
             Ok(Leaf { path, dtype, shape })
         };
         Self::new(fitted(leaves.into_iter().enumerate().map(leaf).collect::<Result<_>>()?))
@@ -76,14 +68,41 @@ impl TryFrom<v1::Tree> for Tree {
 
 impl From<Shard> for v1::Shard {
     fn from(shard: Shard) -> Self {
-        let Shard { index, count } = shard;
-        Self { index, count }
+        let Shard { index, count, cut } = shard;
+        let cut = match cut {
+            ShardCut::Lanes => v1::ShardCut::Lanes,
+            ShardCut::Leaves => v1::ShardCut::Leaves,
+        };
+        Self { index, count, cut: cut.into() }
     }
 }
 
-impl From<v1::Shard> for Shard {
-    fn from(shard: v1::Shard) -> Self {
-        let v1::Shard { index, count } = shard;
-        Self { index, count }
+impl TryFrom<v1::Shard> for Shard {
+    type Error = Error;
+
+    fn try_from(shard: v1::Shard) -> Result<Self> {
+        let v1::Shard { index, count, cut } = shard;
+        let cut = match v1::ShardCut::try_from(cut) {
+            Ok(v1::ShardCut::Unspecified | v1::ShardCut::Lanes) => ShardCut::Lanes,
+            Ok(v1::ShardCut::Leaves) => ShardCut::Leaves,
+            Err(_) => return Err(Error::invalid("shard.cut", format!("{cut} is no way to cut a tree"))),
+        };
+        Ok(Self { index, count, cut })
     }
+}
+
+/// Reads a format that may be left out.
+pub(super) fn optional_dtype(field: impl Fn() -> String, number: i32) -> Result<Option<DType>> {
+    match v1::DType::try_from(number) {
+        Ok(v1::DType::DtypeUnspecified) => Ok(None),
+        Ok(v1::DType::DtypeF32) => Ok(Some(DType::F32)),
+        Ok(v1::DType::DtypeF64) => Ok(Some(DType::F64)),
+        Ok(v1::DType::DtypeBf16) => Ok(Some(DType::Bf16)),
+        Ok(v1::DType::DtypeF16) => Ok(Some(DType::F16)),
+        Err(_) => Err(not_a_dtype(field(), number)),
+    }
+}
+
+fn not_a_dtype(field: String, number: i32) -> Error {
+    Error::invalid(field, format!("{number} is not one of F32, F64, BF16, F16"))
 }

@@ -15,7 +15,7 @@ impl AnalysisService {
         let description = self.run(move |_| {
             let matrix = required(matrix)?;
             let tree = tree.map(Tree::try_from).transpose()?;
-            let shard = shard.map_or(Shard::WHOLE, Shard::from);
+            let shard = shard.map_or(Ok(Shard::WHOLE), Shard::try_from)?;
             describe(&matrix, tree.as_ref().map(|tree| (tree, shard)), precision(format)?)
         });
         Ok(encode(description.await?))

@@ -3,9 +3,13 @@
 use std::sync::Arc;
 
 use noised::Error;
-use noised_proto::{ServiceError, name, session_spec, session_to_wire, v1};
+use noised::noise::NoiseKey;
+use noised_proto::{AskedSession, ServiceError, asked_session, name, session_to_wire, v1};
 use prost::Message;
 use uuid::Uuid;
+use zeroize::Zeroizing;
+
+use crate::registry::{Asked, AskedNoise};
 
 use super::{STATUS_BYTES, SessionsService, status};
 
@@ -15,7 +19,8 @@ impl SessionsService {
         request: v1::CreateSessionRequest,
     ) -> Result<v1::Session, ServiceError> {
         self.lifecycle.check_open()?;
-        let v1::CreateSessionRequest { session_id, session, resume } = request;
+        let v1::CreateSessionRequest { session_id, session, resume, noise_key, start_noise_over } = request;
+        let noise_key = Zeroizing::new(noise_key);
         let id = if session_id.is_empty() { Uuid::new_v4().to_string() } else { session_id };
         name::check_session_id(&id)?;
         let session = session.ok_or_else(|| Error::invalid("session", "is missing"))?;
@@ -31,8 +36,11 @@ impl SessionsService {
         // cleared. No step waits behind that: there is a thread for it, and no more than one, since creations take turns.
         let made = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let resolved = session_spec(session)?.resolve()?;
-            registry.create(name::session_name(&id), resolved, resume)
+            let AskedSession { spec, lookahead, noise_state } = asked_session(session)?;
+            let given_key =
+                (!noise_key.is_empty()).then(|| NoiseKey::from_slice("noise_key", &noise_key)).transpose()?;
+            let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over: start_noise_over };
+            registry.create(name::session_name(&id), Asked { resolved: spec.resolve()?, resume, noise })
         });
         let (entry, resumed) = made.await.map_err(|_| ServiceError::Internal)??;
         let spec = entry.resolved.spec();
@@ -43,9 +51,11 @@ impl SessionsService {
             lanes = entry.resolved.layout().lanes(),
             planes = entry.resolved.plan().planes(),
             precision = %spec.precision,
-            memory_bytes = entry.memory_bytes,
+            source = spec.source.kind(),
+            memory_bytes = entry.memory_bytes(),
             "session opened"
         );
+        entry.draw_ahead(&self.compute);
         Ok(session_to_wire(&entry.resolved, status(&entry, resumed)))
     }
 }

@@ -10,8 +10,16 @@ impl SessionsService {
         name::session_id(&session_name)?;
         let entry = self.registry.delete(&session_name)?;
         tracing::info!(session = %entry.name, next_step = entry.progress().next_step, "session deleted");
+        // Whoever has the lock after this finds that the session is gone, so nothing more is released of it. Noise may still
+        // be drawn ahead for it, and does not keep others from beginning the same.
+        drop(entry.session.lock().await);
         // Giving gigabytes back to the system takes a while, and no step waits behind that. Where nothing is under way on
         // the session, its memory is free once this is answered.
-        tokio::task::spawn_blocking(move || drop(entry)).await.map_err(|_| ServiceError::Internal)
+        tokio::task::spawn_blocking(move || {
+            entry.end_claim();
+            drop(entry);
+        })
+        .await
+        .map_err(|_| ServiceError::Internal)
     }
 }

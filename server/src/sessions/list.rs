@@ -1,9 +1,12 @@
 //! ListSessions.
 
+use std::sync::Arc;
+
 use noised::Error;
-use noised_proto::{ServiceError, name, session_summary_to_wire, v1};
+use noised_proto::{ServiceError, SessionStatus, name, session_summary_to_wire, v1};
 
 use super::{STATUS_BYTES, SessionsService, status};
+use crate::entry::Entry;
 
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
@@ -28,8 +31,11 @@ impl SessionsService {
         let (page, more) = self.registry.page(&page_token, count);
         let next_page_token =
             page.last().filter(|_| more).map_or_else(String::new, |entry| entry.name.clone());
-        let sessions =
-            page.iter().map(|entry| session_summary_to_wire(&entry.resolved, status(entry, false))).collect();
+        let summary = |entry: &Arc<Entry>| {
+            let status = SessionStatus { rewinds: Vec::new(), ..status(entry, false) };
+            session_summary_to_wire(&entry.resolved, status)
+        };
+        let sessions = page.iter().map(summary).collect();
         Ok(v1::ListSessionsResponse { sessions, next_page_token })
     }
 }

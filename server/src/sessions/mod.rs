@@ -4,24 +4,34 @@ mod carrying;
 mod create;
 mod delete;
 mod get;
+mod keep_state;
 mod list;
 mod multiply_next;
+mod rewind;
 mod stream_multiply_next;
 
 use std::sync::Arc;
 
 use noised::Error;
+use noised::limits::MAX_REWINDS_KEPT;
 use noised_proto::v1::sessions_server::Sessions;
 use noised_proto::{ServiceError, SessionStatus, name, v1};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::compute::Compute;
+use crate::config::MAX_KEPT_STATES;
+use crate::entry::{Entry, Progress};
 use crate::lifecycle::Lifecycle;
-use crate::registry::{Entry, Progress, Registry};
+use crate::registry::Registry;
 pub(crate) use carrying::Carrying;
 
-/// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers.
-const STATUS_BYTES: usize = 512;
+/// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers, the last acts of
+/// going back, and as many kept steps as there may be.
+const STATUS_BYTES: usize = 2048;
+
+const _: () =
+    assert!(640 + 37 * MAX_REWINDS_KEPT + 10 * MAX_KEPT_STATES <= STATUS_BYTES, "a status fits its bound");
 
 /// The service, and what its operations share.
 #[derive(Clone, Debug)]
@@ -30,6 +40,7 @@ pub(crate) struct SessionsService {
     pub(crate) compute: Arc<Compute>,
     pub(crate) lifecycle: Lifecycle,
     pub(crate) max_message_bytes: usize,
+    pub(crate) max_kept_states: usize,
 }
 
 impl SessionsService {
@@ -49,13 +60,20 @@ fn check_fingerprint(entry: &Entry, fingerprint: &[u8]) -> Result<(), ServiceErr
 
 /// Where a session stands, for the wire.
 fn status(entry: &Entry, resumed: bool) -> SessionStatus {
-    let Progress { next_step, next_offset, damaged: _ } = *entry.progress();
+    let Progress { next_step, next_offset, released_steps, kept_steps, rewinds, rewind_count, damaged: _ } =
+        entry.progress().clone();
     SessionStatus {
         name: entry.name.clone(),
         next_step,
         next_offset: next_offset as u64,
-        memory_bytes: entry.memory_bytes,
+        memory_bytes: entry.memory_bytes(),
         resumed,
+        options: entry.noise.as_ref().map(|noise| noise.options),
+        kept_steps,
+        rewinds,
+        rewind_count,
+        released_steps,
+        noise_started_over: entry.noise.as_ref().is_some_and(|noise| noise.started_over),
     }
 }
 
@@ -94,6 +112,22 @@ impl Sessions for SessionsService {
         request: Request<v1::MultiplyNextRequest>,
     ) -> Result<Response<v1::MultiplyNextResponse>, Status> {
         Ok(Response::new(self.step(request.into_inner()).await?))
+    }
+
+    async fn keep_state(
+        &self,
+        request: Request<v1::KeepStateRequest>,
+    ) -> Result<Response<v1::Session>, Status> {
+        Ok(Response::new(self.keep(request.into_inner()).await?))
+    }
+
+    type RewindSessionStream = ReceiverStream<Result<v1::RewindSessionResponse, Status>>;
+
+    async fn rewind_session(
+        &self,
+        request: Request<v1::RewindSessionRequest>,
+    ) -> Result<Response<Self::RewindSessionStream>, Status> {
+        Ok(Response::new(self.rewind(request.into_inner())?))
     }
 
     type StreamMultiplyNextStream = tokio_stream::Empty<Result<v1::StreamMultiplyNextResponse, Status>>;

@@ -19,19 +19,24 @@ impl SessionsService {
         let v1::MultiplyNextRequest { name, step, payload, fingerprint } = request;
         let entry = self.entry(&name)?;
         check_fingerprint(&entry, &fingerprint)?;
-        let (expected, found) = (entry.resolved.layout().byte_len(), payload.len());
+        let (expected, found) = (entry.resolved.input_bytes(), payload.len());
         if found != expected {
             return Err(
                 Error::invalid("payload", format!("must have {expected} bytes, found {found}")).into()
             );
         }
-        let (size, limit) = ((expected + ENVELOPE_BYTES) as u64, self.max_message_bytes as u64);
+        let answer_bytes = entry.resolved.layout().byte_len();
+        let (size, limit) = ((answer_bytes + ENVELOPE_BYTES) as u64, self.max_message_bytes as u64);
         if size > limit {
             return Err(ServiceError::MessageTooLarge { field: "payload", size, limit });
         }
-        let chunks = entry.apply(&self.compute, step, 0, vec![payload]).await?;
+        let chunks = if entry.draws_all() {
+            entry.fetch(&self.compute, step, 0).await?
+        } else {
+            entry.apply(&self.compute, step, 0, vec![payload]).await?
+        };
         let replay = chunks.iter().all(|chunk| chunk.replay);
-        Ok(v1::MultiplyNextResponse { step, payload: join(chunks, expected), replay })
+        Ok(v1::MultiplyNextResponse { step, payload: join(chunks, answer_bytes), replay })
     }
 }
 

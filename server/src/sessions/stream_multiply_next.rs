@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use noised::Error;
 use noised::session::{Assembler, OutputChunk};
 use noised_proto::carry::{Carried, Incoming, OutgoingBody};
@@ -18,8 +19,15 @@ use tonic::body::Body;
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
 use super::{SessionsService, check_fingerprint};
+use crate::entry::Entry;
 use crate::lifecycle::Lifecycle;
-use crate::registry::Entry;
+
+/// Bytes of an answer's payload, where it is longer than what it answers: less than that costs more messages, and more waits
+/// longer for its end.
+const ANSWER_BYTES: usize = 1 << 20;
+
+/// More than an answer holds beside its payload.
+const ANSWER_HEAD_BYTES: usize = 64;
 
 /// Answers that wait to be written.
 const QUEUE: usize = 4;
@@ -66,7 +74,7 @@ impl SessionsService {
         };
         let entry = self.entry(&frame.message.name)?;
         check_fingerprint(&entry, &frame.message.fingerprint)?;
-        let mut assembler = Assembler::new(entry.resolved.layout().clone());
+        let mut assembler = Assembler::new(entry.resolved.input_layout().clone());
         loop {
             if !self.serve_frame(&entry, &mut assembler, frame, answers).await? {
                 return Ok(());
@@ -108,20 +116,48 @@ impl SessionsService {
         if !name.is_empty() && name != entry.name {
             return Err(Error::invalid("name", "must be that of the stream's first message, or empty").into());
         }
-        if let Some(run) = assembler.push(step, offset, payload)? {
-            let chunks = entry.apply(&self.compute, run.step, run.offset, run.pieces).await?;
-            for chunk in chunks {
-                let answer = self.answer(entry, run.step, chunk);
-                let sent = tokio::select! {
-                    biased;
-                    () = self.lifecycle.cut.cancelled() => return Err(Lifecycle::refusal()),
-                    // A client that does not read must not keep the session's memory.
-                    () = entry.deleted.cancelled() => return Err(entry.not_found()),
-                    sent = answers.send(Ok(answer)) => sent,
-                };
-                if sent.is_err() {
-                    return Ok(false);
-                }
+        if entry.draws_all() {
+            if payload.iter().any(|piece| !piece.is_empty()) {
+                return Err(Error::invalid("payload", "must be empty: the source is `gaussian`").into());
+            }
+            // An offset that does not fit is past the end of any step.
+            let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+            let chunks = entry.fetch(&self.compute, step, offset).await?;
+            return self.send(entry, step, chunks, ANSWER_BYTES, answers).await;
+        }
+        match assembler.push(step, offset, payload)? {
+            Some(run) => {
+                // An answer is as long as what it answers, but where formats differ or much was held back.
+                let bytes = run.pieces.iter().map(Bytes::len).sum::<usize>().max(ANSWER_BYTES);
+                let chunks = entry.apply(&self.compute, run.step, run.offset, run.pieces).await?;
+                self.send(entry, run.step, chunks, bytes, answers).await
+            }
+            None => Ok(true),
+        }
+    }
+
+    /// Hands parts of a step's answer on, in messages of at most `largest` bytes; `false` where the client does not read
+    /// any more.
+    async fn send(
+        &self,
+        entry: &Entry,
+        step: u64,
+        chunks: Vec<OutputChunk>,
+        largest: usize,
+        answers: &mpsc::Sender<Answer>,
+    ) -> Result<bool, ServiceError> {
+        let largest = largest.min(self.max_message_bytes - ANSWER_HEAD_BYTES);
+        for chunk in chunks.into_iter().flat_map(|chunk| split(chunk, largest)) {
+            let answer = self.answer(entry, step, chunk);
+            let sent = tokio::select! {
+                biased;
+                () = self.lifecycle.cut.cancelled() => return Err(Lifecycle::refusal()),
+                // A client that does not read must not keep the session's memory.
+                () = entry.deleted.cancelled() => return Err(entry.not_found()),
+                sent = answers.send(Ok(answer)) => sent,
+            };
+            if sent.is_err() {
+                return Ok(false);
             }
         }
         Ok(true)
@@ -132,4 +168,13 @@ impl SessionsService {
         let step_end = offset + bytes.len() == entry.resolved.layout().byte_len();
         v1::StreamMultiplyNextResponse { step, offset: offset as u64, payload: bytes, replay, step_end }
     }
+}
+
+/// A part of an answer in parts of at most `largest` bytes, which share its memory.
+fn split(chunk: OutputChunk, largest: usize) -> impl Iterator<Item = OutputChunk> {
+    let OutputChunk { offset, bytes, replay } = chunk;
+    (0..bytes.len()).step_by(largest).map(move |start| {
+        let end = bytes.len().min(start + largest);
+        OutputChunk { offset: offset + start, bytes: bytes.slice(start..end), replay }
+    })
 }

@@ -35,7 +35,7 @@ async fn answers_are_those_of_this_process() {
                 assert!(found.iter().flatten().eq(expected.iter()), "{}", matrix.to_json());
             }
             let tree = trees::mixed();
-            for tree in [None, Some((&tree, Shard::WHOLE)), Some((&tree, Shard { index: 1, count: 3 }))] {
+            for tree in [None, Some((&tree, Shard::WHOLE)), Some((&tree, Shard::new(1, 3)))] {
                 for precision in [None, Some(Precision::F32), Some(Precision::F64)] {
                     let expected = analysis::describe(&matrix, tree, precision).unwrap();
                     assert_eq!(client.describe(&matrix, tree, precision).await.unwrap(), expected);

@@ -23,7 +23,7 @@ fn good() -> v1::Session {
 }
 
 fn create(session: v1::Session) -> v1::CreateSessionRequest {
-    v1::CreateSessionRequest { session_id: "bad".to_owned(), session: Some(session), resume: false }
+    v1::CreateSessionRequest { session_id: "bad".to_owned(), session: Some(session), ..Default::default() }
 }
 
 /// Leaves as they are, whether or not they make a tree.
@@ -145,7 +145,7 @@ async fn a_session_that_breaks_a_rule_is_refused() {
     on_both(Options::default(), async |server: &mut Server| {
         let bystander = bystander(server).await;
         let mut client = server.sessions().await;
-        let shard = |index, count| v1::Session { shard: Some(v1::Shard { index, count }), ..good() };
+        let shard = |index, count| v1::Session { shard: Some(v1::Shard { index, count, cut: 0 }), ..good() };
         let precision = |number| v1::Session { precision: number, ..good() };
         let horizon = |horizon| v1::Session { horizon: Some(horizon), ..good() };
         let dense: v1::Matrix = (&MatrixSpec::Dense { rows: vec![vec![1.0], vec![1.0, 1.0]] }).into();
@@ -219,7 +219,7 @@ async fn analysis_has_rules_of_its_own() {
         };
         let request = v1::DescribeRequest { matrix, ..v1::DescribeRequest::default() };
         let tree = Some(good_tree());
-        let shard = Some(v1::Shard { index: 2, count: 2 });
+        let shard = Some(v1::Shard { index: 2, count: 2, cut: 0 });
         let cases = [
             (v1::DescribeRequest { matrix: None, ..request.clone() }, "matrix", "is missing"),
             (v1::DescribeRequest { precision: 7, ..request.clone() }, "precision", "7"),

@@ -17,7 +17,7 @@ fn job(steps: u64) -> Job {
 }
 
 fn named(id: &str, resume: bool) -> CreateOptions {
-    CreateOptions { id: id.to_owned(), resume }
+    CreateOptions { id: id.to_owned(), resume, ..CreateOptions::default() }
 }
 
 /// Everything over streams, in chunks of two tiles.
@@ -26,7 +26,7 @@ fn chunked(builder: ClientBuilder) -> ClientBuilder {
 }
 
 /// Tries again at once, for as long as a test may take.
-fn stubborn() -> RetryPolicy {
+pub(crate) fn stubborn() -> RetryPolicy {
     RetryPolicy {
         max_elapsed: Duration::from_secs(100),
         initial_backoff: Duration::from_millis(1),

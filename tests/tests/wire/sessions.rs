@@ -33,7 +33,7 @@ async fn a_session_is_made_found_and_ended() {
             matrix: made.matrix.clone(),
             tree: made.tree.clone(),
             shard: made.shard,
-            source: made.source,
+            source: made.source.clone(),
             precision: made.precision,
             horizon: made.horizon,
             ..v1::Session::default()
@@ -71,7 +71,7 @@ async fn what_is_not_said_has_a_default() {
             let request = v1::CreateSessionRequest {
                 session_id: String::new(),
                 session: Some(least.clone()),
-                resume: false,
+                ..v1::CreateSessionRequest::default()
             };
             let made = client.create_session(request).await.unwrap().into_inner();
             assert_eq!(made.fingerprint, spec().resolve().unwrap().fingerprint().as_bytes());
@@ -187,7 +187,7 @@ async fn a_name_is_taken_once_and_resumed_for_the_same() {
         let others = [
             ("matrix", SessionSpec { matrix: MatrixSpec::PrefixSum, ..spec() }),
             ("tree", SessionSpec { tree: Tree::flat(2070, DType::F64).unwrap(), ..spec() }),
-            ("shard", SessionSpec { shard: Shard { index: 0, count: 2 }, ..spec() }),
+            ("shard", SessionSpec { shard: Shard::new(0, 2), ..spec() }),
             ("precision", SessionSpec { precision: Precision::F32, ..spec() }),
             ("horizon", SessionSpec { horizon: Some(9), ..spec() }),
         ];

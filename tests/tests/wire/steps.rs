@@ -224,7 +224,7 @@ async fn shards_are_the_whole() {
         for count in [2, 3, 7] {
             let mut together = vec![Vec::new(); 3];
             for index in 0..count {
-                let spec = SessionSpec { shard: Shard { index, count }, ..job.spec.clone() };
+                let spec = SessionSpec { shard: Shard::new(index, count), ..job.spec.clone() };
                 let made = client.create_session(wire::create_request("", &spec)).await.unwrap().into_inner();
                 for (step, whole) in together.iter_mut().enumerate() {
                     let bytes = whole.len()..whole.len() + made.step_bytes as usize;

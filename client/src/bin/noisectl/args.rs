@@ -21,8 +21,13 @@ pub(crate) struct MatrixArg {
 
 impl MatrixArg {
     pub(crate) fn read(&self) -> Result<MatrixSpec, Failure> {
-        Ok(MatrixSpec::from_json(&text_or_file("matrix", &self.matrix)?)?)
+        read_matrix(&self.matrix)
     }
+}
+
+/// A matrix from JSON, or from a file that is named with `@`.
+pub(crate) fn read_matrix(text: &str) -> Result<MatrixSpec, Failure> {
+    Ok(MatrixSpec::from_json(&text_or_file("matrix", text)?)?)
 }
 
 /// The text itself, or that of the file that it names with `@`.
@@ -152,7 +157,7 @@ impl StateArgs {
 fn parse_shard(text: &str) -> Result<Shard, String> {
     let parsed = text
         .split_once('/')
-        .and_then(|(index, count)| Some(Shard { index: index.parse().ok()?, count: count.parse().ok()? }));
+        .and_then(|(index, count)| Some(Shard::new(index.parse().ok()?, count.parse().ok()?)));
     parsed.ok_or_else(|| "must be I/K, such as 0/4".to_owned())
 }
 
@@ -162,7 +167,7 @@ mod tests {
 
     #[test]
     fn shards() {
-        assert_eq!(parse_shard("1/4"), Ok(Shard { index: 1, count: 4 }));
+        assert_eq!(parse_shard("1/4"), Ok(Shard::new(1, 4)));
         for text in ["", "1", "1/", "/4", "a/b", "-1/4", "1/4/2"] {
             assert!(parse_shard(text).is_err(), "{text}");
         }

@@ -7,6 +7,9 @@
 //! | `noise` | whether noise is what it should be |
 //! | `bench` | a server under load: throughput and latency |
 //! | `plot` | figures with axes and lines, as SVG or PNG, with the feature `plot` |
+//! | `source` | arguments that say where a session's input comes from |
+//! | `local` | sessions in this process |
+//! | `temporary` | sessions that a command makes for itself, and their end |
 //! | `args` | arguments that several commands take |
 //! | `npy`, `steps` | arrays and runs of steps, from files |
 //! | `output` | tables for people, JSON for programs |
@@ -18,6 +21,7 @@ mod args;
 mod bench;
 mod describe;
 mod failure;
+mod local;
 mod materialize;
 mod multiply;
 mod noise;
@@ -27,7 +31,9 @@ mod output;
 mod plot;
 mod row_norms;
 mod session;
+mod source;
 mod steps;
+mod temporary;
 
 use std::process::ExitCode;
 

@@ -22,6 +22,8 @@ use crate::npy::Header;
 pub(crate) enum Inputs {
     File(StepFile),
     Seed(Generator),
+    /// The server draws it.
+    Drawn,
 }
 
 impl Inputs {
@@ -29,7 +31,7 @@ impl Inputs {
     pub(crate) fn steps(&self) -> Option<u64> {
         match self {
             Self::File(file) => Some(file.steps),
-            Self::Seed(_) => None,
+            Self::Seed(_) | Self::Drawn => None,
         }
     }
 
@@ -38,6 +40,7 @@ impl Inputs {
         match self {
             Self::File(file) => file.read(step).map_err(|e| Failure::failed("input", e)),
             Self::Seed(generator) => Ok(generator.read(step)),
+            Self::Drawn => Ok(Vec::new()),
         }
     }
 }
@@ -69,7 +72,7 @@ impl StepFile {
             Header::read(&mut BufReader::new(&mut file)).and_then(|header| npy_segments(&header, resolved))
         }
         .map_err(|rule| Failure::usage("input", format_args!("{}: {rule}", path.display())))?;
-        Ok(Self { file, steps, step_bytes: resolved.layout().byte_len(), segments })
+        Ok(Self { file, steps, step_bytes: resolved.input_layout().byte_len(), segments })
     }
 
     fn read(&self, step: u64) -> io::Result<Vec<u8>> {
@@ -85,7 +88,7 @@ impl StepFile {
 }
 
 fn npy_segments(header: &Header, resolved: &ResolvedSpec) -> Result<(u64, Vec<Segment>), String> {
-    let layout = resolved.layout();
+    let layout = resolved.input_layout();
     let tree = &resolved.spec().tree;
     let dtype = only_dtype(layout).ok_or("an .npy file holds one format, and the tree has several")?;
     if header.dtype != dtype {
@@ -177,7 +180,7 @@ pub(crate) struct Generator {
 impl Generator {
     pub(crate) fn new(seed: u64, resolved: &ResolvedSpec) -> Result<Self, Failure> {
         let first_lane = resolved.spec().shard.lanes(&resolved.spec().tree)?.start;
-        Ok(Self { seed, layout: resolved.layout().clone(), first_lane })
+        Ok(Self { seed, layout: resolved.input_layout().clone(), first_lane })
     }
 
     fn read(&self, step: u64) -> Vec<u8> {
@@ -292,8 +295,8 @@ mod tests {
     #[test]
     fn generated_shards_are_the_whole() {
         let whole = Generator::new(5, &resolved(mixed(), Shard::WHOLE)).unwrap();
-        let parts = (0..3)
-            .map(|index| Generator::new(5, &resolved(mixed(), Shard { index, count: 3 })).unwrap().read(9));
+        let parts =
+            (0..3).map(|index| Generator::new(5, &resolved(mixed(), Shard::new(index, 3))).unwrap().read(9));
         assert_eq!(parts.collect::<Vec<_>>().concat(), whole.read(9));
         assert_ne!(whole.read(9), whole.read(10));
     }
@@ -327,7 +330,7 @@ mod tests {
     fn npy_files_hold_the_tree_or_the_shard() {
         let dir = TempDir::new().unwrap();
         let path = npy(&dir, [3, 10]);
-        let shard = Shard { index: 1, count: 2 };
+        let shard = Shard::new(1, 2);
         let of = |lanes| resolved(Tree::flat(lanes, DType::F32).unwrap(), shard);
         let file = StepFile::open(&path, &of(10)).unwrap();
         assert_eq!((file.steps, floats(&file.read(2).unwrap())), (3, vec![25.0, 26.0, 27.0, 28.0, 29.0]));
@@ -353,7 +356,7 @@ mod tests {
         let tree = Tree::new(leaves).unwrap();
         let file = StepFile::open(&path, &resolved(tree.clone(), Shard::WHOLE)).unwrap();
         assert_eq!(floats(&file.read(1).unwrap()), [20.0, 21.0, 1.0]);
-        let file = StepFile::open(&path, &resolved(tree, Shard { index: 1, count: 3 })).unwrap();
+        let file = StepFile::open(&path, &resolved(tree, Shard::new(1, 3))).unwrap();
         assert_eq!((file.steps, floats(&file.read(0).unwrap())), (2, vec![11.0]));
     }
 

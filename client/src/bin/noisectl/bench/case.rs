@@ -7,15 +7,15 @@ use bytes::Bytes;
 use hdrhistogram::Histogram;
 use noised::DType;
 use noised::session::ResolvedSpec;
-use noised_client::ClientBuilder;
+use noised_client::{ClientBuilder, CreateOptions};
 use tokio::sync::{Barrier, watch};
 use tokio::task::JoinSet;
 
-use super::sessions::Sessions;
 use super::worker::{Course, Mode, Tally, Worker};
 use crate::args::ServerArg;
 use crate::failure::Failure;
 use crate::output::count;
+use crate::temporary::Temporary;
 
 /// The client's default, and the space in a message beside its payload.
 const MESSAGE_BYTES: usize = 64 << 20;
@@ -80,12 +80,13 @@ impl Case {
     pub(super) async fn measure(
         self,
         server: &ServerArg,
-        sessions: &mut Sessions,
+        sessions: &mut Temporary,
     ) -> Result<Measured, Failure> {
         let client = self.client(server)?;
         let mut names = Vec::new();
         for _ in 0..self.sessions {
-            names.push(sessions.create(self.resolved.spec()).await?);
+            let session = sessions.create("bench", self.resolved.spec(), CreateOptions::default()).await?;
+            names.push(session.name().to_owned());
         }
         // Only now, when the server has not found the size to be too much.
         let input = random_input(self.dtype, self.step_bytes());

@@ -4,7 +4,6 @@
 //! |---|---|
 //! | `case` | one setting that is measured: its sessions, its workers, what they found together |
 //! | `worker` | one session stepped from a thread and a connection of its own |
-//! | `sessions` | the sessions that a bench made, and their end |
 //! | `report` | results as a table and as JSON |
 //! | `figure` | results as a figure, with the feature `plot` |
 
@@ -12,7 +11,6 @@ mod case;
 #[cfg(feature = "plot")]
 mod figure;
 mod report;
-mod sessions;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -21,13 +19,12 @@ use std::time::{Duration, SystemTime};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressFinish};
 use noised::{DType, MatrixSpec, Precision, SessionSpec, Tree};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::{FormatArg, ServerArg, text_or_file};
-use crate::failure::{Failure, say};
+use crate::failure::Failure;
+use crate::temporary::{Temporary, interrupted};
 use case::{Case, Measured};
 use report::Report;
-use sessions::Sessions;
 use worker::{Course, Goal, Mode};
 
 /// A noising matrix of four buffers, as they are used in training.
@@ -128,22 +125,12 @@ impl Args {
         let cases = self.cases()?;
         self.check_files()?;
         let started = SystemTime::now();
-        let mut sessions = Sessions::new(self.server.client().await?);
+        let mut sessions = Temporary::new(self.server.client().await?);
         let measured = tokio::select! {
             measured = self.measure(cases, &mut sessions) => measured,
             interruption = interrupted() => Err(interruption),
         };
-        // What went wrong first is the reason; what is left of it is told beside that.
-        let measured = match (measured, sessions.delete().await) {
-            (Ok(measured), Ok(())) => measured,
-            (Ok(_), Err(left)) => return Err(Failure::Failed(left)),
-            (Err(failure), deleted) => {
-                if let Err(left) = deleted {
-                    say(&format!("note: {left}"));
-                }
-                return Err(failure);
-            }
-        };
+        let measured = sessions.end(measured).await?;
         self.tell(&Report { server: self.server.name().to_owned(), started, cases: measured })
     }
 
@@ -197,7 +184,7 @@ impl Args {
         Ok(())
     }
 
-    async fn measure(&self, cases: Vec<Case>, sessions: &mut Sessions) -> Result<Vec<Measured>, Failure> {
+    async fn measure(&self, cases: Vec<Case>, sessions: &mut Temporary) -> Result<Vec<Measured>, Failure> {
         let progress = ProgressBar::no_length().with_finish(ProgressFinish::AndClear);
         let mut measured = Vec::with_capacity(cases.len());
         for case in cases {
@@ -220,20 +207,6 @@ impl Args {
         }
         report.print(self.format.format)
     }
-}
-
-/// Ends when the user, or whoever started this, wants it to end.
-async fn interrupted() -> Failure {
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (mut interrupt, mut terminate) = match signals {
-        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
-        (Err(error), _) | (_, Err(error)) => return Failure::failed("cannot wait for signals", error),
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Failure::failed("interrupted", "nothing is reported")
 }
 
 fn parse_duration(text: &str) -> Result<Duration, String> {

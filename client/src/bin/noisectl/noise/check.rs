@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use noised::session::ResolvedSpec;
 use noised::{DType, MatrixSpec, Precision, SessionSpec, Tree};
-use noised_client::verify::{Verifier, VerifyOptions};
+use noised_client::verify::{Report, Verifier, VerifyOptions};
 
 use super::report;
+use super::values::Values;
 use crate::args::{FormatArg, MatrixArg, unreadable};
 use crate::failure::Failure;
 use crate::npy::Header;
@@ -67,25 +68,11 @@ fn describe(path: &Path, matrix: MatrixSpec) -> Result<ResolvedSpec, Failure> {
     Ok(resolved)
 }
 
-fn verify(
-    mut verifier: Verifier,
-    file: StepFile,
-    resolved: &ResolvedSpec,
-) -> Result<noised_client::verify::Report, Failure> {
+fn verify(verifier: Verifier, file: StepFile, resolved: &ResolvedSpec) -> Result<Report, Failure> {
     let input = Inputs::File(file);
-    let is_double = resolved.spec().tree.leaves().iter().any(|leaf| leaf.dtype == DType::F64);
-    let (mut singles, mut doubles) = (Vec::new(), Vec::new());
+    let mut values = Values::new(verifier, resolved);
     for step in 0..input.steps().unwrap_or(0) {
-        let bytes = input.read(step)?;
-        if is_double {
-            doubles.clear();
-            doubles.extend(bytes.as_chunks().0.iter().map(|&number| f64::from_le_bytes(number)));
-            verifier.step(&doubles)?;
-        } else {
-            singles.clear();
-            singles.extend(bytes.as_chunks().0.iter().map(|&number| f32::from_le_bytes(number)));
-            verifier.step(&singles)?;
-        }
+        values.step(&input.read(step)?)?;
     }
-    Ok(verifier.finish()?)
+    values.finish()
 }

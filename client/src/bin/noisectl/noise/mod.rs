@@ -2,6 +2,8 @@
 
 mod check;
 mod report;
+mod values;
+mod verify;
 
 use clap::Subcommand;
 
@@ -11,12 +13,15 @@ use crate::failure::Failure;
 pub(crate) enum Command {
     /// Check that steps in a file are stddev * A z with A a matrix and z independent standard normals.
     Check(check::Args),
+    /// Draw steps of noise on a server, check them likewise, and leave nothing there.
+    Verify(verify::Args),
 }
 
 impl Command {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         match self {
             Self::Check(args) => args.run(),
+            Self::Verify(args) => args.run().await,
         }
     }
 }

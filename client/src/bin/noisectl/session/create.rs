@@ -26,7 +26,8 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let spec = self.spec.read()?;
-        let options = CreateOptions { id: self.id, resume: self.resume };
+        let options = self.spec.noise().create_options()?;
+        let options = CreateOptions { id: self.id, resume: self.resume, ..options };
         let session = self.server.client().await?.create_session(spec.spec(), options).await?;
         show(session.info(), self.format.format)
     }

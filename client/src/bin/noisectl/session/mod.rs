@@ -3,8 +3,10 @@
 mod create;
 mod delete;
 mod get;
+mod keep;
 mod list;
 mod progress;
+mod rewind;
 mod run;
 mod show;
 
@@ -14,6 +16,7 @@ use noised::session::ResolvedSpec;
 
 use crate::args::{MatrixArg, StateArgs, TreeArg};
 use crate::failure::Failure;
+use crate::source::{NoiseArgs, SourceArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -27,6 +30,10 @@ pub(crate) enum Command {
     Delete(delete::Args),
     /// Take a session to --steps steps in all, from where it stands: making it, or going on after an interruption.
     Run(run::Args),
+    /// Keep the state of the step that a session expects, so that it goes back to it at once.
+    Keep(keep::Args),
+    /// Have a session go back to an earlier step, so that it and those after it are asked for again.
+    Rewind(rewind::Args),
 }
 
 impl Command {
@@ -37,6 +44,8 @@ impl Command {
             Self::List(args) => args.run().await,
             Self::Delete(args) => args.run().await,
             Self::Run(args) => args.run().await,
+            Self::Keep(args) => args.run().await,
+            Self::Rewind(args) => args.run().await,
         }
     }
 }
@@ -49,6 +58,8 @@ struct SpecArgs {
     #[command(flatten)]
     tree: TreeArg,
     #[command(flatten)]
+    source: SourceArgs,
+    #[command(flatten)]
     state: StateArgs,
     /// The number of steps that the session may ever produce. Unless given, as many as the matrix has rows.
     #[arg(long, value_name = "STEPS")]
@@ -58,12 +69,17 @@ struct SpecArgs {
 impl SpecArgs {
     /// Checked here, so that a mistake is told before a server is looked for.
     fn read(&self) -> Result<ResolvedSpec, Failure> {
+        let source = self.source.read()?;
         let matrix = self.matrix.read()?;
         let tree =
             self.tree.read()?.ok_or_else(|| Failure::usage("tree", "give --tree FILE or --lanes N"))?;
         let spec = SessionSpec::new(matrix, tree);
         let precision = self.state.precision.unwrap_or(spec.precision);
         let shard = self.state.shard();
-        Ok(SessionSpec { shard, precision, horizon: self.horizon, ..spec }.resolve()?)
+        Ok(SessionSpec { shard, source, precision, horizon: self.horizon, ..spec }.resolve()?)
+    }
+
+    fn noise(&self) -> &NoiseArgs {
+        self.source.noise()
     }
 }

@@ -36,7 +36,7 @@ impl Progress {
         self.bar.inc(1);
     }
 
-    /// Payload one way.
+    /// Payload that came down, as much as went up where the server draws nothing.
     fn gigabytes_per_second(&self, elapsed: Duration) -> f64 {
         (self.steps * self.step_bytes) as f64 / 1e9 / elapsed.as_secs_f64().max(1e-9)
     }
@@ -59,9 +59,9 @@ impl Progress {
                 ("session", name.to_owned()),
                 ("next step", next_step.to_string()),
                 ("steps", self.steps.to_string()),
-                ("payload each way", bytes(total)),
+                ("payload of answers", bytes(total)),
                 ("seconds", format!("{:.3}", elapsed.as_secs_f64())),
-                ("GB/s each way", format!("{rate:.3}")),
+                ("GB/s of answers", format!("{rate:.3}")),
             ]),
         }
     }

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
-use clap::ArgGroup;
-use noised::session::{ResolvedSpec, Session};
+use noised::session::{ResolvedSpec, Source};
 use noised_client::CreateOptions;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -14,13 +13,13 @@ use super::SpecArgs;
 use super::progress::Progress;
 use crate::args::{FormatArg, Place};
 use crate::failure::Failure;
+use crate::local::LocalSession;
 use crate::steps::{Generator, Inputs, OutputFile, StepFile};
 
 /// Inputs made ahead of the one that is sent.
 const INPUTS_AHEAD: usize = 1;
 
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("inputs").required(true))]
 pub(crate) struct Args {
     /// The session's name. A run that was interrupted goes on under the same name.
     #[arg(long, default_value = "")]
@@ -30,11 +29,11 @@ pub(crate) struct Args {
     /// The step to stop before. Unless given, the end of the input, or the horizon.
     #[arg(long, value_name = "T")]
     steps: Option<u64>,
-    /// Steps from a file: .npy with [steps, lanes], or .safetensors with a tensor for each leaf, steps first.
-    #[arg(long, value_name = "FILE", group = "inputs")]
+    /// Steps or gradients from a file: .npy with [steps, lanes], or .safetensors with a tensor for each leaf, steps first.
+    #[arg(long, value_name = "FILE", conflicts_with = "seed")]
     input: Option<PathBuf>,
     /// Standard normals from a seed, for trying things out; no private noise.
-    #[arg(long, value_name = "SEED", group = "inputs")]
+    #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
     /// Write the answers there, as .npy with [steps, lanes].
     #[arg(long, value_name = "FILE.npy")]
@@ -50,10 +49,11 @@ impl Args {
         let resolved = self.spec.read()?;
         let inputs = self.inputs(&resolved)?;
         let end = self.end(&inputs, resolved.spec().horizon)?;
+        let options = self.spec.noise().create_options()?;
         match self.place.client().await? {
             None => self.run_here(resolved, &inputs, end),
             Some(client) => {
-                let options = CreateOptions { id: self.id.clone(), resume: true };
+                let options = CreateOptions { id: self.id.clone(), resume: true, ..options };
                 let session = client.create_session(resolved.spec(), options).await?;
                 self.run_there(session, inputs, end).await
             }
@@ -61,9 +61,16 @@ impl Args {
     }
 
     fn inputs(&self, resolved: &ResolvedSpec) -> Result<Inputs, Failure> {
+        let is_drawn = match resolved.spec().source {
+            Source::Gaussian(_) => true,
+            Source::Input | Source::Privatize { .. } => false,
+        };
         match (&self.input, self.seed) {
+            (Some(_), _) if is_drawn => Err(Failure::usage("input", "does not go with --source gaussian")),
+            (_, Some(_)) if is_drawn => Err(Failure::usage("seed", "does not go with --source gaussian")),
             (Some(path), _) => Ok(Inputs::File(StepFile::open(path, resolved)?)),
             (None, Some(seed)) => Ok(Inputs::Seed(Generator::new(seed, resolved)?)),
+            (None, None) if is_drawn => Ok(Inputs::Drawn),
             (None, None) => Err(Failure::usage("input", "give --input FILE or --seed SEED")),
         }
     }
@@ -109,11 +116,12 @@ impl Args {
 
     /// The same without a server.
     fn run_here(&self, resolved: ResolvedSpec, inputs: &Inputs, end: u64) -> Result<(), Failure> {
-        let out = self.open_out(resolved.layout(), end, 0)?;
-        let mut progress = Progress::new(0, end, resolved.layout().byte_len() as u64);
-        let mut session = Session::new(resolved);
+        let layout = resolved.layout().clone();
+        let mut progress = Progress::new(0, end, layout.byte_len() as u64);
+        let mut session = LocalSession::new(resolved, self.spec.noise())?;
+        let out = self.open_out(&layout, end, 0)?;
         for step in 0..end {
-            for chunk in session.apply(step, 0, &inputs.read(step)?)? {
+            for chunk in session.take(step, inputs.read(step)?.into(), end)? {
                 if let Some(out) = &out {
                     out.write(step, chunk.offset, &chunk.bytes)?;
                 }

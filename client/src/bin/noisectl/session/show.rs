@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use noised::{SessionSpec, Shard};
+use noised::session::{KeyOrigin, Noise, NoiseOptions, NoiseState, Rewind, Source};
+use noised::{SessionSpec, Shard, ShardCut};
 use noised_client::SessionInfo;
 use serde_json::{Value, json};
 
@@ -31,6 +32,12 @@ pub(super) fn to_json(info: &SessionInfo) -> Value {
         step_bytes,
         memory_bytes,
         resumed,
+        options,
+        kept_steps,
+        rewinds,
+        rewind_count,
+        released_steps,
+        noise_started_over,
     } = info;
     let mut value = json!({
         "name": name,
@@ -41,6 +48,13 @@ pub(super) fn to_json(info: &SessionInfo) -> Value {
         "step_bytes": step_bytes,
         "memory_bytes": memory_bytes,
         "resumed": resumed,
+        "kept_steps": kept_steps,
+        "rewinds": rewinds.iter().map(rewind_to_json).collect::<Vec<_>>(),
+        "rewind_count": rewind_count,
+        "released_steps": released_steps,
+        "noise_started_over": noise_started_over,
+        "lookahead": options.map(|options| options.lookahead),
+        "noise_state": options.map(|options| name_of(options.state)),
     });
     if let Some(SessionSpec { matrix, tree, shard, source, precision, horizon }) = spec {
         value["matrix"] = json!(matrix);
@@ -53,10 +67,21 @@ pub(super) fn to_json(info: &SessionInfo) -> Value {
     value
 }
 
+fn rewind_to_json(rewind: &Rewind) -> Value {
+    let Rewind { from_step, to_step, unix_seconds, allow_divergence } = rewind;
+    json!({
+        "from_step": from_step,
+        "to_step": to_step,
+        "unix_seconds": unix_seconds,
+        "allow_divergence": allow_divergence,
+    })
+}
+
 fn to_fields(info: &SessionInfo) -> Vec<(&'static str, String)> {
     let mut fields = vec![
         ("name", info.name.clone()),
         ("next step", info.next_step.to_string()),
+        ("steps released", info.released_steps.to_string()),
         ("lanes", info.lanes.to_string()),
         ("payload of a step", bytes(info.step_bytes)),
         ("memory", bytes(info.memory_bytes)),
@@ -65,18 +90,61 @@ fn to_fields(info: &SessionInfo) -> Vec<(&'static str, String)> {
     if info.next_offset > 0 {
         fields.push(("of which applied", bytes(info.next_offset)));
     }
-    if let Some(SessionSpec { matrix, tree, shard: Shard { index, count }, source: _, precision, horizon }) =
-        &info.spec
-    {
-        fields.extend([
-            ("matrix", shortened(matrix.to_json())),
-            ("leaves", tree.leaves().len().to_string()),
-            ("shard", format!("{index}/{count}")),
-            ("precision", precision.to_string()),
-            ("horizon", or_none(*horizon)),
-        ]);
+    if !info.kept_steps.is_empty() {
+        let steps: Vec<String> = info.kept_steps.iter().map(u64::to_string).collect();
+        fields.push(("states kept, of steps", shortened(steps.join(", "))));
+    }
+    if info.rewind_count > 0 {
+        fields.push(("rewinds", info.rewind_count.to_string()));
+    }
+    if let Some(spec) = &info.spec {
+        fields.extend(spec_to_fields(spec));
+    }
+    if let Some(NoiseOptions { lookahead, state }) = info.options {
+        fields.push(("lookahead", lookahead.to_string()));
+        fields.push(("noise state", name_of(state).to_owned()));
+    }
+    if info.noise_started_over {
+        fields.push(("noise started over", "yes".to_owned()));
     }
     fields
+}
+
+fn spec_to_fields(spec: &SessionSpec) -> Vec<(&'static str, String)> {
+    let SessionSpec { matrix, tree, shard, source, precision, horizon } = spec;
+    let Shard { index, count, cut } = shard;
+    let cut = match cut {
+        ShardCut::Lanes => "",
+        ShardCut::Leaves => ", whole leaves",
+    };
+    let mut fields = vec![
+        ("matrix", shortened(matrix.to_json())),
+        ("leaves", tree.leaves().len().to_string()),
+        ("shard", format!("{index}/{count}{cut}")),
+        ("precision", precision.to_string()),
+        ("horizon", or_none(*horizon)),
+        ("source", source.kind().to_owned()),
+    ];
+    if let Some(Noise { stddev, key }) = source.noise() {
+        fields.push(("stddev", stddev.to_string()));
+        let key = match key {
+            KeyOrigin::Fresh => "fresh".to_owned(),
+            KeyOrigin::Derived { noise_id } => format!("of the noise `{noise_id}`"),
+            KeyOrigin::Given => "given".to_owned(),
+        };
+        fields.push(("key", key));
+    }
+    if let Source::Privatize { noise: _, answer_dtype: Some(dtype) } = source {
+        fields.push(("answers", dtype.to_string()));
+    }
+    fields
+}
+
+fn name_of(state: NoiseState) -> &'static str {
+    match state {
+        NoiseState::Kept => "kept",
+        NoiseState::Replayed => "replayed",
+    }
 }
 
 fn shortened(text: String) -> String {

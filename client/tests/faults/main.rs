@@ -1,215 +1,29 @@
 //! The client against a network that breaks, and a server that says no.
 //!
-//! The server here is the protocol over the core's session and nothing more; the program `noised` has its own tests.
+//! The server here is the protocol over the core's sessions and nothing more; the program `noised` has its own tests.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `server`, `network` | the server, and what is between it and the client |
+//! | `drawn` | sessions whose noise the server draws |
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is a failed test")]
 
-use std::collections::VecDeque;
+mod drawn;
+mod network;
+mod server;
+
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use noised::session::{Assembler, ResolvedSpec};
+use noised::session::ResolvedSpec;
 use noised::{DType, Leaf, MatrixSpec, SessionSpec, Shard, Tree};
-use noised_client::{Answer, Client, ClientBuilder, CreateOptions, Error, RetryPolicy};
-use noised_proto::v1::sessions_server::{Sessions, SessionsServer};
-use noised_proto::{ServiceError, session_spec, session_spec_to_wire, v1};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status, Streaming};
+use noised_client::{Answer, Client, ClientBuilder, CreateOptions, Error, GivenKey, RetryPolicy};
+use noised_proto::ServiceError;
 
-const NAME: &str = "sessions/test";
-
-/// One session, as a service.
-#[derive(Clone, Default)]
-struct OneSession {
-    held: Arc<Mutex<Option<noised::Session>>>,
-    /// What was asked for, in order.
-    creations: Arc<Mutex<Vec<v1::CreateSessionRequest>>>,
-    /// Errors that the next calls meet.
-    refusals: Arc<Mutex<VecDeque<ServiceError>>>,
-}
-
-impl OneSession {
-    fn refuse(&self) -> Result<(), Status> {
-        self.refusals.lock().unwrap().pop_front().map_or(Ok(()), |error| Err(error.into()))
-    }
-
-    fn describe(&self, resumed: bool) -> Result<Response<v1::Session>, Status> {
-        let held = self.held.lock().unwrap();
-        let session = held.as_ref().ok_or_else(|| ServiceError::SessionNotFound { name: NAME.into() })?;
-        let resolved = session.resolved();
-        Ok(Response::new(v1::Session {
-            name: NAME.into(),
-            fingerprint: resolved.fingerprint().as_bytes().to_vec(),
-            next_step: session.next_step(),
-            next_offset: session.next_offset() as u64,
-            lanes: resolved.layout().lanes() as u64,
-            step_bytes: resolved.layout().byte_len() as u64,
-            resumed,
-            ..session_spec_to_wire(resolved.spec())
-        }))
-    }
-
-    fn apply(
-        &self,
-        step: u64,
-        offset: usize,
-        payload: &[u8],
-    ) -> Result<Vec<v1::StreamMultiplyNextResponse>, Status> {
-        let mut held = self.held.lock().unwrap();
-        let session = held.as_mut().unwrap();
-        let total = session.resolved().layout().byte_len();
-        let chunks = session.apply(step, offset, payload).map_err(ServiceError::from)?;
-        let answer = |chunk: noised::session::OutputChunk| v1::StreamMultiplyNextResponse {
-            step,
-            offset: chunk.offset as u64,
-            step_end: chunk.offset + chunk.bytes.len() == total,
-            payload: chunk.bytes,
-            replay: chunk.replay,
-        };
-        Ok(chunks.into_iter().map(answer).collect())
-    }
-}
-
-#[tonic::async_trait]
-impl Sessions for OneSession {
-    type StreamMultiplyNextStream =
-        Pin<Box<dyn Stream<Item = Result<v1::StreamMultiplyNextResponse, Status>> + Send>>;
-
-    async fn create_session(
-        &self,
-        request: Request<v1::CreateSessionRequest>,
-    ) -> Result<Response<v1::Session>, Status> {
-        self.refuse()?;
-        let request = request.into_inner();
-        self.creations.lock().unwrap().push(request.clone());
-        let resolved = session_spec(request.session.unwrap()).unwrap().resolve().unwrap();
-        let resumed = {
-            let mut held = self.held.lock().unwrap();
-            let resumed = held.is_some();
-            match &*held {
-                Some(_) if !request.resume => {
-                    return Err(ServiceError::SessionExists { name: NAME.into() }.into());
-                }
-                Some(session) => session.resolved().check_same(&resolved).map_err(ServiceError::from)?,
-                None => *held = Some(noised::Session::new(resolved)),
-            }
-            resumed
-        };
-        self.describe(resumed)
-    }
-
-    async fn get_session(&self, _: Request<v1::GetSessionRequest>) -> Result<Response<v1::Session>, Status> {
-        self.refuse()?;
-        self.describe(false)
-    }
-
-    async fn list_sessions(
-        &self,
-        _: Request<v1::ListSessionsRequest>,
-    ) -> Result<Response<v1::ListSessionsResponse>, Status> {
-        Err(Status::unimplemented("one session needs no list"))
-    }
-
-    async fn delete_session(&self, _: Request<v1::DeleteSessionRequest>) -> Result<Response<()>, Status> {
-        *self.held.lock().unwrap() = None;
-        Ok(Response::new(()))
-    }
-
-    async fn multiply_next(
-        &self,
-        request: Request<v1::MultiplyNextRequest>,
-    ) -> Result<Response<v1::MultiplyNextResponse>, Status> {
-        self.refuse()?;
-        let v1::MultiplyNextRequest { name: _, step, payload, fingerprint: _ } = request.into_inner();
-        let answers = self.apply(step, 0, &payload)?;
-        let replay = answers.iter().all(|answer| answer.replay);
-        let payload = answers.iter().flat_map(|answer| answer.payload.to_vec()).collect();
-        Ok(Response::new(v1::MultiplyNextResponse { step, payload, replay }))
-    }
-
-    async fn stream_multiply_next(
-        &self,
-        request: Request<Streaming<v1::StreamMultiplyNextRequest>>,
-    ) -> Result<Response<Self::StreamMultiplyNextStream>, Status> {
-        self.refuse()?;
-        let mut chunks = request.into_inner();
-        // As a server does that looks the session up first.
-        let mut next = chunks.message().await?;
-        assert_eq!(next.as_ref().unwrap().name, NAME);
-        assert_eq!(next.as_ref().unwrap().fingerprint.len(), 32);
-        let layout = self.held.lock().unwrap().as_ref().unwrap().resolved().layout().clone();
-        let mut assembler = Assembler::new(layout);
-        let (answers, queued) = mpsc::channel(1);
-        let this = self.clone();
-        tokio::spawn(async move {
-            while let Some(chunk) = next {
-                if let Some(run) = assembler.push(chunk.step, chunk.offset, vec![chunk.payload]).unwrap() {
-                    let result = this.apply(run.step, run.offset, &run.pieces.concat());
-                    let messages =
-                        result.map_or_else(|e| vec![Err(e)], |ok| ok.into_iter().map(Ok).collect());
-                    for message in messages {
-                        let failed = message.is_err();
-                        if answers.send(message).await.is_err() || failed {
-                            return;
-                        }
-                    }
-                }
-                next = chunks.message().await.ok().flatten();
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(queued))))
-    }
-}
-
-async fn serve(service: OneSession) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let router = tonic::transport::Server::builder().add_service(SessionsServer::new(service));
-    tokio::spawn(router.serve_with_incoming(TcpListenerStream::new(listener)));
-    address
-}
-
-/// A network that breaks each connection once it has carried so many bytes to the client; when the list is used up it
-/// holds.
-///
-/// The counter tells how many connections there were.
-async fn break_after(server: SocketAddr, mut budgets: VecDeque<usize>) -> (SocketAddr, Arc<AtomicUsize>) {
-    let connections = Arc::new(AtomicUsize::new(0));
-    let counted = connections.clone();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        loop {
-            let (client, _) = listener.accept().await.unwrap();
-            counted.fetch_add(1, Ordering::Relaxed);
-            let upstream = TcpStream::connect(server).await.unwrap();
-            tokio::spawn(carry(client, upstream, budgets.pop_front().unwrap_or(usize::MAX)));
-        }
-    });
-    (address, connections)
-}
-
-async fn carry(client: TcpStream, server: TcpStream, mut budget: usize) {
-    let (mut from_client, mut to_client) = client.into_split();
-    let (mut from_server, mut to_server) = server.into_split();
-    let up = tokio::spawn(async move { tokio::io::copy(&mut from_client, &mut to_server).await });
-    let mut buffer = vec![0; 1 << 16];
-    while let Ok(count @ 1..) = from_server.read(&mut buffer).await {
-        let sent = count.min(budget);
-        if to_client.write_all(&buffer[..sent]).await.is_err() || sent < count {
-            break;
-        }
-        budget -= sent;
-    }
-    up.abort();
-}
+use network::break_after;
+use server::{Held, KEY, OneSession, serve};
 
 fn client(address: SocketAddr) -> ClientBuilder {
     let retry = RetryPolicy {
@@ -228,30 +42,32 @@ fn spec(lanes: u64) -> SessionSpec {
         Leaf::new("c", DType::F64, [lanes / 6]),
     ];
     let blt = MatrixSpec::BufferedToeplitz { buf_decay: vec![0.9, 0.5], output_scale: vec![0.1, 0.2] };
-    SessionSpec {
-        shard: Shard { index: 1, count: 3 },
-        ..SessionSpec::new(blt.inverse(), Tree::new(leaves).unwrap())
-    }
+    SessionSpec { shard: Shard::new(1, 3), ..SessionSpec::new(blt.inverse(), Tree::new(leaves).unwrap()) }
 }
 
 /// Zeros with a few set bits, so that no format reads a NaN.
 fn input(resolved: &ResolvedSpec, step: u64) -> Bytes {
-    let bytes = resolved.layout().byte_len();
+    let bytes = resolved.input_bytes();
     (0..bytes).map(|i| if i % 2 == 0 { (i as u64 * 7 + step * 13) as u8 } else { 0x3f }).collect()
 }
 
 fn expected(spec: &SessionSpec, steps: u64) -> Vec<Vec<u8>> {
     let resolved = spec.clone().resolve().unwrap();
-    let mut session = noised::Session::new(resolved.clone());
+    let mut session = Held::new(resolved.clone());
     let answer = |step| {
-        let chunks = session.apply(step, 0, &input(&resolved, step)).unwrap();
+        let chunks = session.take(step, 0, &input(&resolved, step)).unwrap();
         chunks.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect()
     };
     (0..steps).map(answer).collect()
 }
 
+fn named(id: &str, resume: bool) -> CreateOptions {
+    CreateOptions { id: id.into(), resume, ..CreateOptions::default() }
+}
+
 async fn session(client: &Client, spec: &SessionSpec) -> noised_client::Session {
-    client.create_session(spec, CreateOptions { id: "test".into(), resume: true }).await.unwrap()
+    let noise_key = spec.source.noise().map(|_| GivenKey::from_bytes(KEY));
+    client.create_session(spec, CreateOptions { noise_key, ..named("test", true) }).await.unwrap()
 }
 
 /// Collects every byte of every answer, once.
@@ -407,7 +223,7 @@ async fn refusals_come_typed_and_at_once() {
     assert_eq!(stream.next().await, Err(Error::PastHorizon { requested: 2, horizon: 2 }));
 
     let another = SessionSpec { horizon: None, ..spec };
-    let options = CreateOptions { id: "test".into(), resume: true };
+    let options = named("test", true);
     let refused = client.create_session(&another, options).await.map(|_| ());
     assert_eq!(refused, Err(Error::FingerprintMismatch { field: "horizon".into() }));
     client.delete_session("test").await.unwrap();
@@ -488,7 +304,7 @@ async fn a_session_whose_answer_was_lost_is_made_once() {
         // The beginning of an answer gets through, and its end does not.
         let (address, connections) = break_after(server, [200, 200].into()).await;
         let client = client(address).connect().await.unwrap();
-        let options = CreateOptions { id: String::new(), resume };
+        let options = named("", resume);
         let session = client.create_session(&spec(6000), options).await.unwrap();
         assert!(!session.info().resumed);
         assert_eq!(connections.load(Ordering::Relaxed), 3);
@@ -506,6 +322,6 @@ async fn a_busy_server_is_waited_for() {
     let busy = ServiceError::Busy { what: "calls", limit: 1, retry_after: Duration::from_millis(30) };
     service.refusals.lock().unwrap().extend([busy.clone(), busy]);
     let start = std::time::Instant::now();
-    client.create_session(&spec(6000), CreateOptions { id: "test".into(), resume: false }).await.unwrap();
+    client.create_session(&spec(6000), named("test", false)).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(60));
 }

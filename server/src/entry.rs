@@ -1,0 +1,336 @@
+//! A session on a server: its two halves behind their locks, and the memory promised to it.
+//!
+//! Locks are async ones and are taken before the compute pool is entered; where both halves are wanted, the drawer's comes
+//! first. What changes a session runs to its end on the pool or on a task of its own, whether or not anybody waits.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use noised::limits::TILE_LANES;
+use noised::noise::KeyCheck;
+use noised::session::{
+    NoiseDrawer, NoiseOptions, NoiseSession, Outcome, OutputChunk, ResolvedSpec, Rewind, Source, WhenFull,
+};
+use noised::{Error, Session};
+use noised_proto::ServiceError;
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+
+use crate::compute::Compute;
+use crate::ledger::Claim;
+use crate::registry::{Memory, Reservation};
+
+/// Lanes times planes that an async thread works through by itself: some microseconds, which is less than handing it to
+/// another thread and back takes.
+pub(crate) const INLINE_WORK: usize = 64 * TILE_LANES;
+
+/// A session and where it stands.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) resolved: Arc<ResolvedSpec>,
+    /// Fires when the session is deleted.
+    pub(crate) deleted: CancellationToken,
+    /// Where the server draws.
+    pub(crate) noise: Option<NoiseHalf>,
+    pub(crate) session: Arc<tokio::sync::Mutex<Answering>>,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) progress: Mutex<Progress>,
+    /// Gives the memory back when the last holder of the entry is gone.
+    pub(crate) reservation: Reservation,
+    /// Memory of kept states, one for each; and of a gradient that is held back, where the session went back.
+    pub(crate) kept_memory: Mutex<Vec<Reservation>>,
+    pub(crate) held_memory: Mutex<Option<Reservation>>,
+}
+
+/// The half of a session that answers.
+#[derive(Debug)]
+pub(crate) enum Answering {
+    Input(Session),
+    Noise(NoiseSession),
+}
+
+/// The half of a session that draws.
+#[derive(Debug)]
+pub(crate) struct NoiseHalf {
+    pub(crate) drawer: Arc<tokio::sync::Mutex<NoiseDrawer>>,
+    pub(crate) options: NoiseOptions,
+    /// Whether the drawer broke off in the middle of its work, so that its state is not to be trusted. Whoever holds the drawer
+    /// sets it while it works: a panic leaves it set.
+    pub(crate) broken: AtomicBool,
+    /// Whether a task is drawing ahead. Written under the lock of the answering half.
+    pub(crate) drawing_ahead: AtomicBool,
+    pub(crate) key_check: KeyCheck,
+    pub(crate) started_over: bool,
+    /// Of a `noise_id`, until the session is at an end.
+    pub(crate) claim: Mutex<Option<Claim>>,
+}
+
+/// Where a session stands, readable while it computes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) next_step: u64,
+    pub(crate) next_offset: usize,
+    pub(crate) released_steps: u64,
+    pub(crate) kept_steps: Vec<u64>,
+    pub(crate) rewinds: Vec<Rewind>,
+    pub(crate) rewind_count: u64,
+    /// A computation broke off in the middle, so the state is not to be trusted.
+    pub(crate) damaged: bool,
+}
+
+impl Answering {
+    fn note(&self, progress: &mut Progress) {
+        let (next_step, next_offset, released_steps) = match self {
+            Self::Input(session) => (session.next_step(), session.next_offset(), session.released_steps()),
+            Self::Noise(session) => (session.next_step(), session.next_offset(), session.released_steps()),
+        };
+        progress.next_step = next_step;
+        progress.next_offset = next_offset;
+        progress.released_steps = released_steps;
+    }
+
+    /// The same with what changes more rarely.
+    fn note_all(&self, progress: &mut Progress) {
+        self.note(progress);
+        progress.kept_steps = self.kept_steps();
+        (progress.rewinds, progress.rewind_count) = match self {
+            Self::Input(session) => session.rewinds(),
+            Self::Noise(session) => session.rewinds(),
+        };
+    }
+
+    fn kept_steps(&self) -> Vec<u64> {
+        match self {
+            Self::Input(session) => session.kept_steps(),
+            Self::Noise(session) => session.kept_steps(),
+        }
+    }
+}
+
+impl Entry {
+    /// Whether a step is asked for without a payload.
+    pub(crate) fn draws_all(&self) -> bool {
+        matches!(self.resolved.spec().source, Source::Gaussian(_))
+    }
+
+    /// Applies a run of whole tiles of a step: on the compute threads, or here where it is tiny.
+    pub(crate) async fn apply(
+        self: &Arc<Self>,
+        compute: &Arc<Compute>,
+        step: u64,
+        offset: usize,
+        pieces: Vec<Bytes>,
+    ) -> Result<Vec<OutputChunk>, ServiceError> {
+        let bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let layout = self.resolved.input_layout();
+        let lane = |byte: usize| layout.lane_of_byte(byte.min(layout.byte_len())).unwrap_or(layout.lanes());
+        let lanes = lane(offset.saturating_add(bytes)).saturating_sub(lane(offset));
+        // Gradient, noise and sum are planes as well, where there are three of them.
+        let work = lanes * (self.resolved.plan().planes() + 3);
+        loop {
+            let mut session = self.lock().await?;
+            let outcome = if work <= INLINE_WORK {
+                let applied = self.apply_locked(&mut session, step, offset, &pieces);
+                // Whoever draws what is missing needs the lock.
+                drop(session);
+                applied
+            } else {
+                let (entry, pieces) = (Arc::clone(self), pieces.clone());
+                let applied =
+                    compute.run(move || entry.apply_locked(&mut session, step, offset, &pieces)).await;
+                if self.deleted.is_cancelled() {
+                    return Err(self.not_found());
+                }
+                applied.unwrap_or_else(|broken| {
+                    tracing::error!(session = %self.name, step, "a computation panicked; the session is damaged");
+                    Err(broken)
+                })
+            };
+            match outcome? {
+                Outcome::Answer(chunks) => {
+                    self.draw_ahead(compute);
+                    return Ok(chunks);
+                }
+                Outcome::NeedsNoise => self.draw_next(compute).await?,
+            }
+        }
+    }
+
+    fn apply_locked(
+        &self,
+        session: &mut Answering,
+        step: u64,
+        offset: usize,
+        pieces: &[Bytes],
+    ) -> Result<Outcome, ServiceError> {
+        // A panic leaves the mark, whether or not anybody waits for the answer. Who reads it holds the session's lock.
+        self.progress().damaged = true;
+        let applied = match session {
+            Answering::Input(session) => session.apply_pieces(step, offset, pieces).map(Outcome::Answer),
+            Answering::Noise(session) => session.apply(step, offset, pieces.to_vec()),
+        };
+        self.note(session);
+        Ok(applied?)
+    }
+
+    /// A step of which all is drawn, from byte `offset` on.
+    pub(crate) async fn fetch(
+        self: &Arc<Self>,
+        compute: &Arc<Compute>,
+        step: u64,
+        offset: usize,
+    ) -> Result<Vec<OutputChunk>, ServiceError> {
+        loop {
+            let mut session = self.lock().await?;
+            let Answering::Noise(noise) = &mut *session else {
+                return Err(Error::invalid("payload", "must not be empty: the source is `input`").into());
+            };
+            match noise.fetch(step, offset)? {
+                Outcome::Answer(chunks) => {
+                    self.note(&session);
+                    drop(session);
+                    self.draw_ahead(compute);
+                    return Ok(chunks);
+                }
+                Outcome::NeedsNoise => {
+                    drop(session);
+                    self.draw_next(compute).await?;
+                }
+            }
+        }
+    }
+
+    /// Keeps the state of the step that comes next, of which there may be `most`.
+    pub(crate) async fn keep_state(
+        self: &Arc<Self>,
+        compute: &Compute,
+        step: u64,
+        when_full: WhenFull,
+        most: usize,
+    ) -> Result<(), ServiceError> {
+        let drawer = self.lock_drawer().await?;
+        let mut session = self.lock().await?;
+        let entry = Arc::clone(self);
+        compute.run(move || entry.keep_locked(drawer.as_deref(), &mut session, step, when_full, most)).await?
+    }
+
+    fn keep_locked(
+        &self,
+        drawer: Option<&NoiseDrawer>,
+        session: &mut Answering,
+        step: u64,
+        when_full: WhenFull,
+        most: usize,
+    ) -> Result<(), ServiceError> {
+        let kept = session.kept_steps();
+        if !kept.contains(&step) && kept.len() < most {
+            let bytes = match (&*session, drawer) {
+                (Answering::Noise(session), Some(drawer)) => session.kept_state_bytes(drawer),
+                (Answering::Input(session), _) => session.kept_state_bytes(),
+                (Answering::Noise(_), None) => return Err(ServiceError::Internal),
+            };
+            let promised = self.memory.reserve(bytes)?;
+            self.kept_memory().push(promised);
+        }
+        let done = match (&mut *session, drawer) {
+            (Answering::Noise(session), Some(drawer)) => session.keep_state(step, drawer, when_full, most),
+            (Answering::Input(session), _) => session.keep_state(step, when_full, most),
+            (Answering::Noise(_), None) => return Err(ServiceError::Internal),
+        };
+        // Copying a state takes a while: nobody who asks how the session stands waits for that.
+        self.kept_memory().truncate(session.kept_steps().len());
+        session.note_all(&mut self.progress());
+        Ok(done?)
+    }
+
+    /// Notes where the session stands, for whoever asks.
+    pub(crate) fn note(&self, session: &Answering) {
+        let mut progress = self.progress();
+        session.note(&mut progress);
+        progress.damaged = false;
+    }
+
+    /// The same after it was taken back.
+    pub(crate) fn note_rewound(&self, session: &Answering) {
+        self.kept_memory().truncate(session.kept_steps().len());
+        let mut progress = self.progress();
+        session.note_all(&mut progress);
+        progress.damaged = false;
+    }
+
+    /// The answering half, unless the session is at an end.
+    pub(crate) async fn lock(&self) -> Result<OwnedMutexGuard<Answering>, ServiceError> {
+        let session = Arc::clone(&self.session).lock_owned().await;
+        if self.deleted.is_cancelled() {
+            return Err(self.not_found());
+        }
+        if self.progress().damaged {
+            return Err(Error::damaged("a step broke off in the middle of its computation").into());
+        }
+        Ok(session)
+    }
+
+    /// The drawing half, where there is one.
+    pub(crate) async fn lock_drawer(&self) -> Result<Option<OwnedMutexGuard<NoiseDrawer>>, ServiceError> {
+        let Some(noise) = &self.noise else { return Ok(None) };
+        let drawer = Arc::clone(&noise.drawer).lock_owned().await;
+        if noise.broken.load(Ordering::Acquire) {
+            return Err(Error::damaged("the drawing of noise broke off in the middle").into());
+        }
+        Ok(Some(drawer))
+    }
+
+    /// Has the drawer, which the caller holds, do its work.
+    pub(crate) fn with_drawer<R>(
+        &self,
+        drawer: &mut NoiseDrawer,
+        work: impl FnOnce(&mut NoiseDrawer) -> R,
+    ) -> R {
+        let broken = self.noise.as_ref().map(|noise| &noise.broken);
+        let mark = |value| broken.iter().for_each(|broken| broken.store(value, Ordering::Release));
+        mark(true);
+        let done = work(drawer);
+        mark(false);
+        done
+    }
+
+    /// All that the session takes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let kept = self.kept_memory();
+        let held = self.held_memory.lock().unwrap_or_else(PoisonError::into_inner);
+        self.reservation.bytes()
+            + kept.iter().map(Reservation::bytes).sum::<u64>()
+            + held.as_ref().map_or(0, Reservation::bytes)
+    }
+
+    fn kept_memory(&self) -> MutexGuard<'_, Vec<Reservation>> {
+        self.kept_memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn progress(&self) -> MutexGuard<'_, Progress> {
+        // Plain numbers are whole whatever happened to the thread that wrote them.
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has others begin the noise from now on. Nothing more may be released of the session.
+    pub(crate) fn end_claim(&self) {
+        let Some(noise) = &self.noise else { return };
+        let released = self.progress().released_steps;
+        if let Some(claim) = noise.claim.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            claim.end(released);
+        }
+    }
+
+    pub(crate) fn not_found(&self) -> ServiceError {
+        ServiceError::SessionNotFound { name: self.name.clone() }
+    }
+}
+
+impl Drop for Entry {
+    /// What was drawn of a noise is remembered longer than its session.
+    fn drop(&mut self) {
+        self.end_claim();
+    }
+}

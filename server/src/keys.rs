@@ -1,0 +1,93 @@
+//! The keys of noises: who gets which.
+
+use std::sync::Arc;
+
+use noised::Error;
+use noised::noise::{MasterKey, NoiseKey};
+use noised::session::{KeyOrigin, ResolvedSpec};
+use noised_proto::ServiceError;
+use zeroize::Zeroizing;
+
+use crate::entry::Entry;
+use crate::ledger::{Claim, Ledger};
+use crate::registry::AskedNoise;
+
+/// What keys come from.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    master: Option<MasterKey>,
+    ledger: Arc<Ledger>,
+}
+
+/// A session's key, and its right to draw with it.
+#[derive(Debug)]
+pub(crate) struct Keyed {
+    pub(crate) key: NoiseKey,
+    /// Of a key that others may have as well.
+    pub(crate) claim: Option<Claim>,
+}
+
+impl Keys {
+    pub(crate) fn new(master: Option<MasterKey>, ledger: Arc<Ledger>) -> Self {
+        Self { master, ledger }
+    }
+
+    /// The key of a session; `None` where the server draws nothing for it.
+    pub(crate) fn key_of(
+        &self,
+        session: &str,
+        resolved: &ResolvedSpec,
+        asked: AskedNoise,
+    ) -> Result<Option<Keyed>, ServiceError> {
+        let AskedNoise { lookahead: _, state: _, given_key, start_over } = asked;
+        check_given(resolved, given_key.as_ref())?;
+        let Some(noise) = resolved.spec().source.noise() else {
+            return Ok(None);
+        };
+        let keyed = match (&noise.key, given_key) {
+            (KeyOrigin::Given, Some(key)) => Keyed { key, claim: None },
+            (KeyOrigin::Fresh | KeyOrigin::Given, _) => Keyed { key: fresh_key()?, claim: None },
+            (KeyOrigin::Derived { noise_id }, _) => {
+                let master = self.master.as_ref().ok_or(ServiceError::NoMasterKey)?;
+                let fingerprint = resolved.noise_fingerprint();
+                let key = master.derive(noise_id, &fingerprint);
+                let lanes = resolved.lanes();
+                let claim = self.ledger.claim(noise_id, fingerprint, lanes, session, start_over)?;
+                Keyed { key, claim: Some(claim) }
+            }
+        };
+        Ok(Some(keyed))
+    }
+
+    /// Checks that a session which is found goes on with the key that is given.
+    pub(crate) fn check_same(found: &Entry, given: Option<&NoiseKey>) -> Result<(), ServiceError> {
+        check_given(&found.resolved, given)?;
+        let differs =
+            |key: &NoiseKey| found.noise.as_ref().is_none_or(|noise| noise.key_check != key.check());
+        if given.is_some_and(differs) {
+            return Err(Error::FingerprintMismatch { field: "noise_key" }.into());
+        }
+        Ok(())
+    }
+}
+
+/// A key is given where the source says so, and only there.
+fn check_given(resolved: &ResolvedSpec, given: Option<&NoiseKey>) -> Result<(), ServiceError> {
+    let wanted = resolved.spec().source.noise().is_some_and(|noise| noise.key == KeyOrigin::Given);
+    let rule = match (wanted, given) {
+        (true, None) => "is missing: the key of the session's source is `given`",
+        (false, Some(_)) => "must be empty: the key of the session's source is not `given`",
+        (true, Some(_)) | (false, None) => return Ok(()),
+    };
+    Err(Error::invalid("noise_key", rule).into())
+}
+
+/// A key that the operating system makes.
+fn fresh_key() -> Result<NoiseKey, ServiceError> {
+    let mut bytes = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *bytes).map_err(|error| {
+        tracing::error!(%error, "the operating system gives no random bytes");
+        ServiceError::Internal
+    })?;
+    Ok(NoiseKey::from_bytes(*bytes))
+}

@@ -1,0 +1,26 @@
+//! KeepState.
+
+use noised::Error;
+use noised::session::WhenFull;
+use noised_proto::{ServiceError, session_to_wire, v1};
+
+use super::{SessionsService, status};
+
+impl SessionsService {
+    pub(super) async fn keep(&self, request: v1::KeepStateRequest) -> Result<v1::Session, ServiceError> {
+        self.lifecycle.check_open()?;
+        let v1::KeepStateRequest { name, step, when_full } = request;
+        let when_full = match v1::WhenFull::try_from(when_full) {
+            Ok(v1::WhenFull::Unspecified | v1::WhenFull::Refuse) => WhenFull::Refuse,
+            Ok(v1::WhenFull::ReleaseOldest) => WhenFull::ReleaseOldest,
+            Err(_) => {
+                let rule = format!("{when_full} is nothing that can be done");
+                return Err(Error::invalid("when_full", rule).into());
+            }
+        };
+        let entry = self.entry(&name)?;
+        entry.keep_state(&self.compute, step, when_full, self.max_kept_states).await?;
+        tracing::info!(session = %entry.name, step, "state kept");
+        Ok(session_to_wire(&entry.resolved, status(&entry, false)))
+    }
+}

@@ -1,0 +1,225 @@
+//! [`NoiseDrawer`]: the half of a session that draws. It knows the key and the matrix's state, and nothing of clients.
+
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use bytes::Bytes;
+
+use super::{NoiseState, ResolvedSpec, Source, StepBuffer};
+use crate::error::Result;
+use crate::kernel::{Backend, Data, Draw, LaneState, Pass, PassState, Program, Real, StepIo, Steps};
+use crate::limits::{MAX_STEPS_A_PASS, TILE_LANES};
+use crate::noise::{NoiseKey, StepNoise};
+use crate::tree::Layout;
+
+/// Draws the noise of one step after the other: `(A z)_t`, with `z` scaled by the source's stddev.
+///
+/// What it draws is a function of key, step and lane alone. It may be ahead of what the session has released by as much
+/// as anybody likes, and can be set back to step 0 or to a kept state at any time.
+#[derive(Debug)]
+pub struct NoiseDrawer {
+    resolved: Arc<ResolvedSpec>,
+    backend: Backend,
+    key: NoiseKey,
+    stddev: f64,
+    /// How the noise of a step is written: as answers go out, or where it is still to be added to, in full precision.
+    layout: Layout,
+    state: DrawerState,
+    /// The step whose noise comes next.
+    step: u64,
+}
+
+/// What is kept between steps.
+#[derive(Clone, Debug)]
+pub(super) enum DrawerState {
+    Kept(LaneState),
+    /// Nothing: the inputs of so many earlier steps are drawn again.
+    Replayed {
+        steps: usize,
+    },
+}
+
+/// The noise of one step, not released yet.
+#[derive(Clone)]
+pub struct DrawnStep {
+    pub(super) step: u64,
+    pub(super) bytes: Bytes,
+}
+
+impl std::fmt::Debug for DrawnStep {
+    /// Its step: the noise is secret until it is released.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("DrawnStep").field("step", &self.step).finish_non_exhaustive()
+    }
+}
+
+/// A state of a drawer to come back to.
+#[derive(Clone, Debug)]
+pub struct DrawerMark {
+    pub(super) step: u64,
+    pub(super) state: DrawerState,
+}
+
+/// The steps of one pass: those whose input alone is wanted, to fill a ring, and those whose output is.
+struct PassPlan<T> {
+    programs: Vec<Program<T>>,
+    noises: Vec<StepNoise>,
+    /// How many of them come before the first whose output is wanted.
+    before: usize,
+}
+
+impl NoiseDrawer {
+    /// A drawer at step 0.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) on `source` where the server draws nothing for it, or the matrix cannot be
+    /// replayed as asked.
+    pub(super) fn new(
+        resolved: Arc<ResolvedSpec>,
+        backend: Backend,
+        key: NoiseKey,
+        state: NoiseState,
+    ) -> Result<Self> {
+        let noise = resolved.spec.source.noise();
+        let stddev = noise.map(|noise| noise.stddev).ok_or_else(|| {
+            crate::Error::invalid("source", "must be `gaussian` or `privatize`: a `Session` takes input")
+        })?;
+        let layout = match resolved.spec.source {
+            Source::Privatize { .. } => {
+                Layout::flat(resolved.layout.lanes(), resolved.spec.precision.dtype())
+            }
+            Source::Input | Source::Gaussian(_) => resolved.layout.clone(),
+        };
+        let state = match (state, resolved.plan.replayed_steps()) {
+            (NoiseState::Replayed, Some(steps)) => DrawerState::Replayed { steps },
+            (NoiseState::Replayed | NoiseState::Kept, _) => DrawerState::Kept(LaneState::zeroed(
+                resolved.spec.precision,
+                resolved.layout.lanes(),
+                resolved.plan.planes(),
+            )),
+        };
+        Ok(Self { resolved, backend, key, stddev, layout, state, step: 0 })
+    }
+
+    /// The step whose noise comes next.
+    pub fn next_step(&self) -> u64 {
+        self.step
+    }
+
+    /// Draws a step into each buffer, the first first, in one sweep through the state where there are at most
+    /// [`MAX_STEPS_A_PASS`]. There are fewer steps than buffers where the session's horizon comes first.
+    ///
+    /// Call it within a rayon pool to have the lanes split between its threads.
+    pub fn draw(&mut self, mut buffers: Vec<StepBuffer>) -> Vec<DrawnStep> {
+        buffers.truncate(self.steps_left(buffers.len() as u64) as usize);
+        for of_pass in buffers.chunks_mut(MAX_STEPS_A_PASS) {
+            self.pass(of_pass.len(), of_pass);
+        }
+        let first = self.step - buffers.len() as u64;
+        (first..).zip(buffers).map(|(step, buffer)| DrawnStep { step, bytes: buffer.freeze() }).collect()
+    }
+
+    /// Goes past at most [`MAX_STEPS_A_PASS`] steps without making anything of them, and not past step `end`.
+    pub fn pass_over(&mut self, end: u64) {
+        let steps = end.saturating_sub(self.step);
+        match self.state {
+            DrawerState::Replayed { .. } => self.step += steps,
+            DrawerState::Kept(_) => {
+                let steps = self.steps_left(steps).min(MAX_STEPS_A_PASS as u64);
+                self.pass(steps as usize, &mut []);
+            }
+        }
+    }
+
+    /// What to come back to.
+    pub fn mark(&self) -> DrawerMark {
+        DrawerMark { step: self.step, state: self.state.clone() }
+    }
+
+    /// Comes back to a mark of this session, or to step 0.
+    pub fn go_back(&mut self, mark: Option<&DrawerMark>) {
+        match (mark, &mut self.state) {
+            // Into the memory that is there: there is none promised for one more.
+            (Some(DrawerMark { state: DrawerState::Kept(kept), step: _ }), DrawerState::Kept(state)) => {
+                state.copy_from(kept);
+            }
+            (Some(_), DrawerState::Replayed { .. } | DrawerState::Kept(_)) => {}
+            (None, DrawerState::Kept(state)) => state.clear(),
+            (None, DrawerState::Replayed { .. }) => {}
+        }
+        self.step = mark.map_or(0, |mark| mark.step);
+    }
+
+    /// Bytes that a mark takes.
+    pub fn mark_bytes(&self) -> u64 {
+        match &self.state {
+            DrawerState::Kept(state) => state.byte_len(),
+            DrawerState::Replayed { .. } => 0,
+        }
+    }
+
+    fn steps_left(&self, wanted: u64) -> u64 {
+        let left = self.resolved.spec.horizon.map_or(u64::MAX, |horizon| horizon.saturating_sub(self.step));
+        left.min(wanted)
+    }
+
+    /// Takes the state through `steps` steps, into the buffers where there are any.
+    fn pass(&mut self, steps: usize, buffers: &mut [StepBuffer]) {
+        match self.resolved.spec.precision {
+            crate::Precision::F32 => self.pass_in::<f32>(steps, buffers),
+            crate::Precision::F64 => self.pass_in::<f64>(steps, buffers),
+        }
+        self.step += steps as u64;
+    }
+
+    fn pass_in<T: Real>(&mut self, steps: usize, buffers: &mut [StepBuffer]) {
+        let plan = self.plan_of::<T>(steps);
+        let first_lane = self.resolved.first_lane;
+        let draws = plan.noises.iter().map(|step| Draw { step, first_lane });
+        let mut outputs = buffers.iter_mut();
+        let mut io = ArrayVec::new();
+        for (i, (program, noise)) in plan.programs.iter().zip(draws).enumerate() {
+            let output = if i < plan.before { None } else { outputs.next() };
+            let data = match output {
+                Some(output) => Data::Drawn { noise, output: &mut output[..] },
+                None => Data::Passed(noise),
+            };
+            io.push(StepIo { program, data, digests: &mut [] });
+        }
+        let io: Steps<'_, T> = io;
+        let layout = &self.layout;
+        let pass = Pass {
+            backend: self.backend,
+            layout,
+            planes: self.resolved.plan.planes(),
+            lanes: 0..layout.lanes(),
+        };
+        match &mut self.state {
+            DrawerState::Replayed { .. } => pass.run(PassState::Forgotten, io),
+            DrawerState::Kept(state) => {
+                if let Some(state) = T::of_state(state) {
+                    pass.run(PassState::Kept(state), io);
+                }
+            }
+        }
+    }
+
+    fn plan_of<T: Real>(&self, steps: usize) -> PassPlan<T> {
+        let end = self.step + steps as u64;
+        let plan = &self.resolved.plan;
+        let noises = |first: u64| (first..end).map(|step| StepNoise::new(&self.key, step, self.stddev));
+        match self.state {
+            DrawerState::Kept(_) => {
+                let tiles = self.layout.lanes().div_ceil(TILE_LANES);
+                let programs = (self.step..end).map(|step| plan.program(step, tiles)).collect();
+                PassPlan { programs, noises: noises(self.step).collect(), before: 0 }
+            }
+            DrawerState::Replayed { steps: remembered } => {
+                let first = self.step.saturating_sub(remembered as u64);
+                let programs = (first..end).map(|step| plan.replay_program(step, step < self.step)).collect();
+                let before = (self.step - first) as usize;
+                PassPlan { programs, noises: noises(first).collect(), before }
+            }
+        }
+    }
+}

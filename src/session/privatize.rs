@@ -1,0 +1,278 @@
+//! Noise released under gradients, each step under one gradient.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use zeroize::{Zeroize, Zeroizing};
+
+use super::noise::Outcome;
+use super::track::Track;
+use super::{DrawnStep, ResolvedSpec};
+use crate::error::{Error, Result};
+use crate::kernel::{Backend, Sum};
+use crate::limits::PARALLEL_GRAIN_BYTES;
+use crate::noise::NoiseKey;
+
+/// A digest of a step's gradient: nobody without the noise's key can make two gradients agree in it.
+type Digest = [u8; 16];
+
+/// Takes gradients in, and remembers which it took.
+pub(super) struct Privatize {
+    backend: Backend,
+    track: Track,
+    digest_key: Zeroizing<[u8; 32]>,
+    /// Of the gradient of the step under way, as far as it is applied.
+    hash: blake3::Hasher,
+    /// Of the gradients under which steps 0, 1, ... were released. None where a step may be released under any: it was not, or
+    /// only in part, or may be released under another.
+    released: Vec<Option<Digest>>,
+    /// The beginnings of the gradients of other steps, in the middle of which the session went back.
+    released_in_part: BTreeMap<u64, ReleasedInPart>,
+    /// The gradient of a step that was released before, as far as it has come. Its answer waits for the rest: until then
+    /// nobody knows whether it is the same gradient.
+    held: Vec<Bytes>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ReleasedInPart {
+    bytes: usize,
+    digest: Digest,
+}
+
+impl Privatize {
+    pub(super) fn new(resolved: Arc<ResolvedSpec>, backend: Backend, key: &NoiseKey) -> Self {
+        let digest_key = key.of_digests();
+        Self {
+            backend,
+            track: Track::new(resolved),
+            hash: hash_of_step(&digest_key, 0),
+            digest_key,
+            released: Vec::new(),
+            released_in_part: BTreeMap::new(),
+            held: Vec::new(),
+        }
+    }
+
+    pub(super) fn next_step(&self) -> u64 {
+        self.track.step
+    }
+
+    pub(super) fn next_offset(&self) -> usize {
+        self.track.next_offset()
+    }
+
+    /// Takes a run of whole tiles. `drawn` is the noise of the next step, where there is any.
+    pub(super) fn apply(
+        &mut self,
+        step: u64,
+        offset: usize,
+        pieces: Vec<Bytes>,
+        drawn: Option<&DrawnStep>,
+    ) -> Result<Outcome> {
+        if step == self.track.step && self.was_released(step) && self.track.tiles_done == 0 {
+            return self.hold(step, offset, pieces, drawn);
+        }
+        self.apply_fresh(step, offset, &pieces, drawn)
+    }
+
+    fn apply_fresh(
+        &mut self,
+        step: u64,
+        offset: usize,
+        pieces: &[Bytes],
+        drawn: Option<&DrawnStep>,
+    ) -> Result<Outcome> {
+        let checked = self.track.check(step, offset, pieces)?;
+        let mut chunks = Vec::new();
+        self.track.collect(&checked.replayed, &mut chunks);
+        if checked.fresh.is_empty() {
+            return Ok(Outcome::Answer(chunks));
+        }
+        let Some(drawn) = drawn.filter(|drawn| drawn.step == step) else {
+            return Ok(Outcome::NeedsNoise);
+        };
+        let mut buffer = self.track.take_buffer(&checked.fresh);
+        let fresh: Vec<_> = checked.fresh_pieces(&self.track).collect();
+        let mut output = &mut buffer[..];
+        for (tiles, gradient) in fresh {
+            let (of_tiles, rest) =
+                std::mem::take(&mut output).split_at_mut(self.track.output_bytes(&tiles).len());
+            let Self { backend, track, hash, .. } = self;
+            let mut add = || add(*backend, track, &tiles, gradient, drawn, of_tiles);
+            if gradient.len() > PARALLEL_GRAIN_BYTES / 4 {
+                // The hash has to be done byte after byte; the sum need not wait for it.
+                rayon::join(add, || hash.update(gradient));
+            } else {
+                add();
+                hash.update(gradient);
+            }
+            output = rest;
+        }
+        let (chunk, step_ended) = self.track.finish(&checked.fresh, buffer);
+        chunks.push(chunk);
+        if step_ended {
+            self.note_released(step);
+        }
+        Ok(Outcome::Answer(chunks))
+    }
+
+    /// The digest of the gradient under which all of a step was released.
+    fn digest_of(&self, step: u64) -> Option<Digest> {
+        self.released.get(usize::try_from(step).ok()?).copied().flatten()
+    }
+
+    /// Whether noise of this step was released before the session went back.
+    fn was_released(&self, step: u64) -> bool {
+        self.digest_of(step).is_some() || self.released_in_part.contains_key(&step)
+    }
+
+    fn note_released(&mut self, step: u64) {
+        let digest = digest(&self.hash);
+        // Going back goes forward as well, past steps that may be released under any gradient.
+        let index = step as usize;
+        if index >= self.released.len() {
+            self.released.resize(index + 1, None);
+        }
+        self.released[index].get_or_insert(digest);
+        self.released_in_part.remove(&step);
+        self.begin_hash();
+    }
+
+    /// Waits for all of a gradient before any of its answer goes out.
+    fn hold(
+        &mut self,
+        step: u64,
+        offset: usize,
+        pieces: Vec<Bytes>,
+        drawn: Option<&DrawnStep>,
+    ) -> Result<Outcome> {
+        self.track.check_next(step)?;
+        let length = pieces.iter().map(Bytes::len).sum::<usize>();
+        self.track.tiles_of(offset, length)?;
+        let total = self.track.resolved.input_layout().byte_len();
+        let ends = offset + length == total;
+        if ends && drawn.is_none_or(|drawn| drawn.step != step) {
+            return Ok(Outcome::NeedsNoise);
+        }
+        // A client that starts again starts with the first byte.
+        if offset == 0 {
+            self.held.clear();
+        }
+        let held = self.held.iter().map(Bytes::len).sum::<usize>();
+        if offset != held {
+            let rule = format!("must be {held}: step {step} was released before, and is taken as a whole");
+            return Err(Error::invalid("offset", rule));
+        }
+        self.held.extend(pieces);
+        if !ends {
+            return Ok(Outcome::Answer(Vec::new()));
+        }
+        let gradient = std::mem::take(&mut self.held);
+        if !self.is_same(step, &gradient) {
+            return Err(Error::Diverged { requested: step, expected: step });
+        }
+        self.apply_fresh(step, 0, &gradient, drawn)
+    }
+
+    /// Whether this is the gradient under which the step was released.
+    fn is_same(&self, step: u64, gradient: &[Bytes]) -> bool {
+        let mut hash = hash_of_step(&self.digest_key, step);
+        if let Some(expected) = self.digest_of(step) {
+            gradient.iter().for_each(|piece| {
+                hash.update(piece);
+            });
+            return expected == digest(&hash);
+        }
+        let Some(part) = self.released_in_part.get(&step) else {
+            return true;
+        };
+        let mut left = part.bytes;
+        for piece in gradient {
+            let taken = piece.len().min(left);
+            hash.update(&piece[..taken]);
+            left -= taken;
+        }
+        part.digest == digest(&hash)
+    }
+
+    /// Of the step that comes next.
+    fn begin_hash(&mut self) {
+        let next = hash_of_step(&self.digest_key, self.track.step);
+        // A hasher holds the key.
+        std::mem::replace(&mut self.hash, next).zeroize();
+    }
+
+    /// Stands before `step` again.
+    ///
+    /// Steps from `divergence_from` on may be released under other gradients than before.
+    pub(super) fn restart_at(&mut self, step: u64, divergence_from: Option<u64>) {
+        if self.track.tiles_done > 0 {
+            let (bytes, digest) = (self.track.next_offset(), digest(&self.hash));
+            self.released_in_part.insert(self.track.step, ReleasedInPart { bytes, digest });
+        }
+        if let Some(divergence_from) = divergence_from {
+            let from = usize::try_from(divergence_from).unwrap_or(usize::MAX).min(self.released.len());
+            self.released[from..].fill(None);
+            self.released_in_part.split_off(&divergence_from);
+        }
+        self.held.clear();
+        self.track.restart_at(step);
+        self.begin_hash();
+    }
+}
+
+impl Drop for Privatize {
+    fn drop(&mut self) {
+        self.hash.zeroize();
+    }
+}
+
+impl std::fmt::Debug for Privatize {
+    /// Where it stands: digests are keyed with a secret, and gradients are private.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Privatize").field("step", &self.track.step).finish_non_exhaustive()
+    }
+}
+
+/// A keyed hash that begins with the step, so that no digest is that of another step.
+fn hash_of_step(key: &[u8; 32], step: u64) -> blake3::Hasher {
+    let mut hash = blake3::Hasher::new_keyed(key);
+    hash.update(&step.to_le_bytes());
+    hash
+}
+
+fn digest(hash: &blake3::Hasher) -> Digest {
+    let mut digest = Digest::default();
+    hash.finalize_xof().fill(&mut digest);
+    digest
+}
+
+fn add(
+    backend: Backend,
+    track: &mut Track,
+    tiles: &Range<usize>,
+    gradient: &[u8],
+    drawn: &DrawnStep,
+    output: &mut [u8],
+) {
+    let lanes = track.lanes(tiles);
+    let resolved = Arc::clone(&track.resolved);
+    let precision = resolved.spec.precision;
+    let number_bytes = precision.size();
+    let sum = Sum {
+        backend,
+        gradient_layout: resolved.input_layout(),
+        gradient,
+        noise: &drawn.bytes[lanes.start * number_bytes..lanes.end * number_bytes],
+        lanes,
+        layout: &resolved.layout,
+        output,
+        digests: &mut track.digests[tiles.clone()],
+    };
+    match precision {
+        crate::Precision::F32 => sum.run::<f32>(),
+        crate::Precision::F64 => sum.run::<f64>(),
+    }
+}
