@@ -15,11 +15,11 @@ use crate::{trees, wire};
 
 /// A key that is given.
 pub const KEY: [u8; 32] =
-    *b"\x9a\xf3\x01\xe7key of the tests\xc4\x80\x11\x5d\xee\x2b\x76\x90\xd8\x3c\xa1\x0f";
+    *b"\x9a\xf3\x01\xe7qX7vK2mZ8wR4tN6p\xc4\x80\x11\x5d\xee\x2b\x76\x90\xd8\x3c\xa1\x0f";
 
 /// What the keys of a `noise_id` are derived from.
 pub const MASTER_KEY: [u8; 32] =
-    *b"\xc1\x5b\xb2\x04master of tests!\x91\x7e\xf8\x3a\x66\xd0\x05\xcb\x1c\xe2\x8f\x47";
+    *b"\xc1\x5b\xb2\x04J5hB9sLc3DyG0fUe\x91\x7e\xf8\x3a\x66\xd0\x05\xcb\x1c\xe2\x8f\x47";
 
 /// Not a power of two.
 pub const STDDEV: f64 = 1.7;
@@ -27,6 +27,19 @@ pub const STDDEV: f64 = 1.7;
 /// The digits of a key.
 pub fn hex(key: &[u8; 32]) -> String {
     key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// What shows that a text or a message has a key, or a good part of it, in it: as bytes, as digits of either case, as a list
+/// of numbers, and as Rust writes bytes.
+pub fn traces_of(key: &[u8; 32]) -> Vec<Vec<u8>> {
+    let of_part = |start: usize| {
+        let part = &key[start..start + 8];
+        let hex = &hex(key)[2 * start..2 * start + 16];
+        let list = part.iter().map(u8::to_string).collect::<Vec<_>>().join(", ");
+        let escaped = part.escape_ascii().to_string();
+        [part.to_vec(), hex.as_bytes().to_vec(), hex.to_uppercase().into(), list.into(), escaped.into()]
+    };
+    [0, 4, 12, 24].into_iter().flat_map(of_part).collect()
 }
 
 /// A noise from a given key.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use noised::matrix::strategy;
+use noised::noise::{NoiseKey, standard_normals};
 use noised::{DenseMatrix, Error, MatrixSpec, StreamingMatrix, analysis};
 use serde_json::Value;
 
@@ -188,5 +189,25 @@ fn strategies_name_the_argument_at_fault() {
     }
     for buffers in [0, 25, usize::MAX] {
         assert_eq!(field(strategy::blt_from_rational_approximation(buffers)), "num_buffers");
+    }
+}
+
+/// The generator, computed in 50 digits by other means.
+#[test]
+fn normals_are_those_of_their_construction() {
+    let file: Value = serde_json::from_str(include_str!("../golden/noise.json")).unwrap();
+    let key = NoiseKey::from_hex("key", file["key"].as_str().unwrap()).unwrap();
+    for case in file["cases"].as_array().unwrap() {
+        let (step, first) = (case["step"].as_u64().unwrap(), case["first_lane"].as_u64().unwrap());
+        let what = format!("step {step} from lane {first} on");
+        let expected = numbers(&case["f32"]);
+        let mut found = vec![0.0_f32; expected.len()];
+        standard_normals(&key, step, first, &mut found);
+        let found: Vec<f64> = found.into_iter().map(f64::from).collect();
+        assert_close(&found, &expected, 4e-7, &what);
+        let expected = numbers(&case["f64"]);
+        let mut found = vec![0.0_f64; expected.len()];
+        standard_normals(&key, step, first, &mut found);
+        assert_close(&found, &expected, 2e-15, &what);
     }
 }

@@ -6,7 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
 
-use noised_client::{ClientBuilder, RetryPolicy};
+use noised::noise::MasterKey;
+use noised::{DType, SessionSpec, Tree};
+use noised_client::{Client, ClientBuilder, CreateOptions, Error, GivenKey, RetryPolicy};
+use noised_tests::{noises, specs};
 use tempfile::TempDir;
 
 /// A program of this workspace, built as this test is. Cargo builds programs for the tests of their own package only.
@@ -16,7 +19,7 @@ fn program(name: &str) -> Command {
         let test = std::env::current_exe().unwrap();
         let directory = test.parent().unwrap().parent().unwrap();
         let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--bin", "noised", "--bin", "noisectl"]);
+        build.args(["build", "--quiet", "--bin", "noised", "--bin", "noisectl", "--example", "stream_model"]);
         build.arg("--target-dir").arg(directory.parent().unwrap());
         if directory.ends_with("release") {
             build.arg("--release");
@@ -46,6 +49,12 @@ impl Server {
     }
 
     fn start_with(arguments: &[&str]) -> Self {
+        // It must not stop at a full pipe.
+        Self::start_logging(arguments, |lines| drop(std::thread::spawn(move || lines.for_each(drop))))
+    }
+
+    /// One whose log lines from then on that it serves are taken.
+    fn start_logging(arguments: &[&str], take: impl FnOnce(Lines)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let target = format!("unix://{}", directory.path().join("noised.sock").display());
         let mut child =
@@ -53,11 +62,19 @@ impl Server {
         let log = BufReader::new(child.stderr.take().unwrap());
         let mut lines = log.lines();
         assert!(lines.any(|line| line.unwrap().contains("serving")), "the server has ended");
-        // It must not stop at a full pipe.
-        std::thread::spawn(move || lines.for_each(drop));
+        take(lines);
         Self { child, target, _directory: directory }
     }
+
+    /// Gives it no chance to note anything.
+    fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
 }
+
+/// What is left of a server's log.
+type Lines = std::io::Lines<BufReader<std::process::ChildStderr>>;
 
 impl Drop for Server {
     fn drop(&mut self) {
@@ -124,6 +141,23 @@ fn a_server_gives_what_noisectl_computes_by_itself() {
         assert_eq!(here.1.trim_end().lines().count(), 1, "{here:?}");
         assert_eq!(outcome(&["--server", &server.target]), here, "{arguments:?}");
     }
+}
+
+/// The example checks what it shows, so it is enough that it ends well: on leaves of every format.
+#[test]
+fn the_example_finds_nothing_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let tree = directory.path().join("tree.json");
+    let leaves = r#"{"leaves":[{"path":"a","dtype":"f32","shape":[70,300]},{"path":"b","dtype":"bf16","shape":[5]},
+        {"path":"c","dtype":"f16","shape":[3,700]},{"path":"d","dtype":"f64","shape":[1025]}]}"#;
+    std::fs::write(&tree, leaves).unwrap();
+    for steps in ["1", "7"] {
+        let report = run(program("examples/stream_model").arg("--tree").arg(&tree).args(["--steps", steps]));
+        assert!(report.ends_with("All checks passed.\n"), "{report}");
+    }
+    let Output { status, stdout, .. } =
+        program("examples/stream_model").arg("--tree").arg(directory.path().join("none")).output().unwrap();
+    assert!(!status.success() && stdout.is_empty());
 }
 
 /// A client is killed again and again, without a chance to say good-bye, and goes on where it was.
@@ -332,4 +366,135 @@ fn a_bench_ends_with_its_server() {
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("left on the server: bench-"), "{stderr}");
+}
+
+/// A directory with a master key in it, and what makes a server use it and remember.
+struct Master {
+    directory: TempDir,
+    arguments: [String; 4],
+}
+
+impl Master {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let [key, ledger] = ["master.key", "ledger"].map(|name| directory.path().join(name));
+        std::fs::write(&key, noises::hex(&noises::MASTER_KEY)).unwrap();
+        let path = |path: PathBuf| path.to_str().unwrap().to_owned();
+        let arguments =
+            ["--master-key-file".to_owned(), path(key), "--noise-ledger".to_owned(), path(ledger)];
+        Self { directory, arguments }
+    }
+
+    fn arguments(&self) -> Vec<&str> {
+        self.arguments.iter().map(String::as_str).collect()
+    }
+}
+
+async fn connect(server: &Server) -> Client {
+    ClientBuilder::new(&server.target).unwrap().retry(RetryPolicy::NEVER).connect().await.unwrap()
+}
+
+/// A server that is killed does not come to note how far a noise was drawn: whoever begins it again says so.
+#[tokio::test]
+async fn a_noise_that_was_drawn_when_the_server_was_killed_counts_as_used() {
+    let master = Master::new();
+    let tree = || Tree::flat(5000, DType::F32).unwrap();
+    let spec = noises::gaussian(noises::derived("run"), specs::noising(), tree());
+    let unused = noises::gaussian(noises::derived("unused"), specs::noising(), tree());
+    let fingerprint = spec.clone().resolve().unwrap().noise_fingerprint();
+    let key = || MasterKey::from_bytes(noises::MASTER_KEY).derive("run", &fingerprint);
+    let expected = noises::drawn(&spec, key(), 6);
+    let again = || CreateOptions { start_noise_over: true, ..CreateOptions::default() };
+    let refused = async |client: &Client, spec: &SessionSpec| {
+        let refused = client.create_session(spec, CreateOptions::default()).await.unwrap_err();
+        assert!(matches!(&refused, Error::NoiseUsed { next_step: None, .. }), "{refused:?}");
+    };
+    // Released in the first life and the third; not at all in the second, which makes nothing known.
+    for (life, steps) in [6, 0, 3, 0].into_iter().enumerate() {
+        let server = Server::start_with(&master.arguments());
+        let client = connect(&server).await;
+        if life > 0 {
+            refused(&client, &spec).await;
+        }
+        let mut session = client.create_session(&spec, again()).await.unwrap();
+        assert_eq!(session.info().noise_started_over, life > 0);
+        for step in 0..steps {
+            assert!(session.fetch(step).await.unwrap() == expected[step as usize]);
+        }
+        if life == 1 {
+            client.delete_session(session.name()).await.unwrap();
+            refused(&client, &spec).await;
+        }
+        let made = client.create_session(&unused, CreateOptions::default()).await.unwrap();
+        client.delete_session(made.name()).await.unwrap();
+        server.kill();
+    }
+    // A line that was being written then is passed over.
+    let ledger = master.directory.path().join("ledger");
+    let text = std::fs::read_to_string(&ledger).unwrap();
+    std::fs::write(&ledger, text + "{\"noise_id\":\"un").unwrap();
+    let server = Server::start_with(&master.arguments());
+    let client = connect(&server).await;
+    refused(&client, &spec).await;
+    client.create_session(&unused, CreateOptions::default()).await.unwrap();
+}
+
+/// Whatever a server is made to tell of what it does, down to the frames on the network, keys are not in it.
+#[tokio::test]
+async fn keys_are_in_no_log() {
+    let master = Master::new();
+    let arguments = [&master.arguments()[..], &["--log", "trace"]].concat();
+    for format in ["text", "json"] {
+        let (lines, log) = std::sync::mpsc::channel();
+        let arguments = [&arguments[..], &["--log-format", format]].concat();
+        let server = Server::start_logging(&arguments, |log| {
+            std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| lines.send(line).unwrap()));
+        });
+        let client = connect(&server).await;
+        let tree = || Tree::flat(5000, DType::F32).unwrap();
+        let given = noises::gaussian(noises::given(), specs::noising(), tree());
+        let derived = noises::gaussian(noises::derived("run"), specs::noising(), tree());
+        let private = noises::privatize(noises::given(), specs::noising(), tree(), None);
+        for (id, spec) in [("given", &given), ("derived", &derived), ("private", &private)] {
+            let noise_key = (id != "derived").then(|| GivenKey::from_bytes(noises::KEY));
+            let options = CreateOptions {
+                id: id.into(),
+                noise_key,
+                start_noise_over: true,
+                resume: true,
+                ..CreateOptions::default()
+            };
+            let mut session = client.create_session(spec, options.clone()).await.unwrap();
+            for step in 0..3 {
+                match id {
+                    "private" => {
+                        let gradient = noises::gradients(&tree(), step + 1).pop().unwrap();
+                        session.privatize(step, gradient).await.unwrap();
+                    }
+                    _ => drop(session.fetch(step).await.unwrap()),
+                }
+            }
+            session.keep_state(3, noised_client::WhenFull::Refuse).await.unwrap();
+            session.rewind(1, false, |_, _| ()).await.unwrap();
+            client.create_session(spec, options.clone()).await.unwrap();
+            let other = GivenKey::from_bytes([0x5c; 32]);
+            let wrong = CreateOptions { noise_key: Some(other), ..options };
+            client.create_session(&given, wrong).await.unwrap_err();
+            client.delete_session(id).await.unwrap();
+        }
+        run(Command::new("kill").args(["-TERM", &server.child.id().to_string()]));
+        drop(client);
+        // Elsewhere, since the connection ends here.
+        let lines = tokio::task::spawn_blocking(move || log.iter().collect::<Vec<_>>()).await.unwrap();
+        // JSON has two of each backslash.
+        let text = lines.join("\n").replace(r"\\", r"\");
+        assert!(text.contains("session opened") && text.contains("session rewound"), "{text}");
+        for key in [noises::KEY, noises::MASTER_KEY] {
+            for trace in noises::traces_of(&key).into_iter().filter_map(|trace| String::from_utf8(trace).ok())
+            {
+                assert!(!text.contains(&trace), "a key is in the log: {trace}");
+            }
+        }
+        drop(server);
+    }
 }
