@@ -142,8 +142,77 @@ def numpy_step(spec, lanes):
   raise ValueError(f'no peer for {kind}')
 
 
+def numpy_normal(generator):
+  """Standard normals of a NumPy generator, into a kept buffer."""
+
+  def set_up(_, lanes):
+    import numpy as np
+
+    random = np.random.Generator(getattr(np.random, generator)(7))
+    out = np.empty(lanes, np.float32)
+    return 'kept buffer', lambda: random.standard_normal(dtype=np.float32, out=out)
+
+  return set_up
+
+
+def jax_normal(_, lanes):
+  """jax.random.normal, jitted, another key at each step."""
+  import jax
+  import jax.numpy as jnp
+
+  @jax.jit
+  def draw(key, t):
+    return jax.random.normal(jax.random.fold_in(key, t), (lanes,), jnp.float32)
+
+  key, t = jax.random.key(7), [0]
+
+  def run():
+    t[0] += 1
+    jax.block_until_ready(draw(key, t[0]))
+
+  return 'jitted', run
+
+
+def jax_privatizer(spec, lanes):
+  """A step of matrix_factorization_privatizer, jitted, its state donated or not, whichever is faster here."""
+  import jax
+  import jax.numpy as jnp
+  from jax_privacy import noise_addition
+
+  gradient = jnp.zeros(lanes, jnp.float32)
+  privatizer = noise_addition.matrix_factorization_privatizer(jax_matrix(spec), stddev=1.0, prng_key=7)
+
+  def make(donate):
+    step = jax.jit(privatizer.update, donate_argnums=(1,) if donate else ())
+    state = [jax.tree.map(jnp.array, privatizer.init(gradient))]
+
+    def run():
+      y, state[0] = step(gradient, state[0])
+      jax.block_until_ready((y, state[0]))
+
+    return run
+
+  def time_of(donate):
+    run = make(donate)
+    timed(run, 3)
+    return median(timed(run, 5))
+
+  donate = time_of(True) < time_of(False)
+  return 'donated' if donate else 'undonated', make(donate)
+
+
+LIBRARIES = {
+    'jax_privacy': jax_step,
+    'numpy': numpy_step,
+    'numpy_pcg64': numpy_normal('PCG64'),
+    'numpy_sfc64': numpy_normal('SFC64'),
+    'jax_normal': jax_normal,
+    'jax_privatizer': jax_privatizer,
+}
+
+
 def main():
-  library = {'jax_privacy': jax_step, 'numpy': numpy_step}[sys.argv[1]]
+  library = LIBRARIES[sys.argv[1]]
   step = None
   for line in sys.stdin:
     request = json.loads(line)

@@ -27,6 +27,11 @@ pub(crate) fn blt_inverse(buffers: u32) -> MatrixSpec {
     MatrixSpec::BufferedToeplitz { buf_decay, output_scale }.inverse()
 }
 
+/// The noising matrix of the banded inverse square root: a banded Toeplitz matrix.
+pub(crate) fn replayable(bands: usize) -> anyhow::Result<MatrixSpec> {
+    Ok(strategy::banded_inverse_square_root(bands, None)?.inverse())
+}
+
 fn toeplitz_inverse(bands: usize) -> anyhow::Result<MatrixSpec> {
     Ok(strategy::banded_square_root(bands, None)?.inverse())
 }

@@ -18,9 +18,9 @@ mod proto {
     tonic::include_proto!("echo");
 }
 
-use proto::Payload;
 use proto::echo_client::EchoClient;
 use proto::echo_server::{Echo, EchoServer};
+use proto::{Payload, Size};
 
 const MIB: u32 = 1 << 20;
 /// Messages of a stream: within the plateau that tonic is fastest on.
@@ -42,6 +42,22 @@ impl Echo for EchoService {
     ) -> Result<Response<Self::StreamStream>, Status> {
         Ok(Response::new(Box::pin(request.into_inner())))
     }
+
+    type DownloadStream = std::pin::Pin<Box<dyn Stream<Item = Result<Payload, Status>> + Send>>;
+
+    async fn download(&self, request: Request<Size>) -> Result<Response<Self::DownloadStream>, Status> {
+        let bytes = request.into_inner().bytes as usize;
+        let chunks = (0..bytes).step_by(CHUNK).map(move |offset| {
+            let payload = chunk().slice(..CHUNK.min(bytes - offset));
+            Ok(Payload { payload })
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(chunks))))
+    }
+}
+
+fn chunk() -> Bytes {
+    static CHUNK_BYTES: std::sync::OnceLock<Bytes> = std::sync::OnceLock::new();
+    CHUNK_BYTES.get_or_init(|| vec![0x3c; CHUNK].into()).clone()
 }
 
 fn without_pacing(socket: &impl std::os::fd::AsFd) {
@@ -128,6 +144,20 @@ impl TonicEcho {
         }
         sending.await?;
         anyhow::ensure!(received == times * payload.len(), "the echo lost bytes");
+        Ok(start.elapsed())
+    }
+
+    /// Brings as many bytes as `output` holds.
+    pub(crate) async fn download(&mut self, output: &mut [u8]) -> anyhow::Result<Duration> {
+        let start = Instant::now();
+        let size = Size { bytes: output.len() as u64 };
+        let mut answers = self.0.download(size).await?.into_inner();
+        let mut at = 0;
+        while let Some(Payload { payload }) = answers.message().await? {
+            output[at..at + payload.len()].copy_from_slice(&payload);
+            at += payload.len();
+        }
+        anyhow::ensure!(at == output.len(), "the download lost bytes");
         Ok(start.elapsed())
     }
 

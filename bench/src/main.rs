@@ -10,6 +10,7 @@
 //! | `memory` | the memory's own speed |
 //! | `python` | peers in Python |
 //! | `echo` | raw tonic and raw TCP |
+//! | `noise` | noise that noised draws |
 //! | `wire` | noised over a connection |
 //! | `report` | ratios, the table, the file |
 
@@ -17,6 +18,7 @@ mod cases;
 mod echo;
 mod library;
 mod memory;
+mod noise;
 mod python;
 mod report;
 mod wire;
@@ -73,6 +75,8 @@ enum Part {
     Small,
     /// Many sessions, beside one.
     Sessions,
+    /// Noise that is drawn: by itself, beside NumPy and jax; fetched over TCP, beside jax_privacy's privatizer.
+    Noise,
 }
 
 #[derive(Debug, clap::Args)]
@@ -131,23 +135,48 @@ impl Peers {
         if self.wants(Part::Sessions) {
             rows.extend(runtime.block_on(wire::many_sessions(1_000, 10_000, self.rounds))?);
         }
+        if self.wants(Part::Noise) {
+            rows.extend(self.noise(runtime)?);
+        }
         report::write(&rows, &self.report)?;
         println!("{}", report::markdown(&rows));
         println!("written to {}", self.report.display());
         Ok(())
     }
 
+    fn noise(&self, runtime: &tokio::runtime::Runtime) -> anyhow::Result<Vec<Row>> {
+        const LANES: usize = 10_000_000;
+        let python = self.python()?;
+        let python = python.as_deref();
+        let mut rows = noise::normals(python, 1, LANES, self.rounds)?;
+        rows.extend(noise::normals(python, 2, LANES, self.rounds)?);
+        for threads in [1, 2] {
+            rows.push(noise::steps_a_sweep(threads, LANES, self.rounds)?);
+        }
+        for (bands, lookahead) in [(2, 2), (2, 4), (2, 8), (4, 4), (4, 8), (8, 8)] {
+            rows.push(noise::replayed(bands, lookahead, LANES, self.rounds)?);
+        }
+        rows.extend(runtime.block_on(noise::fetched(python, LANES, self.rounds))?);
+        rows.push(runtime.block_on(noise::fetched_in_time(LANES, self.rounds))?);
+        Ok(rows)
+    }
+
+    /// The interpreter of the peers in Python, unless they are left out.
+    fn python(&self) -> anyhow::Result<Option<PathBuf>> {
+        let directory = self.report.parent().context("the report has no directory")?;
+        if self.no_python { Ok(None) } else { python::environment(directory).map(Some) }
+    }
+
     #[allow(clippy::print_stderr, reason = "progress")]
     fn kernels(&self) -> anyhow::Result<Vec<Row>> {
-        let directory = self.report.parent().context("the report has no directory")?;
-        let python = if self.no_python { None } else { Some(python::environment(directory)?) };
+        let python = self.python()?;
         let mut rows = Vec::new();
         for &lanes in &self.lanes {
             for case in cases::all()?.iter().filter(|case| case.name.contains(&self.matrix)) {
                 eprintln!("{}, {lanes} lanes", case.name);
                 // Fresh ones: an allocator that gives nothing back would keep the memory of the last case.
                 let start =
-                    |python| Peer::ALL.map(|peer| Worker::start(python, peer).map(|worker| (peer, worker)));
+                    |python| Peer::STEPS.map(|peer| Worker::start(python, peer).map(|worker| (peer, worker)));
                 let workers = python.as_deref().into_iter().flat_map(start);
                 rows.extend(compare(case, lanes, self.rounds, workers.collect::<anyhow::Result<_>>()?)?);
             }

@@ -22,16 +22,32 @@ pub(crate) enum Peer {
     /// jax_privacy with an allocator that keeps its memory, in huge pages.
     JaxPrivacyTuned,
     NumPy,
+    /// NumPy's standard normals, by generator.
+    NumPyPcg64,
+    NumPySfc64,
+    /// jax.random.normal.
+    JaxNormal,
+    JaxNormalTuned,
+    /// jax_privacy's matrix_factorization_privatizer.
+    JaxPrivatizer,
+    JaxPrivatizerTuned,
 }
 
 impl Peer {
-    pub(crate) const ALL: [Self; 3] = [Self::JaxPrivacy, Self::JaxPrivacyTuned, Self::NumPy];
+    /// Those that take steps of a matrix.
+    pub(crate) const STEPS: [Self; 3] = [Self::JaxPrivacy, Self::JaxPrivacyTuned, Self::NumPy];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::JaxPrivacy => "jax_privacy",
             Self::JaxPrivacyTuned => "jax_privacy, tuned allocator",
             Self::NumPy => "NumPy",
+            Self::NumPyPcg64 => "NumPy, PCG64",
+            Self::NumPySfc64 => "NumPy, SFC64",
+            Self::JaxNormal => "jax.random.normal",
+            Self::JaxNormalTuned => "jax.random.normal, tuned allocator",
+            Self::JaxPrivatizer => "jax_privacy's privatizer in process",
+            Self::JaxPrivatizerTuned => "jax_privacy's privatizer in process, tuned allocator",
         }
     }
 
@@ -39,14 +55,23 @@ impl Peer {
         match self {
             Self::JaxPrivacy | Self::JaxPrivacyTuned => "jax_privacy",
             Self::NumPy => "numpy",
+            Self::NumPyPcg64 => "numpy_pcg64",
+            Self::NumPySfc64 => "numpy_sfc64",
+            Self::JaxNormal | Self::JaxNormalTuned => "jax_normal",
+            Self::JaxPrivatizer | Self::JaxPrivatizerTuned => "jax_privatizer",
         }
     }
 
     /// What glibc is told: give nothing back, map nothing by itself, use huge pages.
     fn environment(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::JaxPrivacy | Self::NumPy => &[],
-            Self::JaxPrivacyTuned => &[
+            Self::JaxPrivacy
+            | Self::NumPy
+            | Self::NumPyPcg64
+            | Self::NumPySfc64
+            | Self::JaxNormal
+            | Self::JaxPrivatizer => &[],
+            Self::JaxPrivacyTuned | Self::JaxNormalTuned | Self::JaxPrivatizerTuned => &[
                 ("MALLOC_TRIM_THRESHOLD_", "68719476736"),
                 ("MALLOC_MMAP_MAX_", "0"),
                 ("MALLOC_TOP_PAD_", "268435456"),

@@ -31,7 +31,7 @@ impl Drop for ServerProcess {
 
 impl ServerProcess {
     /// This program as an echo.
-    fn echo(kind: &str) -> anyhow::Result<Self> {
+    pub(crate) fn echo(kind: &str) -> anyhow::Result<Self> {
         let mut process =
             Command::new(std::env::current_exe()?).args(["serve", kind]).stdout(Stdio::piped()).spawn()?;
         let mut line = String::new();
