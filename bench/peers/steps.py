@@ -57,17 +57,14 @@ def jax_matrix(spec):
   raise ValueError(f'no peer for {kind}')
 
 
-def jax_step(spec, lanes):
-  """A jitted step, with its state donated or not, whichever is faster here."""
+def jitted(function, x, init):
+  """A step `y, state = function(x, state)`, jitted, its state donated or not, whichever is faster here."""
   import jax
   import jax.numpy as jnp
 
-  matrix = jax_matrix(spec)
-  x = jnp.asarray((jnp.arange(lanes) % 1000) * 0.002 - 1.0, dtype=jnp.float32)
-
   def make(donate):
-    step = jax.jit(matrix.multiply_next, donate_argnums=(1,) if donate else ())
-    state = [jax.tree.map(jnp.array, matrix.init_multiply(x))]
+    step = jax.jit(function, donate_argnums=(1,) if donate else ())
+    state = [jax.tree.map(jnp.array, init(x))]
 
     def run():
       y, state[0] = step(x, state[0])
@@ -80,10 +77,19 @@ def jax_step(spec, lanes):
     timed(run, 3)
     return median(timed(run, 5))
 
-  state_bytes = sum(4 * leaf.size for leaf in jax.tree.leaves(jax.eval_shape(matrix.init_multiply, x)))
+  state_bytes = sum(4 * leaf.size for leaf in jax.tree.leaves(jax.eval_shape(init, x)))
   # Not donated, there are two states at a time: too much for a small machine where one is large.
   donate = state_bytes > LARGE_STATE_BYTES or time_of(True) < time_of(False)
   return 'donated' if donate else 'undonated', make(donate)
+
+
+def jax_step(spec, lanes):
+  """A step of a matrix."""
+  import jax.numpy as jnp
+
+  matrix = jax_matrix(spec)
+  x = jnp.asarray((jnp.arange(lanes) % 1000) * 0.002 - 1.0, dtype=jnp.float32)
+  return jitted(matrix.multiply_next, x, matrix.init_multiply)
 
 
 def numpy_step(spec, lanes):
@@ -174,31 +180,12 @@ def jax_normal(_, lanes):
 
 
 def jax_privatizer(spec, lanes):
-  """A step of matrix_factorization_privatizer, jitted, its state donated or not, whichever is faster here."""
-  import jax
+  """A step of matrix_factorization_privatizer."""
   import jax.numpy as jnp
   from jax_privacy import noise_addition
 
-  gradient = jnp.zeros(lanes, jnp.float32)
   privatizer = noise_addition.matrix_factorization_privatizer(jax_matrix(spec), stddev=1.0, prng_key=7)
-
-  def make(donate):
-    step = jax.jit(privatizer.update, donate_argnums=(1,) if donate else ())
-    state = [jax.tree.map(jnp.array, privatizer.init(gradient))]
-
-    def run():
-      y, state[0] = step(gradient, state[0])
-      jax.block_until_ready((y, state[0]))
-
-    return run
-
-  def time_of(donate):
-    run = make(donate)
-    timed(run, 3)
-    return median(timed(run, 5))
-
-  donate = time_of(True) < time_of(False)
-  return 'donated' if donate else 'undonated', make(donate)
+  return jitted(privatizer.update, jnp.zeros(lanes, jnp.float32), privatizer.init)
 
 
 LIBRARIES = {
