@@ -2,9 +2,10 @@
 
 use std::fmt;
 
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use noised::noise::key_from_hex;
+use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The key of a session's noise, of a source whose key is [given](noised::session::KeyOrigin::Given): 256 bits, wiped
 /// when dropped.
@@ -23,19 +24,9 @@ impl GivenKey {
     /// A key written as 64 hexadecimal digits.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `noise_key_hex`, without the text.
+    /// [`Error::Invalid`](crate::Error::Invalid) on `noise_key_hex`, without the text.
     pub fn from_hex(text: &str) -> Result<Self> {
-        let rule = || Error::invalid("noise_key_hex", "must be 64 hexadecimal digits");
-        let digits = text.as_bytes();
-        if digits.len() != 64 {
-            return Err(rule());
-        }
-        let mut bytes = Zeroizing::new([0; 32]);
-        for (byte, digits) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
-            let digit = |digit: u8| char::from(digit).to_digit(16).ok_or_else(rule);
-            *byte = (digit(digits[0])? << 4 | digit(digits[1])?) as u8;
-        }
-        Ok(Self(*bytes))
+        Ok(Self(*key_from_hex("noise_key_hex", text)?))
     }
 
     /// As a request carries it.
@@ -53,6 +44,7 @@ impl fmt::Debug for GivenKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Error;
 
     #[test]
     fn hexadecimal_digits_are_read() {

@@ -59,7 +59,7 @@ pub(crate) struct NoiseHalf {
     /// Whether the drawer broke off in the middle of its work, so that its state is not to be trusted. Whoever holds the drawer
     /// sets it while it works: a panic leaves it set.
     pub(crate) broken: AtomicBool,
-    /// Whether a task is drawing ahead. Written under the lock of the answering half.
+    /// Whether a task is drawing ahead. Where there is enough, cleared under the lock of the answering half.
     pub(crate) drawing_ahead: AtomicBool,
     pub(crate) key_check: KeyCheck,
     pub(crate) started_over: bool,
@@ -189,9 +189,12 @@ impl Entry {
             };
             match noise.fetch(step, offset)? {
                 Outcome::Answer(chunks) => {
+                    let wanted = noise.wanted_steps() > 0;
                     self.note(&session);
                     drop(session);
-                    self.draw_ahead(compute);
+                    if wanted {
+                        self.draw_ahead(compute);
+                    }
                     return Ok(chunks);
                 }
                 Outcome::NeedsNoise => {

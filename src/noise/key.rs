@@ -37,7 +37,7 @@ impl NoiseKey {
     /// # Errors
     /// [`Error::Invalid`] on `field`, without the text.
     pub fn from_hex(field: &str, text: &str) -> Result<Self> {
-        parse_hex(field, text).map(|bytes| Self(*bytes))
+        key_from_hex(field, text).map(|bytes| Self(*bytes))
     }
 
     /// A key from 32 bytes.
@@ -96,7 +96,7 @@ impl MasterKey {
             Err(_) => {
                 let text = std::str::from_utf8(content)
                     .map_err(|_| Error::invalid(field, "must be 32 bytes, or 64 hexadecimal digits"))?;
-                parse_hex(field, text.trim())?
+                key_from_hex(field, text.trim())?
             }
         };
         if *bytes == [0; 32] {
@@ -120,7 +120,11 @@ impl MasterKey {
     }
 }
 
-fn parse_hex(field: &str, text: &str) -> Result<Zeroizing<[u8; 32]>> {
+/// The bytes of a key that is written as 64 hexadecimal digits.
+///
+/// # Errors
+/// [`Error::Invalid`] on `field`, without the text.
+pub fn key_from_hex(field: &str, text: &str) -> Result<Zeroizing<[u8; 32]>> {
     let rule = || Error::invalid(field, "must be 64 hexadecimal digits");
     let digits = text.as_bytes();
     if digits.len() != 64 {

@@ -52,7 +52,7 @@ mod keystream;
 mod step;
 
 pub(crate) use gaussian::Normal;
-pub use key::{KeyCheck, MasterKey, NoiseKey};
+pub use key::{KeyCheck, MasterKey, NoiseKey, key_from_hex};
 pub(crate) use step::StepNoise;
 
 /// Lanes whose words lie together: 16 pairs, whose first and second halves are each a vector of every instruction set.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 
-use super::{NoiseState, ResolvedSpec, Source, StepBuffer};
+use super::{NoiseSession, NoiseState, Outcome, OutputChunk, ResolvedSpec, Source, StepBuffer};
 use crate::error::Result;
 use crate::kernel::{Backend, Data, Draw, LaneState, Pass, PassState, Program, Real, StepIo, Steps};
 use crate::limits::{MAX_STEPS_A_PASS, TILE_LANES};
@@ -55,7 +55,7 @@ impl std::fmt::Debug for DrawnStep {
 
 /// A state of a drawer to come back to.
 #[derive(Clone, Debug)]
-pub struct DrawerMark {
+pub(super) struct DrawerMark {
     pub(super) step: u64,
     pub(super) state: DrawerState,
 }
@@ -119,6 +119,26 @@ impl NoiseDrawer {
         (first..).zip(buffers).map(|(step, buffer)| DrawnStep { step, bytes: buffer.freeze() }).collect()
     }
 
+    /// Has the other half of this session answer, and draws what it lacks for that: a session in a program's own memory.
+    ///
+    /// # Errors
+    /// Those of `ask`, which is [`NoiseSession::fetch`] or [`NoiseSession::apply`].
+    pub fn answer(
+        &mut self,
+        session: &mut NoiseSession,
+        mut ask: impl FnMut(&mut NoiseSession) -> Result<Outcome>,
+    ) -> Result<Vec<OutputChunk>> {
+        loop {
+            match ask(session)? {
+                Outcome::Answer(chunks) => return Ok(chunks),
+                Outcome::NeedsNoise => {
+                    let buffers = session.take_buffers(session.wanted_steps().max(1));
+                    session.supply(self.draw(buffers))?;
+                }
+            }
+        }
+    }
+
     /// Goes past at most [`MAX_STEPS_A_PASS`] steps without making anything of them, and not past step `end`.
     pub fn pass_over(&mut self, end: u64) {
         let steps = end.saturating_sub(self.step);
@@ -132,12 +152,12 @@ impl NoiseDrawer {
     }
 
     /// What to come back to.
-    pub fn mark(&self) -> DrawerMark {
+    pub(super) fn mark(&self) -> DrawerMark {
         DrawerMark { step: self.step, state: self.state.clone() }
     }
 
     /// Comes back to a mark of this session, or to step 0.
-    pub fn go_back(&mut self, mark: Option<&DrawerMark>) {
+    pub(super) fn go_back(&mut self, mark: Option<&DrawerMark>) {
         match (mark, &mut self.state) {
             // Into the memory that is there: there is none promised for one more.
             (Some(DrawerMark { state: DrawerState::Kept(kept), step: _ }), DrawerState::Kept(state)) => {
@@ -151,7 +171,7 @@ impl NoiseDrawer {
     }
 
     /// Bytes that a mark takes.
-    pub fn mark_bytes(&self) -> u64 {
+    pub(super) fn mark_bytes(&self) -> u64 {
         match &self.state {
             DrawerState::Kept(state) => state.byte_len(),
             DrawerState::Replayed { .. } => 0,

@@ -35,7 +35,7 @@ mod track;
 
 pub use assembler::{Assembler, Run};
 pub use buffers::StepBuffer;
-pub use drawer::{DrawerMark, DrawnStep, NoiseDrawer};
+pub use drawer::{DrawnStep, NoiseDrawer};
 pub use kept::WhenFull;
 pub use noise::{NoiseRewind, NoiseSession, Outcome};
 pub use source::{KeyOrigin, Noise, NoiseOptions, NoiseState, Rewind, Source};

@@ -70,11 +70,6 @@ pub struct NoiseRewind {
 }
 
 impl NoiseRewind {
-    /// The step to be expected next.
-    pub fn to_step(&self) -> u64 {
-        self.to_step
-    }
-
     /// Steps that the drawer has to go past before it is done.
     pub fn steps_left(&self, drawer: &NoiseDrawer) -> u64 {
         self.to_step.saturating_sub(drawer.next_step())

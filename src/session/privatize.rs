@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
 use super::noise::Outcome;
 use super::track::Track;
@@ -24,7 +24,7 @@ pub(super) struct Privatize {
     track: Track,
     digest_key: Zeroizing<[u8; 32]>,
     /// Of the gradient of the step under way, as far as it is applied.
-    hash: blake3::Hasher,
+    hash: Zeroizing<blake3::Hasher>,
     /// Of the gradients under which steps 0, 1, ... were released. None where a step may be released under any: it was not, or
     /// only in part, or may be released under another.
     released: Vec<Option<Digest>>,
@@ -137,7 +137,7 @@ impl Privatize {
         }
         self.released[index].get_or_insert(digest);
         self.released_in_part.remove(&step);
-        self.begin_hash();
+        self.hash = hash_of_step(&self.digest_key, self.track.step);
     }
 
     /// Waits for all of a gradient before any of its answer goes out.
@@ -197,13 +197,6 @@ impl Privatize {
         part.digest == digest(&hash)
     }
 
-    /// Of the step that comes next.
-    fn begin_hash(&mut self) {
-        let next = hash_of_step(&self.digest_key, self.track.step);
-        // A hasher holds the key.
-        std::mem::replace(&mut self.hash, next).zeroize();
-    }
-
     /// Stands before `step` again.
     ///
     /// Steps from `divergence_from` on may be released under other gradients than before.
@@ -219,13 +212,7 @@ impl Privatize {
         }
         self.held.clear();
         self.track.restart_at(step);
-        self.begin_hash();
-    }
-}
-
-impl Drop for Privatize {
-    fn drop(&mut self) {
-        self.hash.zeroize();
+        self.hash = hash_of_step(&self.digest_key, self.track.step);
     }
 }
 
@@ -236,9 +223,9 @@ impl std::fmt::Debug for Privatize {
     }
 }
 
-/// A keyed hash that begins with the step, so that no digest is that of another step.
-fn hash_of_step(key: &[u8; 32], step: u64) -> blake3::Hasher {
-    let mut hash = blake3::Hasher::new_keyed(key);
+/// A keyed hash that begins with the step, so that no digest is that of another step. It holds the key.
+fn hash_of_step(key: &[u8; 32], step: u64) -> Zeroizing<blake3::Hasher> {
+    let mut hash = Zeroizing::new(blake3::Hasher::new_keyed(key));
     hash.update(&step.to_le_bytes());
     hash
 }

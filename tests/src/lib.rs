@@ -6,6 +6,7 @@
 //! | [`trees`] | trees of odd shapes, and values for them |
 //! | [`bad`] | descriptions that break a rule, with the field and the rule |
 //! | [`drive`] | a session driven through steps, chunk by chunk |
+//! | [`driven`] | a session that draws, both halves put to work together |
 //! | [`noises`] | noise that a server draws: descriptions of it, and what it has to be |
 //! | [`server`] | a server in this process, on a free port or a Unix socket |
 //! | [`proxy`] | a network that can be cut |
@@ -15,6 +16,7 @@
 
 pub mod bad;
 pub mod drive;
+pub mod driven;
 pub mod noises;
 pub mod proxy;
 pub mod raw;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use noised::noise::NoiseKey;
-use noised::session::{KeyOrigin, Noise, NoiseOptions, NoiseSession, NoiseState, Outcome, Source};
+use noised::session::{KeyOrigin, Noise, NoiseOptions, NoiseSession, NoiseState, Source};
 use noised::{DType, MatrixSpec, SessionSpec, Tree};
 use noised_proto::v1::sessions_client::SessionsClient;
 use noised_proto::v1::{self, StreamMultiplyNextRequest, StreamMultiplyNextResponse};
@@ -68,11 +68,7 @@ pub fn drawn(spec: &SessionSpec, key: NoiseKey, steps: u64) -> Vec<Bytes> {
     let options = NoiseOptions { lookahead: 0, state: NoiseState::Kept };
     let (mut session, mut drawer) = NoiseSession::new(spec.clone().resolve().unwrap(), key, options).unwrap();
     let step = |step| {
-        let noise = drawer.draw(session.take_buffers(1));
-        session.supply(noise).unwrap();
-        let Outcome::Answer(mut chunks) = session.fetch(step, 0).unwrap() else {
-            panic!("step {step} is drawn");
-        };
+        let mut chunks = drawer.answer(&mut session, |session| session.fetch(step, 0)).unwrap();
         chunks.swap_remove(0).bytes
     };
     (0..steps).map(step).collect()

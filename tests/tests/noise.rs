@@ -3,130 +3,17 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use noised::kernel::Backend;
 use noised::limits::TILE_LANES;
 use noised::noise::{NoiseKey, standard_normals};
-use noised::session::{
-    KeyOrigin, Noise, NoiseDrawer, NoiseOptions, NoiseSession, NoiseState, Outcome, Source, WhenFull,
-};
-use noised::{DType, Error, Leaf, MatrixSpec, Precision, Session, SessionSpec, Shard, Tree};
+use noised::session::{KeyOrigin, Noise, NoiseSession, Outcome, Source, WhenFull};
+use noised::{DType, Error, MatrixSpec, Precision, Session, SessionSpec, Shard, Tree};
+use noised_tests::driven::{Driven, KEPT, REPLAYED, options, run, tree};
+use noised_tests::noises::{self, KEY, STDDEV};
 use noised_tests::specs;
 
-/// Both halves, put to work together.
-struct Driven {
-    session: NoiseSession,
-    drawer: NoiseDrawer,
-}
-
-const STDDEV: f64 = 1.5;
-
-fn key() -> NoiseKey {
-    NoiseKey::from_bytes([9; 32])
-}
-
-fn noise() -> Noise {
-    Noise { stddev: STDDEV, key: KeyOrigin::Given }
-}
-
 fn gaussian(matrix: MatrixSpec, tree: Tree) -> SessionSpec {
-    SessionSpec { source: Source::Gaussian(noise()), ..SessionSpec::new(matrix, tree) }
-}
-
-fn privatize(matrix: MatrixSpec, tree: Tree, answer_dtype: Option<DType>) -> SessionSpec {
-    let source = Source::Privatize { noise: noise(), answer_dtype };
-    SessionSpec { source, ..SessionSpec::new(matrix, tree) }
-}
-
-fn options(lookahead: u32, state: NoiseState) -> NoiseOptions {
-    NoiseOptions { lookahead, state }
-}
-
-const KEPT: NoiseState = NoiseState::Kept;
-const REPLAYED: NoiseState = NoiseState::Replayed;
-
-impl Driven {
-    fn new(spec: SessionSpec, options: NoiseOptions) -> Self {
-        Self::on(Backend::best(), spec, options)
-    }
-
-    fn on(backend: Backend, spec: SessionSpec, options: NoiseOptions) -> Self {
-        let resolved = spec.resolve().unwrap();
-        let (session, drawer) = NoiseSession::with_backend(resolved, key(), options, backend).unwrap();
-        Self { session, drawer }
-    }
-
-    fn draw(&mut self, steps: usize) {
-        let drawn = self.drawer.draw(self.session.take_buffers(steps));
-        self.session.supply(drawn).unwrap();
-    }
-
-    /// Draws as many as the options have it.
-    fn look_ahead(&mut self) {
-        while self.session.wanted_steps() > 0 {
-            let before = self.drawer.next_step();
-            self.draw(self.session.wanted_steps());
-            if self.drawer.next_step() == before {
-                return;
-            }
-        }
-    }
-
-    fn answer(
-        &mut self,
-        mut ask: impl FnMut(&mut NoiseSession) -> Result<Outcome, Error>,
-    ) -> Result<Vec<u8>, Error> {
-        loop {
-            match ask(&mut self.session)? {
-                Outcome::Answer(chunks) => {
-                    return Ok(chunks.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect());
-                }
-                Outcome::NeedsNoise => self.draw(1),
-            }
-        }
-    }
-
-    fn fetch(&mut self, step: u64) -> Result<Vec<u8>, Error> {
-        self.answer(|session| session.fetch(step, 0))
-    }
-
-    fn privatize(&mut self, step: u64, gradient: &[u8]) -> Result<Vec<u8>, Error> {
-        let gradient = Bytes::copy_from_slice(gradient);
-        self.answer(|session| session.apply(step, 0, vec![gradient.clone()]))
-    }
-
-    fn rewind(&mut self, step: u64, allow_divergence: bool) -> Result<(), Error> {
-        let rewind = self.session.begin_rewind(step, &mut self.drawer)?;
-        while rewind.steps_left(&self.drawer) > 0 {
-            self.drawer.pass_over(step);
-        }
-        self.session.finish_rewind(rewind, &self.drawer, 17, allow_divergence);
-        Ok(())
-    }
-
-    fn keep(&mut self, step: u64) {
-        self.session.keep_state(step, &self.drawer, WhenFull::Refuse, 8).unwrap();
-    }
-}
-
-fn run(mut driven: Driven, steps: u64) -> Vec<Vec<u8>> {
-    (0..steps)
-        .map(|step| {
-            driven.look_ahead();
-            driven.fetch(step).unwrap()
-        })
-        .collect()
-}
-
-fn tree() -> Tree {
-    Tree::new(vec![
-        Leaf::new("a", DType::F32, [1500]),
-        Leaf::new("b", DType::Bf16, [3, 7]),
-        Leaf::new("c", DType::F32, [2000]),
-        Leaf::new("d", DType::F64, [5]),
-        Leaf::new("e", DType::F16, [700]),
-    ])
-    .unwrap()
+    noises::gaussian(noises::given(), matrix, tree)
 }
 
 fn f32s(bytes: &[u8]) -> Vec<f32> {
@@ -146,7 +33,7 @@ fn a_session_streams_the_matrix_times_the_normals() {
         let mut session = Session::new(SessionSpec::new(matrix.clone(), tree.clone()).resolve().unwrap());
         for (step, found) in found.iter().enumerate() {
             let mut z = vec![0.0_f32; lanes];
-            standard_normals(&key(), step as u64, 0, &mut z);
+            standard_normals(&NoiseKey::from_bytes(KEY), step as u64, 0, &mut z);
             // The radius is scaled before it is turned, so each number may be off by a rounding or two.
             let x: Vec<u8> = z.iter().flat_map(|z| (z * STDDEV as f32).to_le_bytes()).collect();
             let expected = session.apply(step as u64, 0, &x).unwrap();
@@ -242,7 +129,8 @@ fn replayed_inputs_give_the_same_bits() {
     }
     for matrix in [MatrixSpec::PrefixSum, specs::blt(&[0.5], &[0.1]), specs::toeplitz(&[1.0; 33])] {
         let resolved = gaussian(matrix, tree()).resolve().unwrap();
-        let refused = NoiseSession::new(resolved, key(), options(0, REPLAYED)).unwrap_err();
+        let refused =
+            NoiseSession::new(resolved, NoiseKey::from_bytes(KEY), options(0, REPLAYED)).unwrap_err();
         assert!(matches!(refused, Error::Invalid { field, .. } if field == "noise_state"));
     }
 }
@@ -367,176 +255,6 @@ fn kept_states_are_bounded() {
     assert_eq!(driven.session.kept_steps(), [1, 2]);
 }
 
-/// A step's gradient, in the formats of a tree.
-fn gradient(tree: &Tree, step: u64) -> Vec<u8> {
-    noised_tests::trees::payload(tree, step)
-}
-
-/// For every format of gradients and answers: the sum of gradient and noise in full precision, rounded once.
-#[test]
-fn privatize_adds_the_noise() {
-    let matrix = specs::noising();
-    for answer_dtype in [None, Some(DType::F32), Some(DType::Bf16), Some(DType::F64)] {
-        let whole = tree();
-        let in_f64 = Tree::flat(whole.lanes(), DType::F64).unwrap();
-        for precision in [Precision::F32, Precision::F64] {
-            let spec = SessionSpec { precision, ..privatize(matrix.clone(), whole.clone(), answer_dtype) };
-            let mut driven = Driven::new(spec, options(1, KEPT));
-            let noise_spec = SessionSpec { precision, ..gaussian(matrix.clone(), in_f64.clone()) };
-            let mut noise = Driven::new(noise_spec, options(0, KEPT));
-            for step in 0..4 {
-                let gradient = gradient(&whole, step);
-                let g = noised_tests::trees::lanes(&whole, &gradient);
-                let y = noised_tests::trees::lanes(&in_f64, &noise.fetch(step).unwrap());
-                let found = driven.privatize(step, &gradient).unwrap();
-                let answers = answer_dtype.map_or(whole.clone(), |d| Tree::flat(whole.lanes(), d).unwrap());
-                let formats = noised_tests::trees::formats(&answers);
-                let found = noised_tests::trees::lanes(&answers, &found);
-                for (lane, found) in found.iter().enumerate() {
-                    let expected = match precision {
-                        Precision::F32 => f64::from(g[lane] as f32 + y[lane] as f32),
-                        Precision::F64 => g[lane] + y[lane],
-                    };
-                    let allowed = noised_tests::trees::roundoff(formats[lane]) * expected.abs() + 1e-7;
-                    assert!((found - expected).abs() <= allowed, "lane {lane}: {found}, not {expected}");
-                }
-            }
-        }
-    }
-}
-
-#[test]
-fn a_stddev_of_zero_leaves_the_gradient_as_it_is() {
-    let source = Source::Privatize { noise: Noise { stddev: 0.0, ..noise() }, answer_dtype: None };
-    let spec = SessionSpec { source, ..SessionSpec::new(specs::noising(), tree()) };
-    let mut driven = Driven::new(spec, options(1, KEPT));
-    for step in 0..3 {
-        let gradient = gradient(&tree(), step);
-        let found = driven.privatize(step, &gradient).unwrap();
-        assert_eq!(
-            noised_tests::trees::lanes(&tree(), &found),
-            noised_tests::trees::lanes(&tree(), &gradient)
-        );
-    }
-}
-
-/// Cut anywhere, with tiles sent again: each tile once, the same bytes.
-#[test]
-fn privatize_in_chunks_is_privatize_at_once() {
-    let spec = privatize(specs::noising(), Tree::flat(5 * 1024 + 9, DType::F32).unwrap(), Some(DType::Bf16));
-    let whole = spec.tree.clone();
-    let mut at_once = Driven::new(spec.clone(), options(0, KEPT));
-    let mut in_chunks = Driven::new(spec, options(2, KEPT));
-    for step in 0..4 {
-        let gradient = gradient(&whole, step);
-        let expected = at_once.privatize(step, &gradient).unwrap();
-        let mut found = vec![0; expected.len()];
-        for (start, end) in [(0, 2), (1, 2), (0, 4), (3, 6)] {
-            let bytes = (start * 4096).min(gradient.len())..(end * 4096).min(gradient.len());
-            let piece = Bytes::copy_from_slice(&gradient[bytes.clone()]);
-            loop {
-                match in_chunks.session.apply(step, bytes.start, vec![piece.clone()]).unwrap() {
-                    Outcome::NeedsNoise => in_chunks.draw(1),
-                    Outcome::Answer(chunks) => {
-                        for chunk in chunks {
-                            found[chunk.offset..chunk.offset + chunk.bytes.len()]
-                                .copy_from_slice(&chunk.bytes);
-                        }
-                        break;
-                    }
-                }
-            }
-        }
-        assert!(found == expected);
-        // The last step again, and with another byte.
-        assert!(in_chunks.privatize(step, &gradient).unwrap() == expected);
-        let mut other = gradient.clone();
-        other[5000] ^= 1;
-        let mismatch = Error::PayloadMismatch { requested: step, expected: step + 1, offset: 4096 };
-        assert_eq!(in_chunks.privatize(step, &other), Err(mismatch));
-    }
-}
-
-/// After going back: the same gradient is answered with the same bytes, another one is refused, unless divergence is
-/// allowed.
-#[test]
-fn one_noise_is_not_put_under_two_gradients() {
-    let mut driven = Driven::new(privatize(specs::noising(), tree(), None), options(2, KEPT));
-    let gradients: Vec<_> = (0..6).map(|step| gradient(&tree(), step)).collect();
-    let answers: Vec<_> =
-        (0..6).map(|step| driven.privatize(step, &gradients[step as usize]).unwrap()).collect();
-    driven.rewind(2, false).unwrap();
-    let mut other = gradients[2].clone();
-    other[102] ^= 0x40;
-    for _ in 0..2 {
-        assert_eq!(driven.privatize(2, &other), Err(Error::Diverged { requested: 2, expected: 2 }));
-    }
-    for step in 2..6 {
-        assert!(driven.privatize(step, &gradients[step as usize]).unwrap() == answers[step as usize]);
-    }
-    // A step that is new is taken with any gradient.
-    driven.privatize(6, &gradients[0]).unwrap();
-    driven.rewind(2, true).unwrap();
-    let diverged = driven.privatize(2, &other).unwrap();
-    assert!(diverged != answers[2]);
-    // From then on the new gradient is the one it was released under.
-    driven.rewind(2, false).unwrap();
-    assert_eq!(driven.privatize(2, &gradients[2]), Err(Error::Diverged { requested: 2, expected: 2 }));
-    assert!(driven.privatize(2, &other).unwrap() == diverged);
-    let allowed: Vec<bool> =
-        driven.session.rewinds().0.iter().map(|rewind| rewind.allow_divergence).collect();
-    assert_eq!(allowed, [false, true, false]);
-}
-
-/// A step that was released in part is bound to that part.
-#[test]
-fn a_step_released_in_part_is_bound_to_that_part() {
-    let whole = Tree::flat(4 * 1024, DType::F32).unwrap();
-    let mut driven = Driven::new(privatize(specs::noising(), whole.clone(), None), options(1, KEPT));
-    driven.privatize(0, &gradient(&whole, 0)).unwrap();
-    let first = gradient(&whole, 1);
-    driven.look_ahead();
-    let half = Bytes::copy_from_slice(&first[..2 * 4096]);
-    let Outcome::Answer(part) = driven.session.apply(1, 0, vec![half]).unwrap() else {
-        panic!("it is drawn")
-    };
-    assert_eq!((driven.session.next_step(), driven.session.next_offset()), (1, 2 * 4096));
-    assert_eq!(driven.session.released_steps(), 2);
-    driven.rewind(0, false).unwrap();
-    driven.privatize(0, &gradient(&whole, 0)).unwrap();
-    let mut other = first.clone();
-    other[4096] ^= 1;
-    assert_eq!(driven.privatize(1, &other), Err(Error::Diverged { requested: 1, expected: 1 }));
-    // The other half was not released under anything.
-    let mut other = first.clone();
-    other[3 * 4096] ^= 1;
-    let answer = driven.privatize(1, &other).unwrap();
-    assert!(answer[..2 * 4096] == part[0].bytes[..]);
-    driven.rewind(1, false).unwrap();
-    assert_eq!(driven.privatize(1, &first), Err(Error::Diverged { requested: 1, expected: 1 }));
-}
-
-/// Of a step that was released before, nothing comes before all of the gradient is there.
-#[test]
-fn answers_to_a_step_released_before_wait_for_the_whole_gradient() {
-    let whole = Tree::flat(4 * 1024, DType::F32).unwrap();
-    let mut driven = Driven::new(privatize(specs::noising(), whole.clone(), None), options(1, KEPT));
-    let first = gradient(&whole, 0);
-    let answer = driven.privatize(0, &first).unwrap();
-    driven.rewind(0, false).unwrap();
-    driven.look_ahead();
-    let chunk = |range: std::ops::Range<usize>| vec![Bytes::copy_from_slice(&first[range])];
-    assert_eq!(driven.session.apply(0, 0, chunk(0..8192)).unwrap(), Outcome::Answer(vec![]));
-    assert!(matches!(driven.session.apply(0, 12288, chunk(12288..16384)), Err(Error::Invalid { .. })));
-    assert_eq!(driven.session.next_offset(), 0);
-    // A client that starts again.
-    assert_eq!(driven.session.apply(0, 0, chunk(0..4096)).unwrap(), Outcome::Answer(vec![]));
-    let Outcome::Answer(found) = driven.session.apply(0, 4096, chunk(4096..16384)).unwrap() else {
-        panic!("it is drawn")
-    };
-    assert!(found.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect::<Vec<_>>() == answer);
-}
-
 #[test]
 fn noise_that_is_not_next_is_not_taken() {
     let mut driven = Driven::new(gaussian(specs::noising(), tree()), options(1, KEPT));
@@ -566,10 +284,10 @@ fn bad_noises_are_refused() {
         assert!(matches!(error, Error::Invalid { field, .. } if field == "source.key.noise_id"));
     }
     let resolved = Arc::new(with(1.0, KeyOrigin::Given).resolve().unwrap());
-    let error = NoiseSession::new(resolved, key(), options(65, KEPT)).unwrap_err();
+    let error = NoiseSession::new(resolved, NoiseKey::from_bytes(KEY), options(65, KEPT)).unwrap_err();
     assert!(matches!(error, Error::Invalid { field, .. } if field == "lookahead"));
     let input = SessionSpec::new(MatrixSpec::Identity, tree()).resolve().unwrap();
-    assert!(NoiseSession::new(input, key(), options(0, KEPT)).is_err());
+    assert!(NoiseSession::new(input, NoiseKey::from_bytes(KEY), options(0, KEPT)).is_err());
     let mut input = Session::new(with(1.0, KeyOrigin::Given).resolve().unwrap());
     assert!(matches!(input.apply(0, 0, &[]), Err(Error::Invalid { field, .. }) if field == "source"));
 }
@@ -627,24 +345,4 @@ fn answers_that_are_held_bound_what_is_drawn() {
     assert_eq!(driven.session.room(), 0);
     driven.keep(driven.session.next_step());
     assert_eq!(driven.session.room(), 2);
-}
-
-/// Divergence that is allowed from a step on is allowed from there on, also where the way to that step was called off.
-#[test]
-fn a_rewind_that_is_called_off_allows_no_more_than_was_asked() {
-    let mut driven = Driven::new(privatize(specs::noising(), tree(), None), options(0, KEPT));
-    let gradients: Vec<_> = (0..12).map(|step| gradient(&tree(), step)).collect();
-    let answers: Vec<_> =
-        (0..12).map(|step| driven.privatize(step, &gradients[step as usize]).unwrap()).collect();
-    let rewind = driven.session.begin_rewind(10, &mut driven.drawer).unwrap();
-    driven.session.finish_rewind(rewind, &driven.drawer, 0, true);
-    assert_eq!(driven.session.next_step(), 0);
-    for step in 0..10 {
-        let expected = Error::Diverged { requested: step, expected: step };
-        assert_eq!(driven.privatize(step, &gradients[11]), Err(expected));
-        assert!(driven.privatize(step, &gradients[step as usize]).unwrap() == answers[step as usize]);
-    }
-    for step in 10..12 {
-        driven.privatize(step, &gradients[0]).unwrap();
-    }
 }

@@ -36,15 +36,9 @@ impl Steps {
     }
 
     fn next(&mut self) -> Vec<u8> {
-        loop {
-            match self.session.fetch(self.session.next_step(), 0).unwrap() {
-                Outcome::Answer(chunks) => return chunks[0].bytes.to_vec(),
-                Outcome::NeedsNoise => {
-                    let drawn = self.drawer.draw(self.session.take_buffers(4));
-                    self.session.supply(drawn).unwrap();
-                }
-            }
-        }
+        let step = self.session.next_step();
+        let chunks = self.drawer.answer(&mut self.session, |session| session.fetch(step, 0)).unwrap();
+        chunks[0].bytes.to_vec()
     }
 }
 

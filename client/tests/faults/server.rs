@@ -7,9 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use noised::noise::NoiseKey;
-use noised::session::{
-    Assembler, NoiseDrawer, NoiseSession, Outcome, OutputChunk, ResolvedSpec, Source, WhenFull,
-};
+use noised::session::{Assembler, NoiseDrawer, NoiseSession, OutputChunk, ResolvedSpec, Source, WhenFull};
 use noised_proto::v1::sessions_server::{Sessions, SessionsServer};
 use noised_proto::{ServiceError, session_spec, session_spec_to_wire, v1};
 use tokio::net::TcpListener;
@@ -74,19 +72,10 @@ impl Held {
             Self::Input(session) => return session.apply(step, offset, payload),
             Self::Drawn(session, drawer) => (session, drawer),
         };
-        loop {
-            let outcome = match payload {
-                [] => session.fetch(step, offset)?,
-                gradient => session.apply(step, offset, vec![Bytes::copy_from_slice(gradient)])?,
-            };
-            match outcome {
-                Outcome::Answer(chunks) => return Ok(chunks),
-                Outcome::NeedsNoise => {
-                    let drawn = drawer.draw(session.take_buffers(1));
-                    session.supply(drawn)?;
-                }
-            }
-        }
+        drawer.answer(session, |session| match payload {
+            [] => session.fetch(step, offset),
+            gradient => session.apply(step, offset, vec![Bytes::copy_from_slice(gradient)]),
+        })
     }
 
     fn rewind(&mut self, step: u64, allow_divergence: bool) -> noised::Result<()> {

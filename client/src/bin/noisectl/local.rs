@@ -1,7 +1,7 @@
 //! Sessions in this process.
 
 use bytes::Bytes;
-use noised::session::{NoiseDrawer, NoiseSession, Outcome, OutputChunk, ResolvedSpec, Session, Source};
+use noised::session::{NoiseDrawer, NoiseSession, OutputChunk, ResolvedSpec, Session, Source};
 
 use crate::failure::Failure;
 use crate::source::NoiseArgs;
@@ -31,36 +31,16 @@ impl LocalSession {
         Ok(Self::Drawn(Box::new(Drawn { session, drawer, is_gaussian })))
     }
 
-    /// The answer to a step, of a run that ends before step `end`. `input` is empty where the source has none.
-    pub(crate) fn take(&mut self, step: u64, input: Bytes, end: u64) -> Result<Vec<OutputChunk>, Failure> {
-        match self {
-            Self::Input(session) => Ok(session.apply(step, 0, &input)?),
-            Self::Drawn(drawn) => drawn.take(step, input, end),
-        }
-    }
-}
-
-impl Drawn {
-    fn take(&mut self, step: u64, input: Bytes, end: u64) -> Result<Vec<OutputChunk>, Failure> {
-        loop {
-            let outcome = match self.is_gaussian {
-                true => self.session.fetch(step, 0)?,
-                false => self.session.apply(step, 0, vec![input.clone()])?,
-            };
-            match outcome {
-                Outcome::Answer(chunks) => return Ok(chunks),
-                Outcome::NeedsNoise => self.draw(end - step)?,
-            }
-        }
-    }
-
-    /// Draws as many steps at once as the session likes, but none that nobody will ask for.
-    fn draw(&mut self, left: u64) -> Result<(), Failure> {
-        let wanted = self.session.wanted_steps().min(usize::try_from(left).unwrap_or(usize::MAX)).max(1);
-        let drawn = self.drawer.draw(self.session.take_buffers(wanted));
-        if drawn.is_empty() {
-            return Err(Failure::failed("a step", "there is no noise left to draw"));
-        }
-        Ok(self.session.supply(drawn)?)
+    /// The answer to a step. `input` is empty where the source has none.
+    pub(crate) fn take(&mut self, step: u64, input: Bytes) -> Result<Vec<OutputChunk>, Failure> {
+        let Drawn { session, drawer, is_gaussian } = match self {
+            Self::Input(session) => return Ok(session.apply(step, 0, &input)?),
+            Self::Drawn(drawn) => &mut **drawn,
+        };
+        let ask = |session: &mut NoiseSession| match is_gaussian {
+            true => session.fetch(step, 0),
+            false => session.apply(step, 0, vec![input.clone()]),
+        };
+        Ok(drawer.answer(session, ask)?)
     }
 }

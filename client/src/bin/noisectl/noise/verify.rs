@@ -92,7 +92,7 @@ impl Args {
         let mut bytes = Vec::new();
         for step in 0..self.steps {
             bytes.clear();
-            for chunk in session.take(step, Bytes::new(), self.steps)? {
+            for chunk in session.take(step, Bytes::new())? {
                 bytes.extend_from_slice(&chunk.bytes);
             }
             values.step(&bytes)?;

@@ -121,7 +121,7 @@ impl Args {
         let mut session = LocalSession::new(resolved, self.spec.noise())?;
         let out = self.open_out(&layout, end, 0)?;
         for step in 0..end {
-            for chunk in session.take(step, inputs.read(step)?.into(), end)? {
+            for chunk in session.take(step, inputs.read(step)?.into())? {
                 if let Some(out) = &out {
                     out.write(step, chunk.offset, &chunk.bytes)?;
                 }
