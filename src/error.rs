@@ -100,6 +100,27 @@ impl Error {
         Self::Invalid { field: field.into(), rule: rule.to_string() }
     }
 
+    /// The same error about a matrix that the caller knows by another name than `matrix`: `matrix.coef` becomes
+    /// `strategy.coef`.
+    #[must_use]
+    pub fn about_matrix(self, name: &str) -> Self {
+        self.moved("matrix", name)
+    }
+
+    /// The same error where what stands at the path `from` is known to the caller as `to`.
+    #[must_use]
+    pub fn moved(self, from: &str, to: &str) -> Self {
+        match self {
+            Self::Invalid { field, rule } => {
+                let rest =
+                    field.strip_prefix(from).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+                let field = rest.map(|rest| format!("{to}{rest}")).unwrap_or(field);
+                Self::Invalid { field, rule }
+            }
+            other => other,
+        }
+    }
+
     /// A stored state that does not read back.
     pub fn damaged(what: impl fmt::Display) -> Self {
         Self::Damaged { what: what.to_string() }

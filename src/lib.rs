@@ -12,7 +12,8 @@
 //! | [`tree`] | [`Tree`]s of named leaves, [`Shard`]s, and the byte layout of a step |
 //! | [`streaming`] | [`StreamingMatrix`]: `init_multiply` / `multiply_next` on trees, in a program's own memory |
 //! | [`session`] | [`Session`]: one matrix's state for one tree, applied chunk by chunk, each step released once |
-//! | [`analysis`] | rows, row norms and costs of a matrix, without state |
+//! | [`analysis`] | rows, norms, errors, sensitivities and costs of a matrix, and calibration, without state |
+//! | [`design`] | which strategy is best: optimisers for every family, a recommendation |
 //! | [`limits`] | every limit, by name |
 //!
 //! # Names and symbols
@@ -30,6 +31,7 @@
 //! | plane | `s_k` | one state value a lane |
 
 pub mod analysis;
+pub mod design;
 mod dtype;
 mod error;
 pub mod kernel;

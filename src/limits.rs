@@ -78,14 +78,38 @@ pub const MAX_PLANES: usize = 4_096;
 /// Steps of a horizon: a step number and everything computed from it fits an `i64`.
 pub const MAX_HORIZON: u64 = 1 << 62;
 
+/// Buffers of a BLT that an optimiser gives: with more, decays lie nearer to 1 than tells them apart.
+pub const MAX_OPTIMIZED_BUFFERS: usize = 10;
+
+/// Products of a coefficient and a value in each part of one evaluation of a banded matrix that is optimised: about a second.
+pub const MAX_OPTIMIZED_TERMS: usize = 1 << 29;
+
+/// Participations that a BLT is optimised for: an evaluation takes a time that grows with them.
+pub const MAX_OPTIMIZED_PARTICIPATIONS: u64 = 1 << 14;
+
 /// Rows and columns of a matrix that an analysis materializes or takes row norms of.
 pub const MAX_ANALYSIS_N: usize = 65_536;
+
+/// Rows and columns of a matrix whose norms are answered by structure, in time that grows as `n` does.
+pub const MAX_STRUCTURED_N: usize = 1 << 24;
+
+/// Multiplications, about, of an analysis in `O(n planes^2)`.
+pub const MAX_COVARIANCE_WORK: usize = 1 << 40;
+
+/// Bytes that a gradient's scan keeps: states at checkpoints, and what a segment overwrites.
+pub const MAX_SCAN_BYTES: usize = 1 << 30;
+
+/// Entries of a strategy that is designed entry by entry.
+pub const MAX_DESIGNED_ENTRIES: usize = 1 << 20;
 
 /// Bytes of state that a product with an array holds at a time, where a tile takes no more.
 pub const ANALYSIS_STATE_BYTES: usize = 64 << 20;
 
 /// Bytes of state that the rows of a matrix may take, a column a lane.
 pub const MAX_ROWS_STATE_BYTES: usize = 256 << 20;
+
+/// Entries of a Gram matrix that a sensitivity is bounded from: 4,096 rows of a full one, a million of one with 16 bands.
+pub const MAX_GRAM_ENTRIES: usize = 1 << 24;
 
 const _: () = assert!(TILE_LANES.is_multiple_of(RUN_LANES), "a tile is whole runs");
 const _: () = assert!(RUN_LANES.is_multiple_of(BLOCK_LANES), "a run is whole blocks");

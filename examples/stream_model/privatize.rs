@@ -33,7 +33,7 @@ pub(crate) async fn run(job: &Job, client: &Client) -> anyhow::Result<()> {
         ),
         "size of the noise, expected",
     );
-    let row_norms_squared = analysis::row_norms_squared(&job.matrix, STEPS, || false)?;
+    let row_norms_squared = analysis::row_norms_squared(&job.matrix, STEPS, || false)?.values;
     let mut answers = Vec::new();
     for (step, row_norm_squared) in (0..).zip(row_norms_squared) {
         if step == KEPT {

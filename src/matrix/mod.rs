@@ -19,4 +19,5 @@ mod validate;
 
 pub use dense::DenseMatrix;
 pub use plan::Plan;
+pub(crate) use plan::{Rows as BandedRows, Scale, Stage, banded_weight, clip};
 pub use spec::MatrixSpec;

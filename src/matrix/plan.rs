@@ -25,7 +25,7 @@ pub struct Plan {
 
 /// One recurrence. `inverse` runs it backwards.
 #[derive(Clone, Debug)]
-enum Stage {
+pub(crate) enum Stage {
     Scale(Scale),
     PrefixSum { inverse: bool },
     Momentum { momentum: f64, learning_rates: Arc<[f64]>, inverse: bool },
@@ -35,13 +35,14 @@ enum Stage {
 
 /// A multiplier for each step.
 #[derive(Clone, Debug)]
-struct Scale {
-    values: ScaleValues,
-    reciprocal: bool,
+pub(crate) struct Scale {
+    pub(crate) values: ScaleValues,
+    pub(crate) reciprocal: bool,
 }
 
+/// What the multiplier, or its reciprocal, is.
 #[derive(Clone, Debug)]
-enum ScaleValues {
+pub(crate) enum ScaleValues {
     /// The last entry repeats.
     List(Arc<[f64]>),
     /// The norms of the columns of an `n x n` banded Toeplitz matrix; `norms[k]` is that of the first `k + 1`
@@ -51,7 +52,7 @@ enum ScaleValues {
 
 /// The entries of a banded lower-triangular matrix, by row and distance from the diagonal.
 #[derive(Clone, Debug)]
-enum Rows {
+pub(crate) enum Rows {
     /// The same in every row.
     Toeplitz(Arc<[f64]>),
     /// `columns[j][k]` is the entry `k` below the diagonal in column `j`.
@@ -62,7 +63,7 @@ enum Rows {
 
 impl Rows {
     /// Planes of a ring that holds what later rows still need.
-    fn planes(&self) -> usize {
+    pub(crate) fn planes(&self) -> usize {
         match self {
             Self::Toeplitz(coef) => coef.len() - 1,
             Self::Columns(columns) => columns[0].len() - 1,
@@ -79,7 +80,7 @@ impl Rows {
     }
 
     /// The entry in row `step`, `back` places left of the diagonal.
-    fn entry(&self, step: usize, back: usize) -> f64 {
+    pub(crate) fn entry(&self, step: usize, back: usize) -> f64 {
         match self {
             Self::Toeplitz(coef) => coef[back],
             Self::Columns(columns) => columns[step - back][back],
@@ -101,7 +102,8 @@ impl Scale {
         Self { values: ScaleValues::List(values.into()), reciprocal }
     }
 
-    fn at(&self, step: u64) -> f64 {
+    /// The multiplier of a step.
+    pub(crate) fn at(&self, step: u64) -> f64 {
         let value = self.value(step);
         if self.reciprocal { 1.0 / value } else { value }
     }
@@ -114,25 +116,36 @@ impl Scale {
         }
     }
 
-    fn value(&self, step: u64) -> f64 {
+    /// The values there are, each for some step.
+    pub(crate) fn distinct(&self) -> &[f64] {
         match &self.values {
-            ScaleValues::List(list) => list[clip(step, list.len())],
+            ScaleValues::List(list) => list,
+            ScaleValues::ToeplitzColumns { norms, n: _ } => norms,
+        }
+    }
+
+    /// The index into [`Scale::distinct`] of a step.
+    pub(crate) fn index(&self, step: u64) -> usize {
+        match &self.values {
+            ScaleValues::List(list) => clip(step, list.len()),
             ScaleValues::ToeplitzColumns { norms, n } => {
-                norms[clip(n.saturating_sub(1).saturating_sub(step), norms.len())]
+                clip(n.saturating_sub(1).saturating_sub(step), norms.len())
             }
         }
     }
 
+    fn value(&self, step: u64) -> f64 {
+        self.distinct()[self.index(step)]
+    }
+
     fn is_constant(&self) -> bool {
-        match &self.values {
-            ScaleValues::List(list) => list.iter().all(|value| *value == list[0]),
-            ScaleValues::ToeplitzColumns { norms, .. } => norms.iter().all(|value| *value == norms[0]),
-        }
+        let values = self.distinct();
+        values.iter().all(|value| *value == values[0])
     }
 }
 
 /// The index of a list whose last entry repeats.
-fn clip(step: u64, len: usize) -> usize {
+pub(crate) fn clip(step: u64, len: usize) -> usize {
     usize::try_from(step).map_or(len - 1, |step| step.min(len - 1))
 }
 
@@ -179,6 +192,11 @@ impl Plan {
     /// Whether every factor is Toeplitz, and so the whole: row `t` is then row `t + 1` shifted.
     pub fn is_toeplitz(&self) -> bool {
         self.toeplitz
+    }
+
+    /// The recurrences, the one that is applied first at the front.
+    pub(crate) fn stages(&self) -> &[Stage] {
+        &self.stages
     }
 
     /// Bytes that this plan takes beside its own.
@@ -343,7 +361,8 @@ impl Stage {
         }
     }
 
-    fn planes(&self) -> usize {
+    /// Planes of its state.
+    pub(crate) fn planes(&self) -> usize {
         match self {
             Self::Scale(_) => 0,
             Self::PrefixSum { .. } => 1,
@@ -362,7 +381,8 @@ impl Stage {
         }
     }
 
-    fn is_toeplitz(&self) -> bool {
+    /// Whether it is the same at every step.
+    pub(crate) fn is_toeplitz(&self) -> bool {
         match self {
             Self::Scale(scale) => scale.is_constant(),
             Self::Momentum { learning_rates, .. } => {
@@ -449,7 +469,7 @@ impl Stage {
 
 /// What a banded recurrence multiplies the value `back` steps ago with: the entry itself, or in forward substitution
 /// (arXiv 2306.08153, Algorithm 9) its negative quotient by the diagonal.
-fn banded_weight(rows: &Rows, inverse: bool, step: usize, back: usize) -> f64 {
+pub(crate) fn banded_weight(rows: &Rows, inverse: bool, step: usize, back: usize) -> f64 {
     let entry = rows.entry(step, back);
     match (inverse, back) {
         (false, _) => entry,

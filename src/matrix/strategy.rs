@@ -88,7 +88,9 @@ pub fn blt_from_rational_approximation(num_buffers: usize) -> Result<MatrixSpec>
     let decay: Vec<f64> = counters.clone().map(|k| 1.0 / (1.0 + (2.0 * k).exp())).collect();
     let constant: f64 = counters.clone().zip(&decay).map(|(k, c)| k.exp() * c).sum();
     let scale: Vec<f64> = counters.zip(&decay).map(|(k, c)| -c * c * (3.0 * k).exp() / constant).collect();
-    let (mut buf_decay, output_scale) = invert_negative_blt(&decay, &scale);
+    let inverse = invert_negative_blt(&decay, &scale).into_iter();
+    let (mut buf_decay, output_scale): (Vec<_>, Vec<_>) =
+        inverse.map(|buffer| (buffer.pole + buffer.offset, buffer.weight)).unzip();
     // Rounding may carry the largest decay past 1.
     let excess = buf_decay[0].max(1.0);
     buf_decay.iter_mut().for_each(|theta| *theta /= excess);
@@ -172,26 +174,33 @@ fn power_series_inverse(series: &[f64]) -> Vec<f64> {
     inverse
 }
 
+/// A decay of the inverse of a BLT, with its weight.
+pub(crate) struct InverseBuffer {
+    /// A decay of the BLT.
+    pub(crate) pole: f64,
+    /// How far right of it the decay is: where the two are close, their sum has not its digits.
+    pub(crate) offset: f64,
+    /// The weight.
+    pub(crate) weight: f64,
+}
+
 /// The inverse of a BLT all of whose weights `w_k` are negative, its decays `theta_k` distinct and falling.
 ///
 /// The BLT is `f(1/x)` with `f(u) = 1 + sum_k w_k / (u - theta_k)`, so the inverse's decays are the zeros `mu` of `f`
 /// and its weights the residues `1 / f'(mu)` there (the reciprocal of a rational generating function, arXiv
 /// 2404.16706, Proposition 5.6). With negative weights `f` rises from minus to plus infinity between two poles, and
 /// from minus infinity to 1 right of the largest: one zero in each place.
-fn invert_negative_blt(theta: &[f64], w: &[f64]) -> (Vec<f64>, Vec<f64>) {
-    let largest = theta[0] - w.iter().sum::<f64>();
-    (0..theta.len())
-        .map(|k| {
-            // Measured from the pole on its left, so that a zero next to its pole keeps its digits.
-            let origin = theta[k];
-            let width = if k == 0 { largest - origin } else { theta[k - 1] - origin };
-            let gaps: Vec<f64> = theta.iter().map(|pole| origin - pole).collect();
-            let f = |d: f64| 1.0 + w.iter().zip(&gaps).map(|(w, gap)| w / (gap + d)).sum::<f64>();
-            let zero = bisect(f, width);
-            let slope: f64 = w.iter().zip(&gaps).map(|(w, gap)| -w / (gap + zero).powi(2)).sum();
-            (origin + zero, 1.0 / slope)
-        })
-        .unzip()
+pub(crate) fn invert_negative_blt(theta: &[f64], w: &[f64]) -> Vec<InverseBuffer> {
+    let zero = |k: usize| {
+        let pole = theta[k];
+        let width = if k == 0 { -w.iter().sum::<f64>() } else { theta[k - 1] - pole };
+        let gaps: Vec<f64> = theta.iter().map(|other| pole - other).collect();
+        let f = |d: f64| 1.0 + w.iter().zip(&gaps).map(|(w, gap)| w / (gap + d)).sum::<f64>();
+        let offset = bisect(f, width);
+        let slope: f64 = w.iter().zip(&gaps).map(|(w, gap)| -w / (gap + offset).powi(2)).sum();
+        InverseBuffer { pole, offset, weight: 1.0 / slope }
+    };
+    (0..theta.len()).map(zero).collect()
 }
 
 /// The zero of a rising function in `(0, width]`, to the last bit.

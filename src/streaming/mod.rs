@@ -231,7 +231,7 @@ impl StreamingMatrix {
     /// As those of [`StreamingMatrix::materialize`].
     pub fn row_norms_squared(&self, n: usize) -> Result<Vec<f64>> {
         match self.spec() {
-            Some(spec) => analysis::row_norms_squared(spec, n as u64, || false),
+            Some(spec) => Ok(analysis::row_norms_squared(spec, n as u64, || false)?.values),
             None => Ok(self.materialize(n)?.rows().into_iter().map(|row| row.dot(&row)).collect()),
         }
     }

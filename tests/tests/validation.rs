@@ -276,8 +276,11 @@ fn formats_and_sizes_that_no_one_knows_are_refused() {
     for n in [0, 65_537, u64::MAX] {
         let rule = "at least 1 and at most 65536";
         check(noised::analysis::Rows::new(&MatrixSpec::PrefixSum, n), "n", rule, &n);
-        check(noised::analysis::row_norms_squared(&MatrixSpec::PrefixSum, n, || false), "n", rule, &n);
         check(noised::StreamingMatrix::prefix_sum().materialize(n as usize), "n", rule, &n);
+    }
+    for n in [0, (1 << 24) + 1, u64::MAX] {
+        let rule = "at least 1 and at most 16777216";
+        check(noised::analysis::row_norms_squared(&MatrixSpec::PrefixSum, n, || false), "n", rule, &n);
     }
     // Rows keep the state of every column.
     let wide = blt(&vec![0.5; 1024], &vec![0.1; 1024]);

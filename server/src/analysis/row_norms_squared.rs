@@ -12,6 +12,6 @@ impl AnalysisService {
     ) -> Result<v1::RowNormsSquaredResponse, ServiceError> {
         let v1::RowNormsSquaredRequest { matrix, n } = request;
         let norms = self.run(move |cancelled| row_norms_squared(&required(matrix)?, n, cancelled)).await?;
-        Ok(v1::RowNormsSquaredResponse { row_norms_squared: norms })
+        Ok(v1::RowNormsSquaredResponse { row_norms_squared: norms.values })
     }
 }

@@ -28,7 +28,7 @@ impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let matrix = self.matrix.read()?;
         let norms = match self.place.client().await? {
-            None => analysis::row_norms_squared(&matrix, self.n, || false)?,
+            None => analysis::row_norms_squared(&matrix, self.n, || false)?.values,
             Some(client) => client.analysis().row_norms_squared(&matrix, self.n).await?,
         };
         match self.format.format {

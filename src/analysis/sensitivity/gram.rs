@@ -1,0 +1,98 @@
+//! Bounds from the absolute values of the Gram matrix `X = C^T C`: with unit vectors `u_i` for what a user adds in the
+//! steps of a pattern, `|sum_i C_i u_i|^2 <= sum_ij |X_ij|` (arXiv 2306.08153, Equation 5), with equality where no
+//! `X_ij` is negative.
+
+use rayon::prelude::*;
+
+use super::Bound;
+use super::bands::Bands;
+use super::spaced::largest_spaced_sum;
+use crate::error::{Error, Result};
+
+/// Rows of `C` that are added to the Gram matrix while they are in cache.
+const ROWS_A_BLOCK: usize = 64;
+
+/// Rows of the Gram matrix that are bounded between two questions whether to go on.
+const BOUNDS_A_BLOCK: usize = 1024;
+
+/// `X = C^T C` of a banded `C`, which is as banded to both sides.
+pub(super) struct Gram {
+    n: usize,
+    bands: usize,
+    /// Row `j` holds the entries `(j, j ..= j + bands - 1)`; zero right of the last column.
+    rows: Vec<f64>,
+}
+
+impl Gram {
+    pub(super) fn new(matrix: &Bands, cancelled: &dyn Fn() -> bool) -> Result<Self> {
+        let (n, bands) = (matrix.n, matrix.bands);
+        let mut rows = vec![0.0; n * bands];
+        for start in (0..n).step_by(ROWS_A_BLOCK) {
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let end = n.min(start + ROWS_A_BLOCK);
+            let first = (start + 1).saturating_sub(bands);
+            rows[first * bands..end * bands].par_chunks_mut(bands).enumerate().for_each(|(at, sums)| {
+                let j = first + at;
+                for t in start.max(j)..end.min(j + bands) {
+                    // Entry (t, j), and those right of it up to the diagonal.
+                    let right = &matrix.row(t)[bands - 1 - (t - j)..];
+                    let entry = right[0];
+                    sums.iter_mut().zip(right).for_each(|(sum, other)| *sum += entry * other);
+                }
+            });
+        }
+        Ok(Self { n, bands, rows })
+    }
+
+    fn entry(&self, i: usize, j: usize) -> f64 {
+        let (low, high) = (i.min(j), i.max(j));
+        if high - low < self.bands { self.rows[low * self.bands + high - low] } else { 0.0 }
+    }
+
+    /// What a pattern reaches where every participation adds the same, and what it is bounded by.
+    fn of_pattern(&self, steps: &[usize]) -> Bound {
+        let mut bound = Bound { reached: 0.0, upper: 0.0 };
+        for (at, &i) in steps.iter().enumerate() {
+            bound = bound.plus(self.entry(i, i), 1.0);
+            for &j in steps[at + 1..].iter().take_while(|&&j| j - i < self.bands) {
+                bound = bound.plus(self.entry(i, j), 2.0);
+            }
+        }
+        bound
+    }
+
+    /// Over the `n / apart` patterns of steps exactly `apart` from each other.
+    pub(super) fn of_residues(&self, apart: usize) -> Bound {
+        let class = |first| self.of_pattern(&(first..self.n).step_by(apart).collect::<Vec<_>>());
+        (0..apart).into_par_iter().map(class).reduce(Bound::default, Bound::or)
+    }
+
+    /// Over the patterns of at most `most` steps at least `apart` from each other: arXiv 2306.08153, Algorithm 4, with
+    /// entries left out that no pattern has together. The bound is reached where the pattern that it comes from does so.
+    pub(super) fn of_spaced(&self, apart: usize, most: usize, cancelled: &dyn Fn() -> bool) -> Result<Bound> {
+        let mut row_bounds = Vec::with_capacity(self.n);
+        for start in (0..self.n).step_by(BOUNDS_A_BLOCK) {
+            if cancelled() {
+                return Err(Error::Cancelled);
+            }
+            let block = start..self.n.min(start + BOUNDS_A_BLOCK);
+            let bounds: Result<Vec<f64>> =
+                block.into_par_iter().map(|i| self.row_bound(i, apart, most)).collect();
+            row_bounds.extend(bounds?);
+        }
+        let best = largest_spaced_sum(&row_bounds, apart, most, cancelled)?;
+        let reached = best.picks.map_or(0.0, |picks| self.of_pattern(&picks).reached);
+        Ok(Bound { reached, upper: best.sum })
+    }
+
+    /// The most that row `i` adds to a pattern with step `i`.
+    fn row_bound(&self, i: usize, apart: usize, most: usize) -> Result<f64> {
+        let (from, to) = ((i + 1).saturating_sub(self.bands), self.n.min(i + self.bands));
+        let allowed = |j: usize| if j.abs_diff(i) < apart { 0.0 } else { self.entry(i, j).abs() };
+        let others: Vec<f64> = (from..to).map(allowed).collect();
+        // A row is short: whether anybody waits is asked between blocks of them.
+        Ok(self.entry(i, i) + largest_spaced_sum(&others, apart, most - 1, &|| false)?.sum)
+    }
+}

@@ -1,0 +1,290 @@
+//! How much one user's data can move what a strategy measures.
+
+mod bands;
+mod gram;
+mod spaced;
+#[cfg(test)]
+mod tests;
+
+use super::{Participation, column_norms_squared, toeplitz_coefs};
+use crate::error::{Error, Result};
+use crate::limits::MAX_GRAM_ENTRIES;
+use crate::matrix::MatrixSpec;
+use bands::{Bands, bandwidth};
+use gram::Gram;
+use spaced::largest_spaced_sum;
+
+/// What rounding may make of a number that is zero, or of two that are equal, in units of the largest there is.
+const ROUNDING: f64 = 1e-13;
+
+/// The L2 sensitivity of a strategy, or a bound on it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sensitivity {
+    /// Its square.
+    pub squared: f64,
+    /// Whether it is the sensitivity itself, up to rounding; else an upper bound, which is safe to calibrate noise with.
+    pub exact: bool,
+    /// What it comes from.
+    pub rule: SensitivityRule,
+}
+
+impl Sensitivity {
+    /// The sensitivity.
+    pub fn value(&self) -> f64 {
+        self.squared.sqrt()
+    }
+}
+
+/// What a sensitivity comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SensitivityRule {
+    /// The largest norm of a column, for one participation; exact.
+    LargestColumn,
+    /// The norm of the sum of the columns `0, b, 2b, ...` of a Toeplitz matrix without negative entries, for `min_sep`
+    /// one whose first column does not increase (arXiv 2405.13763, Theorem 2); exact.
+    ShiftedColumns,
+    /// The norms of columns that share no row with each other (arXiv 2306.08153, Algorithm 3); exact.
+    DisjointColumns,
+    /// Sums of `|C^T C|` over the patterns (arXiv 2306.08153, Equation 5 and Algorithm 4); exact where the pattern that
+    /// it comes from reaches it.
+    GramSums,
+    /// The sum of the norms of a pattern's columns, by the triangle inequality; an upper bound.
+    SumOfNorms,
+}
+
+impl SensitivityRule {
+    /// A name for programs: `disjoint_columns`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::LargestColumn => "largest_column",
+            Self::ShiftedColumns => "shifted_columns",
+            Self::DisjointColumns => "disjoint_columns",
+            Self::GramSums => "gram_sums",
+            Self::SumOfNorms => "sum_of_norms",
+        }
+    }
+}
+
+/// A squared sensitivity between two numbers.
+#[derive(Clone, Copy, Debug, Default)]
+struct Bound {
+    /// What some pattern reaches.
+    reached: f64,
+    /// What no pattern exceeds.
+    upper: f64,
+}
+
+impl Bound {
+    fn plus(self, entry: f64, times: f64) -> Self {
+        Self { reached: self.reached + times * entry, upper: self.upper + times * entry.abs() }
+    }
+
+    /// That of patterns of either kind.
+    fn or(self, other: Self) -> Self {
+        Self { reached: self.reached.max(other.reached), upper: self.upper.max(other.upper) }
+    }
+}
+
+/// Which columns of one user's data a mechanism adds up.
+#[derive(Clone, Copy, Debug)]
+enum Pattern {
+    /// At most `most`, at least `apart` from each other.
+    Spaced { apart: usize, most: usize },
+    /// All of one residue modulo `apart`.
+    Residue { apart: usize },
+}
+
+impl Pattern {
+    fn apart(self) -> usize {
+        match self {
+            Self::Spaced { apart, most: _ } | Self::Residue { apart } => apart,
+        }
+    }
+
+    /// The largest sum of one number a column, none of which is negative.
+    fn largest_sum(self, values: &[f64], cancelled: &dyn Fn() -> bool) -> Result<f64> {
+        match self {
+            Self::Spaced { apart, most } => Ok(largest_spaced_sum(values, apart, most, cancelled)?.sum),
+            Self::Residue { apart } => {
+                let mut sums = vec![0.0; apart];
+                for row in values.chunks(apart) {
+                    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                }
+                Ok(sums.into_iter().fold(0.0, f64::max))
+            }
+        }
+    }
+}
+
+/// The sensitivity of the leading `n x n` block of a strategy: the most that the measurements `C G` move in L2 norm
+/// (Frobenius norm, with a gradient a row of `G`) where one user, who takes part in a pattern of steps that
+/// `participation` allows, adds a vector of norm at most 1 to each of them.
+///
+/// With `X = C^T C` that is the largest `sum_ij X_ij <u_i, u_j>` over patterns and unit vectors, which where its entries
+/// are not negative is the largest `sum_ij X_ij` (arXiv 2306.08153, Equation 5). The answer tells which
+/// [rule](SensitivityRule) it comes from and whether it is exact. It takes `O(n)` for Toeplitz matrices without negative
+/// entries, and little more for matrices with at most `min_sep` diagonals; the Gram matrix of others is written out where
+/// it has at most [`MAX_GRAM_ENTRIES`] entries, and past that what is left is the sum of the columns' norms.
+///
+/// # Errors
+/// [`Error::Invalid`] on `n` where it is 0, past the end of the matrix or over what the columns can be found for; on
+/// `matrix` where it breaks a rule or its sensitivity is not finite in f64; those of
+/// [`Participation::true_max_participations`]; [`Error::Cancelled`].
+pub fn sensitivity(
+    strategy: &MatrixSpec,
+    n: u64,
+    participation: Participation,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Sensitivity> {
+    if n == 0 {
+        return Err(Error::invalid("n", "must be at least 1, found 0"));
+    }
+    let most = participation.true_max_participations(n)?;
+    let found = find(strategy, n, participation, most, cancelled)?;
+    if !found.squared.is_finite() {
+        return Err(Error::invalid("matrix", "its sensitivity is not finite in f64"));
+    }
+    Ok(found)
+}
+
+fn find(
+    strategy: &MatrixSpec,
+    n: u64,
+    participation: Participation,
+    most: u64,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Sensitivity> {
+    use SensitivityRule::{DisjointColumns, LargestColumn, ShiftedColumns, SumOfNorms};
+    let exact = |squared, rule| Ok(Sensitivity { squared, exact: true, rule });
+    let largest = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
+    let coefs = toeplitz_coefs(strategy, n)?;
+    let pattern = match participation {
+        // The last participation has no other to be apart from.
+        _ if most == 1 => {
+            let squared = match coefs {
+                Some(coefs) => coefs.iter().map(|c| c * c).sum(),
+                None => largest(&column_norms_squared(strategy, n, cancelled)?),
+            };
+            return exact(squared, LargestColumn);
+        }
+        Participation::Single => Pattern::Spaced { apart: n as usize, most: 1 },
+        Participation::MinSep { min_sep, max_participations: _ } => {
+            Pattern::Spaced { apart: min_sep as usize, most: most as usize }
+        }
+        Participation::FixedEpochs { epochs } => Pattern::Residue { apart: (n / epochs) as usize },
+    };
+    if let Some(coefs) = &coefs
+        && let Some(sign) = common_sign(coefs)
+        && (matches!(pattern, Pattern::Residue { .. }) || is_non_increasing(coefs, sign))
+    {
+        return exact(shifted_columns(coefs, sign, pattern.apart(), most as usize), ShiftedColumns);
+    }
+    let norms_squared = match coefs {
+        Some(coefs) => toeplitz_column_norms_squared(&coefs),
+        None => column_norms_squared(strategy, n, cancelled)?,
+    };
+    let (n, bands) = (norms_squared.len(), bandwidth(strategy, norms_squared.len()));
+    if bands <= pattern.apart() {
+        return exact(pattern.largest_sum(&norms_squared, cancelled)?, DisjointColumns);
+    }
+    let norms: Vec<f64> = norms_squared.iter().map(|norm| norm.sqrt()).collect();
+    let by_norms = Sensitivity {
+        squared: pattern.largest_sum(&norms, cancelled)?.powi(2),
+        exact: false,
+        rule: SumOfNorms,
+    };
+    if n.saturating_mul(bands) > MAX_GRAM_ENTRIES {
+        return Ok(by_norms);
+    }
+    let by_gram = by_gram(strategy, n, bands, pattern, cancelled)?;
+    Ok(if by_gram.exact || by_gram.squared <= by_norms.squared { by_gram } else { by_norms })
+}
+
+fn by_gram(
+    strategy: &MatrixSpec,
+    n: usize,
+    bands: usize,
+    pattern: Pattern,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Sensitivity> {
+    let gram = Gram::new(&Bands::new(strategy, n, bands, cancelled)?, cancelled)?;
+    let bound = match pattern {
+        Pattern::Spaced { apart, most } => gram.of_spaced(apart, most, cancelled)?,
+        Pattern::Residue { apart } => gram.of_residues(apart),
+    };
+    let exact = bound.upper - bound.reached <= ROUNDING * bound.upper;
+    Ok(Sensitivity { squared: bound.upper, exact, rule: SensitivityRule::GramSums })
+}
+
+/// The signs that the entries of a Toeplitz matrix have in common.
+#[derive(Clone, Copy, Debug)]
+struct CommonSign {
+    /// Of every second diagonal.
+    even: f64,
+    odd: f64,
+}
+
+impl CommonSign {
+    fn applied(self, coefs: &[f64]) -> impl Iterator<Item = f64> {
+        coefs.iter().enumerate().map(move |(j, c)| c * if j % 2 == 0 { self.even } else { self.odd })
+    }
+}
+
+/// Signs that leave no entry negative, where there are such: the same for all of them, or alternating from diagonal to
+/// diagonal. `D C D` with `D` of alternating signs has the sensitivity of `C`, since a user's vectors may have any sign.
+fn common_sign(coefs: &[f64]) -> Option<CommonSign> {
+    let least = -ROUNDING * coefs.iter().fold(0.0, |most: f64, c| most.max(c.abs()));
+    [(1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0)]
+        .map(|(even, odd)| CommonSign { even, odd })
+        .into_iter()
+        .find(|sign| sign.applied(coefs).all(|c| c >= least))
+}
+
+fn is_non_increasing(coefs: &[f64], sign: CommonSign) -> bool {
+    let mut most = f64::INFINITY;
+    sign.applied(coefs).all(|c| {
+        let fits = c <= most + ROUNDING * coefs[0].abs();
+        most = most.min(c);
+        fits
+    })
+}
+
+/// `|sum over m < count of C_{m apart}|^2` of the lower-triangular Toeplitz matrix of `coefs` (arXiv 2405.13763,
+/// Theorem 2), in `O(n)`.
+///
+/// Entry `t` of the sum has the last `count` of the terms `c_t, c_{t - apart}, ...`. They are a run of whole blocks of
+/// `count` terms, or the end of one block and the start of the next: nothing is subtracted, and so nothing cancels.
+fn shifted_columns(coefs: &[f64], sign: CommonSign, apart: usize, count: usize) -> f64 {
+    let n = coefs.len();
+    let mut starts: Vec<f64> = sign.applied(coefs).collect();
+    let mut ends = starts.clone();
+    let place = |t: usize| t / apart % count;
+    for t in (0..n.saturating_sub(apart)).rev() {
+        if place(t) + 1 != count {
+            ends[t] += ends[t + apart];
+        }
+    }
+    for t in apart..n {
+        if place(t) != 0 {
+            starts[t] += starts[t - apart];
+        }
+    }
+    let entry = |t: usize| {
+        let ended = if place(t) + 1 == count { None } else { t.checked_sub((count - 1) * apart) };
+        starts[t] + ended.map_or(0.0, |t| ends[t])
+    };
+    (0..n).map(|t| entry(t).powi(2)).sum()
+}
+
+/// Column `j` has the first `n - j` of the coefficients.
+fn toeplitz_column_norms_squared(coefs: &[f64]) -> Vec<f64> {
+    let mut norms: Vec<f64> = coefs
+        .iter()
+        .scan(0.0, |sum, c| {
+            *sum += c * c;
+            Some(*sum)
+        })
+        .collect();
+    norms.reverse();
+    norms
+}

@@ -1,0 +1,296 @@
+//! Every family in every size that fits, compared.
+
+use super::watch::Watch;
+use super::{Design, Family, Objective, Problem, Progress, blt, designed};
+use crate::analysis::Participation;
+use crate::error::{Error, Result};
+use crate::limits::{MAX_BANDS, MAX_DENSE_N, MAX_DESIGNED_ENTRIES, MAX_PLANES};
+use crate::matrix::{MatrixSpec, Plan};
+
+/// Buffers of a BLT that are tried: with more, the optima differ by less than can be measured (arXiv 2408.08868).
+const MOST_BUFFERS: usize = 6;
+
+/// A strategy within this factor of the lowest loss is as good, and the one with the fewest planes is recommended: half a
+/// percent of noise is worth less than memory and time at every step.
+const AS_GOOD: f64 = 1.01;
+
+/// `n` times the square of the planes up to which columns of their own are tried: some seconds of work.
+const MOST_COLUMN_WORK: u64 = 1 << 22;
+
+/// Steps up to which a dense strategy is tried: some seconds of work.
+const MOST_DENSE_STEPS: u64 = 256;
+
+const _: () =
+    assert!(MOST_DENSE_STEPS as usize <= MAX_DENSE_N, "a dense strategy that is tried can be described");
+
+/// A strategy among those compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Candidate {
+    /// What it is, for people: `banded Toeplitz, 8 bands`.
+    pub name: String,
+    /// The family, as programs call it: `banded_toeplitz`.
+    pub family: String,
+    /// State values a lane of its noising matrix.
+    pub planes: usize,
+    /// The strategy and what it achieves on the problem.
+    pub design: Design,
+}
+
+/// The strategies that fit, compared.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recommendation {
+    /// The one to use first, then the others, by rising loss.
+    pub candidates: Vec<Candidate>,
+    /// Which to use and why, in a few sentences.
+    pub reason: String,
+}
+
+/// Compares the strategies whose noising matrix fits into `max_planes` planes of state a lane, and says which to use and
+/// why: of those whose loss is within 1% of the lowest, the one with the fewest planes.
+///
+/// Compared are independent noise and, for planes 1, 2, 4, ... and `max_planes` itself, the optimum of each family of
+/// that size; BLTs of up to 6 buffers; columns of their own and dense strategies where that is a matter of seconds. The
+/// Toeplitz families know Toeplitz workloads alone: for another workload they are designed for the prefix sum, and
+/// compared on the workload that is asked for. A family that cannot be designed for the problem is left out, and the reason
+/// says so.
+///
+/// # Errors
+/// [`Error::Invalid`] on `max_planes` over [`MAX_PLANES`], and as those of [`optimize`](super::optimize); [`Error::Cancelled`] where
+/// `progress` answers `false`.
+pub fn recommend(
+    problem: &Problem,
+    max_planes: usize,
+    progress: &mut dyn FnMut(Progress) -> bool,
+) -> Result<Recommendation> {
+    if max_planes > MAX_PLANES {
+        return Err(Error::invalid("max_planes", format!("at most {MAX_PLANES}, found {max_planes}")));
+    }
+    problem.validate()?;
+    let watch = &Watch::new(progress);
+    let identity = Design::of(MatrixSpec::Identity, MatrixSpec::Identity, problem, &|| watch.cancelled())?;
+    let mut candidates = vec![Candidate {
+        name: "independent noise".into(),
+        family: "identity".into(),
+        planes: 0,
+        design: identity,
+    }];
+    let mut left_out = Vec::new();
+    let buffers = max_planes.min(MOST_BUFFERS);
+    if buffers > 0 {
+        match judged(true, problem, watch, |problem| blt::optimize_each_blt(problem, buffers, watch)) {
+            Ok(designs) => candidates.extend(designs.into_iter().enumerate().map(|(i, design)| {
+                let family = Family::BufferedToeplitz { buffers: Some(i + 1) };
+                Candidate { name: family.to_string(), family: family.kind().into(), planes: i + 1, design }
+            })),
+            Err(Error::Invalid { field, rule }) => {
+                left_out.push(format!("buffered Toeplitz ({field}: {rule})"));
+            }
+            Err(other) => return Err(other),
+        }
+    }
+    for family in families(problem, max_planes) {
+        let one = |problem: &Problem| Ok(vec![designed(&family, problem, watch)?]);
+        match judged(!family.takes_any_workload(), problem, watch, one) {
+            Ok(designs) => {
+                for design in designs {
+                    let planes = Plan::new(&design.noising_matrix)?.planes();
+                    let (name, family) = (family.to_string(), family.kind().into());
+                    candidates.push(Candidate { name, family, planes, design });
+                }
+            }
+            Err(Error::Invalid { field, rule }) => left_out.push(format!("{family} ({field}: {rule})")),
+            Err(other) => return Err(other),
+        }
+    }
+    let recommended = choose(&candidates);
+    let first = candidates.remove(recommended);
+    candidates.sort_by(|a, b| a.design.loss.total_cmp(&b.design.loss));
+    candidates.insert(0, first);
+    let mut reason = reason(&candidates, problem);
+    if !left_out.is_empty() {
+        reason.push_str(&format!(" Not compared: {}.", left_out.join("; ")));
+    }
+    Ok(Recommendation { candidates, reason })
+}
+
+/// The optima of a family, and what they achieve on the problem's own workload.
+fn judged(
+    toeplitz_only: bool,
+    problem: &Problem,
+    watch: &Watch<'_>,
+    optima: impl Fn(&Problem) -> Result<Vec<Design>>,
+) -> Result<Vec<Design>> {
+    if !toeplitz_only || problem.has_toeplitz_workload()? {
+        return optima(problem);
+    }
+    let for_prefix_sums = Problem { workload: None, ..problem.clone() };
+    let again = |Design { strategy, noising_matrix, .. }| {
+        Design::of(strategy, noising_matrix, problem, &|| watch.cancelled())
+    };
+    optima(&for_prefix_sums)?.into_iter().map(again).collect()
+}
+
+/// What there is to compare.
+fn families(problem: &Problem, max_planes: usize) -> Vec<Family> {
+    let steps = usize::try_from(problem.n).unwrap_or(usize::MAX);
+    let mut families = Vec::new();
+    // A banded matrix of one band is a multiple of the identity.
+    let mut sizes: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&planes| planes < max_planes).collect();
+    sizes.extend((max_planes > 0).then_some(max_planes));
+    // A banded strategy without more bands than there are steps between participations has an exact sensitivity.
+    if let Participation::MinSep { min_sep, .. } = problem.participation
+        && let Ok(min_sep) = usize::try_from(min_sep)
+        && (2..max_planes).contains(&(min_sep - 1))
+    {
+        sizes.push(min_sep - 1);
+    }
+    let most = steps.min(MAX_BANDS).saturating_sub(1);
+    sizes.iter_mut().for_each(|planes| *planes = (*planes).min(most));
+    sizes.retain(|&planes| planes > 0);
+    sizes.sort_unstable();
+    sizes.dedup();
+    for &planes in &sizes {
+        let bands = planes + 1;
+        families.push(Family::BandedToeplitz { bands });
+        families.push(Family::BandedInverseToeplitz { bands });
+        let entries = problem.n.saturating_mul(bands as u64);
+        if entries <= MAX_DESIGNED_ENTRIES as u64 && entries.saturating_mul(bands as u64) <= MOST_COLUMN_WORK
+        {
+            families.push(Family::ColumnNormalizedBanded { bands });
+        }
+    }
+    if problem.objective == Objective::Mean
+        && problem.n <= MOST_DENSE_STEPS
+        && steps <= max_planes.saturating_add(1)
+    {
+        families.push(Family::Dense);
+    }
+    families
+}
+
+/// Of those that are as good as the best, the one with the fewest planes, and among these the best.
+fn choose(candidates: &[Candidate]) -> usize {
+    let lowest = candidates.iter().map(|candidate| candidate.design.loss).fold(f64::INFINITY, f64::min);
+    let as_good = candidates.iter().enumerate().filter(|(_, c)| c.design.loss <= lowest * AS_GOOD);
+    let by_planes = |(_, a): &(usize, &Candidate), (_, b): &(usize, &Candidate)| {
+        a.planes.cmp(&b.planes).then(a.design.loss.total_cmp(&b.design.loss))
+    };
+    as_good.min_by(by_planes).map_or(0, |(index, _)| index)
+}
+
+fn reason(candidates: &[Candidate], problem: &Problem) -> String {
+    let [best, others @ ..] = candidates else { return String::new() };
+    let noise = |candidate: &Candidate| candidate.design.loss.sqrt();
+    let error = match problem.objective {
+        Objective::Mean => "root mean squared error",
+        Objective::Max => "largest error",
+    };
+    let planes = |planes: usize| if planes == 1 { "1 plane".to_owned() } else { format!("{planes} planes") };
+    let mut text = format!("Use {} ({} of state a lane). ", best.name, planes(best.planes));
+    let independent = candidates.iter().find(|candidate| candidate.family == "identity");
+    match independent {
+        Some(independent) if independent != best => {
+            let ratio = noise(independent) / noise(best);
+            text.push_str(&format!(
+                "At the same privacy its {error} is {ratio:.2} times less than with independent noise. "
+            ));
+        }
+        _ => text.push_str("Nothing that fits does better than independent noise. "),
+    }
+    if let Some(lowest) = others.first().filter(|lowest| lowest.design.loss < best.design.loss) {
+        let percent = 100.0 * (noise(best) / noise(lowest) - 1.0);
+        let lower = if percent < 0.01 { "less than 0.01%".to_owned() } else { format!("{percent:.2}%") };
+        text.push_str(&format!(
+            "The lowest, {} with {}, is {lower} lower, which is not worth its memory. ",
+            lowest.name,
+            planes(lowest.planes)
+        ));
+    }
+    if !best.design.sensitivity.exact {
+        text.push_str(
+            "Its sensitivity is an upper bound: the privacy holds, and the true error may be less. ",
+        );
+    }
+    text.trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(n: u64) -> Problem {
+        Problem { n, participation: Participation::Single, objective: Objective::Mean, workload: None }
+    }
+
+    #[test]
+    fn more_room_never_recommends_a_noticeably_worse_strategy() {
+        let losses: Vec<f64> = [0, 1, 2, 4, 9]
+            .map(|planes| recommend(&problem(64), planes, &mut |_| true).unwrap().candidates[0].design.loss)
+            .to_vec();
+        assert!(losses.windows(2).all(|pair| pair[1] <= pair[0] * AS_GOOD), "{losses:?}");
+        assert!(losses[4] < 0.5 * losses[0], "{losses:?}");
+    }
+
+    #[test]
+    fn what_is_recommended_fits_and_is_as_good_as_the_best() {
+        let participation = Participation::MinSep { min_sep: 16, max_participations: Some(4) };
+        let problem = Problem { participation, ..problem(64) };
+        let Recommendation { candidates, reason } = recommend(&problem, 8, &mut |_| true).unwrap();
+        assert!(candidates.iter().all(|candidate| candidate.planes <= 8));
+        let lowest = candidates.iter().map(|c| c.design.loss).fold(f64::INFINITY, f64::min);
+        assert!(candidates[0].design.loss <= lowest * AS_GOOD);
+        assert!(candidates[1..].windows(2).all(|pair| pair[0].design.loss <= pair[1].design.loss));
+        assert!(reason.starts_with(&format!("Use {}", candidates[0].name)), "{reason}");
+    }
+
+    #[test]
+    fn no_room_is_independent_noise() {
+        let Recommendation { candidates, reason } = recommend(&problem(10), 0, &mut |_| true).unwrap();
+        assert_eq!((candidates.len(), candidates[0].planes), (1, 0));
+        assert!(reason.contains("independent noise"), "{reason}");
+        // Mean of 1 ..= 10 at a sensitivity of 1.
+        assert!((candidates[0].design.loss - 5.5).abs() < 1e-12);
+    }
+
+    #[test]
+    fn another_workload_is_what_strategies_are_compared_on() {
+        let workload = MatrixSpec::MomentumSgd { momentum: 0.9, learning_rates: Some(vec![1.0, 0.5, 0.25]) };
+        let problem = Problem { workload: Some(workload), ..problem(32) };
+        for candidate in recommend(&problem, 4, &mut |_| true).unwrap().candidates {
+            let Design { strategy, noising_matrix, loss, .. } = candidate.design;
+            let again = Design::of(strategy, noising_matrix, &problem, &|| false).unwrap();
+            assert!((again.loss / loss - 1.0).abs() < 1e-9, "{}", candidate.name);
+        }
+    }
+
+    #[test]
+    fn a_family_that_refuses_is_left_out_and_told() {
+        let workload = Some(MatrixSpec::Toeplitz { coef: vec![-1.0, 0.5], column_normalize_for_n: None });
+        let problem = Problem { workload, ..problem(32) };
+        let Recommendation { candidates, reason } = recommend(&problem, 2, &mut |_| true).unwrap();
+        assert!(candidates.len() > 2 && reason.contains("Not compared: banded Toeplitz"), "{reason}");
+    }
+
+    #[test]
+    fn sizes_fit_every_limit() {
+        for (n, participation) in [
+            (1, Participation::Single),
+            ((1 << 19) + 1, Participation::Single),
+            (1 << 24, Participation::MinSep { min_sep: 9, max_participations: Some(3) }),
+        ] {
+            for family in families(&Problem { participation, ..problem(n) }, 4096) {
+                if let Family::ColumnNormalizedBanded { bands } = family {
+                    assert!(bands as u64 * n <= MAX_DESIGNED_ENTRIES as u64, "{n} {family}");
+                }
+                if let Family::BandedToeplitz { bands } = family {
+                    assert!(bands as u64 <= n && bands <= MAX_BANDS, "{n} {family}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn one_who_gives_up_is_heard() {
+        assert_eq!(recommend(&problem(64), 4, &mut |_| false), Err(Error::Cancelled));
+    }
+}
