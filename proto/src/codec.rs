@@ -106,13 +106,18 @@ static SESSION: Shape =
     Shape { part: Part::Other, fields: &[(2, &MATRIX), (3, &TREE), (17, &KEPT_STEPS), (18, &REWIND)] };
 static CREATE: Shape = Shape { part: Part::Other, fields: &[(2, &SESSION)] };
 static MULTIPLY: Shape = Shape { part: Part::Other, fields: &[(1, &MATRIX), (2, &ROW)] };
+static ERRORS: Shape = Shape { part: Part::Other, fields: &[(1, &MATRIX), (2, &MATRIX), (3, &MATRIX)] };
+static PROBLEM: Shape = Shape { part: Part::Other, fields: &[(4, &MATRIX)] };
+static WITH_PROBLEM: Shape = Shape { part: Part::Other, fields: &[(1, &PROBLEM)] };
 static DESCRIBE: Shape = Shape { part: Part::Other, fields: &[(1, &MATRIX), (2, &TREE)] };
 
 /// The shape of a request that holds a description.
 fn shape_of(message: &str) -> Option<&'static Shape> {
     match message {
         "CreateSessionRequest" => Some(&CREATE),
-        "MaterializeRequest" | "RowNormsSquaredRequest" => Some(&WITH_MATRIX),
+        "MaterializeRequest" | "RowNormsSquaredRequest" | "ComputeSensitivityRequest" => Some(&WITH_MATRIX),
+        "ComputeErrorsRequest" => Some(&ERRORS),
+        "OptimizeStrategyRequest" | "RecommendStrategyRequest" => Some(&WITH_PROBLEM),
         "MultiplyRequest" => Some(&MULTIPLY),
         "DescribeRequest" => Some(&DESCRIBE),
         _ => None,
@@ -207,6 +212,7 @@ fn varint(bytes: &[u8]) -> Option<(u64, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::v1::compute_errors_request::Mechanism;
     use crate::v1::{self, matrix::Kind};
 
     fn count<M: Message + Name>(message: &M) -> Result<()> {
@@ -244,10 +250,24 @@ mod tests {
     }
 
     /// Every request that holds a matrix.
-    fn counts(matrix: v1::Matrix) -> [Result<()>; 5] {
+    fn counts(matrix: v1::Matrix) -> [Result<()>; 11] {
         let session = v1::Session { matrix: Some(matrix.clone()), ..v1::Session::default() };
         let matrix = Some(matrix);
+        let problem = Some(v1::Problem { workload: matrix.clone(), ..v1::Problem::default() });
+        let mechanism = |of: fn(v1::Matrix) -> Mechanism| v1::ComputeErrorsRequest {
+            mechanism: matrix.clone().map(of),
+            ..v1::ComputeErrorsRequest::default()
+        };
         [
+            count(&v1::ComputeErrorsRequest {
+                workload: matrix.clone(),
+                ..v1::ComputeErrorsRequest::default()
+            }),
+            count(&mechanism(Mechanism::Strategy)),
+            count(&mechanism(Mechanism::NoisingMatrix)),
+            count(&v1::ComputeSensitivityRequest { strategy: matrix.clone(), n: 3, participation: None }),
+            count(&v1::OptimizeStrategyRequest { problem: problem.clone(), family: None }),
+            count(&v1::RecommendStrategyRequest { problem, max_planes: 3 }),
             count(&v1::CreateSessionRequest {
                 session: Some(session),
                 ..v1::CreateSessionRequest::default()
@@ -328,7 +348,14 @@ mod tests {
         let set = prost_types::FileDescriptorSet::decode(crate::FILE_DESCRIPTOR_SET).unwrap();
         let holds = |message: &prost_types::DescriptorProto| {
             let mut types = message.field.iter().map(|field| field.type_name());
-            types.any(|name| [".noised.v1.Matrix", ".noised.v1.Session", ".noised.v1.Tree"].contains(&name))
+            let described = [
+                ".noised.v1.Matrix",
+                ".noised.v1.Session",
+                ".noised.v1.Tree",
+                ".noised.v1.Problem",
+                ".noised.v1.Design",
+            ];
+            types.any(|name| described.contains(&name))
         };
         for message in set.file.iter().flat_map(|file| &file.message_type) {
             if message.name().ends_with("Request") {

@@ -117,6 +117,9 @@ pub enum ServiceError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// The time that a client gave a call is over, and the answer not there.
+    #[error("the deadline of the call has passed")]
+    DeadlinePassed,
     /// An invariant is broken. What happened goes to the log and not to the client.
     #[error("an internal error; the server's log has the details")]
     Internal,
@@ -220,6 +223,7 @@ fn row(error: &ServiceError) -> Row {
         ServiceError::ConnectionBroken { .. } => Row::new(Code::Unavailable, "CONNECTION_BROKEN"),
         ServiceError::Malformed(rule) => Row::new(Code::InvalidArgument, "MALFORMED").field("request", rule),
         ServiceError::Draining { retry_after } => Row::new(Code::Unavailable, "DRAINING").retry(*retry_after),
+        ServiceError::DeadlinePassed => Row::new(Code::DeadlineExceeded, "DEADLINE_PASSED"),
         ServiceError::Internal => Row::new(Code::Internal, "INTERNAL"),
     }
 }
@@ -372,7 +376,7 @@ mod tests {
     #[test]
     fn every_error_has_its_code_and_reason() {
         let name = || "sessions/a".to_owned();
-        let table: [(ServiceError, Code, &str); 26] = [
+        let table: [(ServiceError, Code, &str); 27] = [
             (Error::invalid("a", "b").into(), Code::InvalidArgument, "INVALID_FIELD"),
             (Error::WrongStep { requested: 1, expected: 2 }.into(), Code::FailedPrecondition, "WRONG_STEP"),
             (
@@ -430,6 +434,7 @@ mod tests {
             (ServiceError::ConnectionBroken { text: "x".into() }, Code::Unavailable, "CONNECTION_BROKEN"),
             (ServiceError::Malformed("x".into()), Code::InvalidArgument, "MALFORMED"),
             (ServiceError::Draining { retry_after: SECOND }, Code::Unavailable, "DRAINING"),
+            (ServiceError::DeadlinePassed, Code::DeadlineExceeded, "DEADLINE_PASSED"),
             (ServiceError::Internal, Code::Internal, "INTERNAL"),
         ];
         for (error, code, reason) in table {

@@ -6,6 +6,7 @@
 //! | [`codec`] | how messages are read: counted before they are decoded |
 //! | `convert` | wire to domain and back: `TryFrom` and `From`, every field destructured |
 //! | [`name`] | names of sessions |
+//! | [`parts`] | messages that are too long for one, in parts |
 //! | [`error`] | the one table from errors to gRPC statuses, and the way back |
 
 pub mod carry;
@@ -13,10 +14,12 @@ pub mod codec;
 mod convert;
 pub mod error;
 pub mod name;
+pub mod parts;
 
 pub use convert::{
-    AskedSession, SessionStatus, asked_session, noise_state, precision, required_matrix, session_spec,
-    session_spec_to_wire, session_summary_to_wire, session_to_wire,
+    AskedSession, CalibrationQuestion, DesignQuestion, ErrorsQuestion, RecommendQuestion,
+    SensitivityQuestion, SessionStatus, asked_session, named_matrix, noise_state, precision, required_matrix,
+    session_spec, session_spec_to_wire, session_summary_to_wire, session_to_wire, way_from_wire,
 };
 pub use error::{ErrorReport, ServiceError};
 

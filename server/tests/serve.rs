@@ -166,7 +166,10 @@ async fn a_drain_has_an_end() {
 async fn steps_do_not_wait_for_analyses() {
     let server = Server::start(Options::default()).await;
     server.with_session("a").await;
-    let matrix = MatrixSpec::Toeplitz { coef: vec![0.5; 1024], column_normalize_for_n: None };
+    // Neither Toeplitz nor of few planes.
+    let toeplitz = MatrixSpec::Toeplitz { coef: vec![0.5; 1024], column_normalize_for_n: None };
+    let momentum = MatrixSpec::MomentumSgd { momentum: 0.5, learning_rates: Some(vec![1.0, 0.5]) };
+    let matrix = MatrixSpec::Product { factors: vec![momentum, toeplitz.clone(), toeplitz] };
     let analyses: Vec<_> = (0..4)
         .map(|_| {
             let mut analysis = AnalysisClient::new(server.channel.clone());

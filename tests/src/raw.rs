@@ -10,7 +10,7 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 
 /// Every method of the two services, by its path.
-pub const METHODS: [&str; 10] = [
+pub const METHODS: [&str; 15] = [
     "/noised.v1.Sessions/CreateSession",
     "/noised.v1.Sessions/GetSession",
     "/noised.v1.Sessions/ListSessions",
@@ -21,6 +21,11 @@ pub const METHODS: [&str; 10] = [
     "/noised.v1.Analysis/RowNormsSquared",
     "/noised.v1.Analysis/Multiply",
     "/noised.v1.Analysis/Describe",
+    "/noised.v1.Analysis/ComputeErrors",
+    "/noised.v1.Analysis/ComputeSensitivity",
+    "/noised.v1.Analysis/OptimizeStrategy",
+    "/noised.v1.Analysis/RecommendStrategy",
+    "/noised.v1.Analysis/CalibrateNoise",
 ];
 
 /// Messages are their bytes.

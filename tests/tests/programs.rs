@@ -498,3 +498,74 @@ async fn keys_are_in_no_log() {
         drop(server);
     }
 }
+
+/// What programs call, in process and of a server.
+#[test]
+fn strategies_are_designed_and_judged_alike_here_and_there() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    let saved = directory.path().join("noising.json");
+    let saved = saved.to_str().unwrap();
+    let at_saved = format!("@{saved}");
+    let strategy = r#"{"kind":"toeplitz","coef":[1,0.5]}"#;
+    let named = format!("two bands={strategy}");
+    let min_sep = ["--min-sep", "4", "--max-participations", "3"];
+    let optimize = ["optimize", "-n", "16", "--objective", "mean", "--family"];
+    let commands: Vec<Vec<&str>> = vec![
+        vec!["error", "--strategy", strategy, "-n", "9"],
+        vec!["error", "--strategy", strategy, "-n", "9", "--workload", r#"{"kind":"identity"}"#],
+        vec!["sensitivity", "--strategy", strategy, "-n", "9"],
+        [&["sensitivity", "--strategy", strategy, "-n", "9"][..], &min_sep].concat(),
+        vec!["sensitivity", "--strategy", strategy, "-n", "9", "--epochs", "3"],
+        [&optimize[..], &["banded_toeplitz", "--bands", "3", "--save", saved]].concat(),
+        vec!["error", "--noising-matrix", &at_saved, "-n", "9"],
+        [&optimize[..], &["banded_inverse_toeplitz", "--bands", "3"], &min_sep].concat(),
+        [&optimize[..], &["buffered_toeplitz", "--buffers", "2"]].concat(),
+        [&optimize[..], &["column_normalized_banded", "--bands", "3"]].concat(),
+        [&optimize[..], &["dense"]].concat(),
+        vec!["strategy", "--family", "banded_square_root", "--bands", "4"],
+        vec!["recommend", "-n", "12", "--planes", "2"],
+        vec!["compare", "-n", "12", "--strategy", strategy, "--strategy", &named],
+        vec!["calibrate", "--epsilon", "2", "--delta", "1e-6", "--sensitivity", "3"],
+        vec!["calibrate", "--rho", "0.5"],
+    ];
+    for arguments in &commands {
+        for format in ["json", "table"] {
+            let asked = |place: &[&str]| {
+                run(program("noisectl").args(arguments).args(["--format", format]).args(place))
+            };
+            let here = asked(&["--local"]);
+            assert_eq!(here, asked(&["--server", &server.target]), "{arguments:?}");
+            assert!(!here.is_empty());
+        }
+    }
+    // What is refused is refused alike.
+    for (arguments, field) in [
+        (&["error", "--strategy", r#"{"kind":"toeplitz","coef":[0,1]}"#, "-n", "3"][..], "strategy.coef[0]"),
+        (&["error", "--strategy", r#"{"kind":"toeplitz","coef":[1e999]}"#, "-n", "3"], "strategy"),
+        (&["error", "--strategy", strategy, "-n", "0"], "n"),
+        (&["error", "--strategy", strategy, "-n", "16777217"], "n"),
+        (&["sensitivity", "--strategy", strategy, "-n", "3", "--min-sep", "0"], "min_sep"),
+        (&["sensitivity", "--strategy", strategy, "-n", "3", "--min-sep", "4"], "min_sep"),
+        (
+            &["sensitivity", "--strategy", strategy, "-n", "3", "--max-participations", "0"],
+            "max_participations",
+        ),
+        (&["optimize", "--family", "banded_toeplitz", "-n", "3"], "--bands"),
+        (&["optimize", "--family", "dense", "--buffers", "3", "-n", "3"], "--buffers"),
+        (&["calibrate", "--epsilon", "-1", "--delta", "1e-5"], "epsilon"),
+        (&["calibrate", "--epsilon", "1", "--delta", "1"], "delta"),
+        (&["strategy", "--family", "lambda_cgd", "--lambda", "1", "-n", "3"], "lambda"),
+    ] {
+        let outcome = |place: &[&str]| {
+            let Output { status, stdout, stderr } =
+                program("noisectl").args(arguments).args(place).output().unwrap();
+            assert!(stdout.is_empty(), "{arguments:?}");
+            (status.code(), String::from_utf8(stderr).unwrap())
+        };
+        let here = outcome(&["--local"]);
+        assert_eq!(here.0, Some(2), "{here:?}");
+        assert!(here.1.starts_with(&format!("noisectl: {field}")), "{here:?}");
+        assert_eq!(outcome(&["--server", &server.target]), here, "{arguments:?}");
+    }
+}

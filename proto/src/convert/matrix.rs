@@ -66,6 +66,14 @@ pub fn required_matrix(matrix: Option<v1::Matrix>) -> Result<MatrixSpec> {
     matrix.ok_or_else(|| Error::invalid("matrix", "is missing"))?.try_into()
 }
 
+/// Reads the matrix of a field of another name, where there is one.
+///
+/// # Errors
+/// As those of [`required_matrix`], under that name.
+pub fn named_matrix(matrix: Option<v1::Matrix>, name: &str) -> Result<Option<MatrixSpec>> {
+    matrix.map(MatrixSpec::try_from).transpose().map_err(|error| error.about_matrix(name))
+}
+
 fn read(matrix: v1::Matrix, path: &str, depth: usize) -> Result<MatrixSpec> {
     if depth > MAX_NESTING {
         return Err(Error::invalid(path, format!("matrices nest at most {MAX_NESTING} deep")));

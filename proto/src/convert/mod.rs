@@ -1,5 +1,8 @@
 //! Wire to domain and back. Every message is destructured in full, so that a new field breaks the build here.
 
+mod calibration;
+mod design;
+mod errors;
 mod matrix;
 mod session;
 mod source;
@@ -8,7 +11,10 @@ mod tree;
 #[cfg(test)]
 mod tests;
 
-pub use matrix::required_matrix;
+pub use calibration::CalibrationQuestion;
+pub use design::{DesignQuestion, RecommendQuestion};
+pub use errors::{ErrorsQuestion, SensitivityQuestion, way_from_wire};
+pub use matrix::{named_matrix, required_matrix};
 pub use session::{
     AskedSession, SessionStatus, asked_session, session_spec, session_spec_to_wire, session_summary_to_wire,
     session_to_wire,

@@ -1,25 +1,14 @@
 //! Materialize: the leading block of a matrix, row by row.
 
-use std::time::Duration;
-
 use noised::Error;
 use noised::analysis::Rows;
 use noised_proto::{ServiceError, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::{AnalysisService, Run, required};
-
-/// Entries of the rows that go into one message: 256 KiB of them.
-const ENTRIES: usize = 32 * 1024;
-
-/// Messages that wait to be written.
-const QUEUE: usize = 2;
-
-/// How long a client may take to read one message before its place among the analyses is given to another.
-const PATIENCE: Duration = Duration::from_secs(60);
+use super::streams::{NUMBERS, PATIENCE, send};
+use super::{AnalysisService, QUEUE, Run, required};
 
 type Answer = Result<v1::MaterializeResponse, Status>;
 
@@ -68,50 +57,14 @@ impl AnalysisService {
     }
 }
 
-/// Sends a message to a client that reads; `false` where it is gone.
-async fn send(
-    answers: &mpsc::Sender<Answer>,
-    answer: v1::MaterializeResponse,
-    cancelled: &CancellationToken,
-    patience: Duration,
-) -> Result<bool, ServiceError> {
-    tokio::select! {
-        biased;
-        () = cancelled.cancelled() => Err(Error::Cancelled.into()),
-        sent = answers.send(Ok(answer)) => Ok(sent.is_ok()),
-        () = tokio::time::sleep(patience) => Err(Error::Cancelled.into()),
-    }
-}
-
 fn take(rows: &mut Rows) -> Vec<v1::Row> {
     let mut batch = Vec::new();
     let mut entries = 0;
-    while entries < ENTRIES
+    while entries < NUMBERS
         && let Some(values) = rows.next_row()
     {
         entries += values.len();
         batch.push(v1::Row { values });
     }
     batch
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_client_that_does_not_read_is_not_waited_for_without_end() {
-        let (answers, mut queue) = mpsc::channel(1);
-        let message = v1::MaterializeResponse::default;
-        let go_on = CancellationToken::new();
-        let (short, long) = (Duration::from_millis(1), Duration::from_secs(1 << 20));
-        assert_eq!(send(&answers, message(), &go_on, long).await, Ok(true));
-        assert_eq!(send(&answers, message(), &go_on, short).await, Err(Error::Cancelled.into()));
-        let cut = CancellationToken::new();
-        cut.cancel();
-        assert_eq!(send(&answers, message(), &cut, long).await, Err(Error::Cancelled.into()));
-        queue.recv().await.unwrap().unwrap();
-        drop(queue);
-        assert_eq!(send(&answers, message(), &go_on, long).await, Ok(false));
-    }
 }

@@ -1,9 +1,14 @@
 //! The service Analysis, one operation a file: decode, act, encode.
 
+mod calibrate_noise;
+mod compute_errors;
+mod compute_sensitivity;
 mod describe;
+mod design;
 mod materialize;
 mod multiply;
 mod row_norms_squared;
+mod streams;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +16,8 @@ use std::time::Duration;
 use noised::{Error, MatrixSpec};
 use noised_proto::v1::analysis_server::Analysis;
 use noised_proto::{ServiceError, v1};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use streams::{PATIENCE, send};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -21,6 +27,12 @@ use crate::lifecycle::Lifecycle;
 
 /// How long a client is asked to wait where too many analyses run.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Messages that wait to be written.
+const QUEUE: usize = 2;
+
+/// The messages of an answer.
+type Messages<T> = ReceiverStream<Result<T, Status>>;
 
 /// The service, and what its operations share.
 #[derive(Clone, Debug)]
@@ -55,10 +67,55 @@ impl AnalysisService {
         &self,
         work: impl FnOnce(&dyn Fn() -> bool) -> Result<R, Error> + Send + 'static,
     ) -> Result<R, ServiceError> {
+        Ok(self.run_and_hold(work).await?.1)
+    }
+
+    /// The same; the place is held until the [`Run`] is dropped.
+    async fn run_and_hold<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&dyn Fn() -> bool) -> Result<R, Error> + Send + 'static,
+    ) -> Result<(Run, R), ServiceError> {
         let run = self.begin()?;
-        let _gone = run.cancelled.clone().drop_guard();
-        let result = self.compute.run(move || work(&|| run.cancelled.is_cancelled())).await?;
-        Ok(result?)
+        let gone = run.cancelled.clone().drop_guard();
+        let (run, result) = self
+            .compute
+            .run(move || {
+                let result = work(&|| run.cancelled.is_cancelled());
+                (run, result)
+            })
+            .await?;
+        gone.disarm();
+        Ok((run, result?))
+    }
+
+    /// Runs `work`, and sends what it found in as many messages as it takes.
+    async fn run_then_stream<R, T, M>(
+        &self,
+        work: impl FnOnce(&dyn Fn() -> bool) -> Result<R, Error> + Send + 'static,
+        messages: impl FnOnce(R) -> M,
+    ) -> Result<ReceiverStream<Result<T, Status>>, ServiceError>
+    where
+        R: Send + 'static,
+        T: Send + 'static,
+        M: Iterator<Item = T> + Send + 'static,
+    {
+        let (run, found) = self.run_and_hold(work).await?;
+        let mut messages = messages(found);
+        let (answers, queue) = mpsc::channel(QUEUE + 1);
+        tokio::spawn(async move {
+            // Room for an error is kept from the beginning: telling one never waits for the client.
+            let Ok(last) = answers.reserve().await else { return };
+            let sent = async {
+                while let Some(message) = messages.next()
+                    && send(&answers, message, &run.cancelled, PATIENCE).await?
+                {}
+                Ok::<_, ServiceError>(())
+            };
+            if let Err(error) = sent.await {
+                last.send(Err(error.into()));
+            }
+        });
+        Ok(ReceiverStream::new(queue))
     }
 }
 
@@ -68,7 +125,11 @@ fn required(matrix: Option<v1::Matrix>) -> Result<MatrixSpec, Error> {
 
 #[tonic::async_trait]
 impl Analysis for AnalysisService {
-    type MaterializeStream = ReceiverStream<Result<v1::MaterializeResponse, Status>>;
+    type MaterializeStream = Messages<v1::MaterializeResponse>;
+    type RowNormsSquaredStream = Messages<v1::RowNormsSquaredResponse>;
+    type ComputeErrorsStream = Messages<v1::ComputeErrorsResponse>;
+    type OptimizeStrategyStream = Messages<v1::OptimizeStrategyResponse>;
+    type RecommendStrategyStream = Messages<v1::RecommendStrategyResponse>;
 
     async fn materialize(
         &self,
@@ -80,7 +141,7 @@ impl Analysis for AnalysisService {
     async fn row_norms_squared(
         &self,
         request: Request<v1::RowNormsSquaredRequest>,
-    ) -> Result<Response<v1::RowNormsSquaredResponse>, Status> {
+    ) -> Result<Response<Self::RowNormsSquaredStream>, Status> {
         Ok(Response::new(self.norms(request.into_inner()).await?))
     }
 
@@ -96,5 +157,40 @@ impl Analysis for AnalysisService {
         request: Request<v1::DescribeRequest>,
     ) -> Result<Response<v1::DescribeResponse>, Status> {
         Ok(Response::new(self.description(request.into_inner()).await?))
+    }
+
+    async fn compute_errors(
+        &self,
+        request: Request<v1::ComputeErrorsRequest>,
+    ) -> Result<Response<Self::ComputeErrorsStream>, Status> {
+        Ok(Response::new(self.errors(request.into_inner()).await?))
+    }
+
+    async fn compute_sensitivity(
+        &self,
+        request: Request<v1::ComputeSensitivityRequest>,
+    ) -> Result<Response<v1::ComputeSensitivityResponse>, Status> {
+        Ok(Response::new(self.sensitivity(request.into_inner()).await?))
+    }
+
+    async fn optimize_strategy(
+        &self,
+        request: Request<v1::OptimizeStrategyRequest>,
+    ) -> Result<Response<Self::OptimizeStrategyStream>, Status> {
+        Ok(Response::new(self.optimum(request)?))
+    }
+
+    async fn recommend_strategy(
+        &self,
+        request: Request<v1::RecommendStrategyRequest>,
+    ) -> Result<Response<Self::RecommendStrategyStream>, Status> {
+        Ok(Response::new(self.recommendation(request)?))
+    }
+
+    async fn calibrate_noise(
+        &self,
+        request: Request<v1::CalibrateNoiseRequest>,
+    ) -> Result<Response<v1::CalibrateNoiseResponse>, Status> {
+        Ok(Response::new(self.calibration(request.into_inner()).await?))
     }
 }

@@ -347,8 +347,8 @@ async fn the_largest_dense_matrix_fits_a_message() {
         let made = client.create_session(create_request("dense", &spec)).await.unwrap().into_inner();
         assert_eq!(made.horizon, Some(n as u64));
         let request = v1::RowNormsSquaredRequest { matrix: Some((&spec.matrix).into()), n: 1 };
-        let norms = server.analysis().await.row_norms_squared(request).await.unwrap().into_inner();
-        assert_eq!(norms.row_norms_squared, [0.25]);
+        let mut norms = server.analysis().await.row_norms_squared(request).await.unwrap().into_inner();
+        assert_eq!(norms.message().await.unwrap().unwrap().row_norms_squared, [0.25]);
     })
     .await;
 }

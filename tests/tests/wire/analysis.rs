@@ -24,7 +24,7 @@ async fn answers_are_those_of_this_process() {
                     assert_eq!(rows.next_row().await.unwrap(), Some(expected));
                 }
                 assert_eq!(rows.next_row().await.unwrap(), None);
-                let norms = analysis::row_norms_squared(&matrix, n, || false).unwrap().values;
+                let norms = analysis::row_norms_squared(&matrix, n, || false).unwrap();
                 assert_eq!(client.row_norms_squared(&matrix, n).await.unwrap(), norms);
                 let x: Vec<Vec<f64>> =
                     (0..n).map(|t| (0..3).map(|lane| trees::value(t, lane)).collect()).collect();

@@ -9,6 +9,7 @@ mod bad;
 mod client;
 mod keys;
 mod load;
+mod mechanisms;
 mod noise;
 mod privatize;
 mod racing;

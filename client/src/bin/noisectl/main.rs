@@ -3,6 +3,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | `materialize`, `row_norms`, `multiply`, `describe` | questions about a matrix, asked of a server or in process |
+//! | `design` | errors, sensitivities and designs of strategies, comparisons, calibration |
 //! | `session` | sessions: make, look at, end, run |
 //! | `noise` | whether noise is what it should be |
 //! | `bench` | a server under load: throughput and latency |
@@ -20,6 +21,7 @@
 mod args;
 mod bench;
 mod describe;
+mod design;
 mod failure;
 mod local;
 mod materialize;
@@ -59,6 +61,20 @@ enum Command {
     Multiply(multiply::Args),
     /// What a session on a matrix would hold and move.
     Describe(describe::Args),
+    /// What error a mechanism makes on each query of a workload, at noise of variance 1.
+    Error(design::error::Args),
+    /// How much one user's data can move what a strategy measures.
+    Sensitivity(design::sensitivity::Args),
+    /// Look for the best strategy of a family.
+    Optimize(design::optimize::Args),
+    /// Write out a named strategy of the literature.
+    Strategy(design::strategy::Args),
+    /// Compare the strategies that fit, and tell which to use.
+    Recommend(design::recommend::Args),
+    /// Compare given strategies.
+    Compare(design::compare::Args),
+    /// From a privacy target to the noise it takes, and back. No amplification by sampling is claimed.
+    Calibrate(design::calibrate::Args),
     /// Sessions of a server.
     #[command(subcommand)]
     Session(session::Command),
@@ -76,6 +92,13 @@ impl Command {
             Self::RowNorms(args) => args.run().await,
             Self::Multiply(args) => args.run().await,
             Self::Describe(args) => args.run().await,
+            Self::Error(args) => args.run().await,
+            Self::Sensitivity(args) => args.run().await,
+            Self::Optimize(args) => args.run().await,
+            Self::Strategy(args) => args.run(),
+            Self::Recommend(args) => args.run().await,
+            Self::Compare(args) => args.run().await,
+            Self::Calibrate(args) => args.run().await,
             Self::Session(command) => command.run().await,
             Self::Noise(command) => command.run().await,
             Self::Bench(args) => args.run().await,

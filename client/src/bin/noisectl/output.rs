@@ -17,6 +17,34 @@ pub(crate) enum Format {
     Json,
 }
 
+/// How an answer with a series is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SeriesFormat {
+    /// For people.
+    Table,
+    /// For programs: every digit, every row.
+    Json,
+    /// For spreadsheets: a header and rows.
+    Csv,
+}
+
+/// How an answer with a series is printed.
+#[derive(Debug, clap::Args)]
+pub(crate) struct SeriesFormatArg {
+    /// A table for people, or JSON or CSV with every digit for programs.
+    #[arg(long, value_enum, default_value_t = SeriesFormat::Table)]
+    pub(crate) format: SeriesFormat,
+}
+
+/// A text as a field of CSV (RFC 4180).
+pub(crate) fn csv_text(text: &str) -> String {
+    if text.contains(['"', ',', '\n', '\r']) {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text.to_owned()
+    }
+}
+
 /// Standard output, buffered.
 pub(crate) fn stdout() -> BufWriter<StdoutLock<'static>> {
     BufWriter::with_capacity(1 << 16, io::stdout().lock())
@@ -142,6 +170,12 @@ mod tests {
         assert_eq!(back, values);
         assert_eq!(json(&[1.0, 0.0, -0.0, 0.5]), "[1,0,-0.0,0.5]");
         assert_eq!(json(&[f64::INFINITY, f64::NAN]), "[null,null]");
+    }
+
+    #[test]
+    fn texts_of_csv() {
+        assert_eq!(csv_text("a b"), "a b");
+        assert_eq!(csv_text("a, \"b\""), "\"a, \"\"b\"\"\"");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use noised::analysis;
+use noised::analysis::{self, RowNorms};
 
 use crate::args::{FormatArg, MatrixArg, Place};
 use crate::failure::Failure;
@@ -28,11 +28,11 @@ impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let matrix = self.matrix.read()?;
         let norms = match self.place.client().await? {
-            None => analysis::row_norms_squared(&matrix, self.n, || false)?.values,
+            None => analysis::row_norms_squared(&matrix, self.n, || false)?,
             Some(client) => client.analysis().row_norms_squared(&matrix, self.n).await?,
         };
         match self.format.format {
-            Format::Json => write_json(&norms),
+            Format::Json => write_json(&norms.values),
             Format::Table => write_table(&norms),
         }
     }
@@ -48,11 +48,13 @@ fn write_json(norms: &[f64]) -> Result<(), Failure> {
 }
 
 /// The first rows, and the largest and the mean of all, which are the max and the mean squared error of a decoder.
-fn write_table(norms: &[f64]) -> Result<(), Failure> {
+fn write_table(norms: &RowNorms) -> Result<(), Failure> {
+    let RowNorms { values: norms, way } = norms;
     let rows = norms.iter().enumerate().take(TABLE_ROWS);
     let rows = rows.map(|(row, &norm)| vec![row.to_string(), short(norm)]).collect();
     print_table(vec!["row".into(), "norm squared".into()], rows)?;
     let largest = norms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mean = norms.iter().sum::<f64>() / norms.len() as f64;
-    print_line(&format!("{} rows: largest {}, mean {}", norms.len(), short(largest), short(mean)))
+    let (largest, mean) = (short(largest), short(mean));
+    print_line(&format!("{} rows: largest {largest}, mean {mean}; found by {way}", norms.len()))
 }

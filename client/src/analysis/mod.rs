@@ -1,5 +1,8 @@
 //! Questions about matrices that need no session.
 
+mod design;
+mod mechanism;
+
 use std::collections::VecDeque;
 
 use noised::analysis::{Description, TreeDescription};
@@ -36,22 +39,6 @@ impl Analysis {
             async move { client.materialize(request).await }
         });
         Ok(Rows { answers: answers.await?, n, next: 0, rows: VecDeque::new() })
-    }
-
-    /// The squared L2 norm of each of the first `n` rows.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`] names the field at fault; the faults of a connection.
-    pub async fn row_norms_squared(&self, matrix: &MatrixSpec, n: u64) -> Result<Vec<f64>> {
-        matrix.validate()?;
-        let request = v1::RowNormsSquaredRequest { matrix: Some(matrix.into()), n };
-        let answer = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { client.row_norms_squared(request).await }
-        });
-        let v1::RowNormsSquaredResponse { row_norms_squared } = answer.await?;
-        check(row_norms_squared.len() as u64 == n, "as many norms as there are rows")?;
-        Ok(row_norms_squared)
     }
 
     /// `A x` for rows of lanes, one row a step.

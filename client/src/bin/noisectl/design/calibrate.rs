@@ -1,0 +1,105 @@
+//! `noisectl calibrate`: from a privacy target to noise, and back.
+
+use noised::analysis::calibration::PrivacyTarget;
+use noised::analysis::{Calibration, Given, calibrate};
+use noised_client::ClientBuilder;
+use serde_json::json;
+
+use crate::args::FormatArg;
+use crate::failure::Failure;
+use crate::output::{Format, print_fields, print_json, short};
+
+/// Where a question is answered that takes no time: in this process, unless a server is named.
+#[derive(Debug, clap::Args)]
+pub(crate) struct HereUnlessNamed {
+    /// Compute in this process, as it is done unless a server is named.
+    #[arg(long)]
+    local: bool,
+    /// Ask this server: http://HOST:PORT, HOST:PORT or unix:///PATH. What is a formula alone is computed here all the same.
+    #[arg(long, value_name = "URL", conflicts_with = "local")]
+    server: Option<String>,
+}
+
+impl HereUnlessNamed {
+    fn server(&self) -> Option<&str> {
+        self.server.as_deref().filter(|_| !self.local)
+    }
+}
+
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).multiple(false))]
+pub(crate) struct Args {
+    /// The target (epsilon, delta), with --delta.
+    #[arg(long, value_name = "E", group = "target", requires = "delta", allow_negative_numbers = true)]
+    epsilon: Option<f64>,
+    /// The target rho of zero-concentrated differential privacy.
+    #[arg(long, value_name = "R", group = "target", allow_negative_numbers = true)]
+    rho: Option<f64>,
+    /// The target mu of Gaussian differential privacy.
+    #[arg(long, value_name = "M", group = "target", allow_negative_numbers = true)]
+    mu: Option<f64>,
+    /// What noise gives: its standard deviation over the sensitivity.
+    #[arg(long, value_name = "S", group = "target", allow_negative_numbers = true)]
+    noise_multiplier: Option<f64>,
+    /// The delta of the target, or what epsilon is told for.
+    #[arg(long, value_name = "D", allow_negative_numbers = true)]
+    delta: Option<f64>,
+    /// The L2 sensitivity, as `noisectl sensitivity` tells it.
+    #[arg(long, value_name = "S", default_value_t = 1.0, allow_negative_numbers = true)]
+    sensitivity: f64,
+    #[command(flatten)]
+    place: HereUnlessNamed,
+    #[command(flatten)]
+    format: FormatArg,
+}
+
+impl Args {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let (given, delta) = self.given()?;
+        let found = match self.place.server() {
+            None => calibrate(given, self.sensitivity, delta)?,
+            Some(server) => {
+                let client = ClientBuilder::new(server)?.connect().await?;
+                client.analysis().calibrate(given, self.sensitivity, delta).await?
+            }
+        };
+        let Calibration { noise_multiplier, stddev, epsilon, delta, rho, mu } = found;
+        match self.format.format {
+            Format::Json => print_json(&json!({
+                "noise_multiplier": noise_multiplier,
+                "stddev": stddev,
+                "epsilon": epsilon,
+                "delta": delta,
+                "rho": rho,
+                "mu": mu,
+            })),
+            Format::Table => {
+                let some = |value: Option<f64>| value.map_or_else(|| "needs --delta".to_owned(), short);
+                print_fields([
+                    ("noise multiplier", short(noise_multiplier)),
+                    ("stddev", short(stddev)),
+                    ("epsilon", some(epsilon)),
+                    ("delta", some(delta)),
+                    ("rho", short(rho)),
+                    ("mu", short(mu)),
+                ])
+            }
+        }
+    }
+
+    /// What is given, and the delta that epsilon is told for.
+    fn given(&self) -> Result<(Given, Option<f64>), Failure> {
+        match (self.epsilon, self.rho, self.mu, self.noise_multiplier) {
+            (Some(epsilon), ..) => {
+                let delta = self.delta.ok_or_else(|| Failure::usage("--delta", "is missing"))?;
+                Ok((Given::Target(PrivacyTarget::ApproximateDp { epsilon, delta }), None))
+            }
+            (_, Some(rho), ..) => Ok((Given::Target(PrivacyTarget::ZeroConcentratedDp { rho }), self.delta)),
+            (_, _, Some(mu), _) => Ok((Given::Target(PrivacyTarget::GaussianDp { mu }), self.delta)),
+            (.., Some(multiplier)) => Ok((Given::NoiseMultiplier(multiplier), self.delta)),
+            _ => {
+                Err(Failure::usage("--epsilon", "is missing, and so are --rho, --mu and --noise-multiplier"))
+            }
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! Mechanisms and strategies: errors, sensitivities, designs, comparisons, calibration.
+
+mod args;
+pub(crate) mod calibrate;
+pub(crate) mod compare;
+pub(crate) mod error;
+#[cfg(feature = "plot")]
+mod figures;
+pub(crate) mod optimize;
+mod progress;
+pub(crate) mod recommend;
+pub(crate) mod sensitivity;
+pub(crate) mod strategy;

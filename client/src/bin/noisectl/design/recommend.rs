@@ -1,0 +1,102 @@
+//! `noisectl recommend`: which strategy to use.
+
+use std::io::{self, Write};
+
+use noised::design::{self, Candidate, Recommendation};
+use serde_json::{Value, json};
+
+use super::args::{ProblemArgs, SaveArg};
+use super::optimize::to_json;
+use super::progress::Spinner;
+use crate::args::Place;
+use crate::failure::Failure;
+use crate::output::{
+    SeriesFormat, SeriesFormatArg, csv_text, print_json, print_line, print_table, short, stdout,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// State values a lane that the noising matrix may take.
+    #[arg(long, value_name = "P")]
+    planes: usize,
+    #[command(flatten)]
+    problem: ProblemArgs,
+    #[command(flatten)]
+    save: SaveArg,
+    #[cfg(feature = "plot")]
+    #[command(flatten)]
+    plot: super::args::PlotArg,
+    #[command(flatten)]
+    place: Place,
+    #[command(flatten)]
+    format: SeriesFormatArg,
+}
+
+impl Args {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let problem = self.problem.read()?;
+        let client = self.place.client().await?;
+        let spinner = Spinner::start();
+        let tell = |progress| spinner.tell(progress);
+        let found = match client {
+            None => design::recommend(&problem, self.planes, &mut |progress| {
+                tell(progress);
+                true
+            })?,
+            Some(client) => client.analysis().recommend(&problem, self.planes, tell).await?,
+        };
+        drop(spinner);
+        let Recommendation { candidates, reason } = &found;
+        if let Some(best) = candidates.first() {
+            self.save.write(&best.design.noising_matrix)?;
+        }
+        #[cfg(feature = "plot")]
+        self.plot.write(|| Ok(super::figures::planes(candidates, problem.n)))?;
+        match self.format.format {
+            SeriesFormat::Json => {
+                let candidates = candidates.iter().map(candidate_to_json).collect::<Result<Vec<_>, _>>()?;
+                print_json(&json!({ "candidates": candidates, "reason": reason }))
+            }
+            SeriesFormat::Csv => write_csv(candidates).map_err(|e| Failure::printing(&e)),
+            SeriesFormat::Table => write_table(&found),
+        }
+    }
+}
+
+fn candidate_to_json(candidate: &Candidate) -> Result<Value, Failure> {
+    let Candidate { name, family, planes, design } = candidate;
+    let mut object = to_json(design)?;
+    object.insert("name".to_owned(), json!(name));
+    object.insert("family".to_owned(), json!(family));
+    object.insert("planes".to_owned(), json!(planes));
+    Ok(Value::Object(object))
+}
+
+fn write_csv(candidates: &[Candidate]) -> io::Result<()> {
+    let mut out = stdout();
+    writeln!(out, "name,family,planes,loss,mean,max,sensitivity,exact")?;
+    for Candidate { name, family, planes, design } in candidates {
+        let (sensitivity, exact) = (design.sensitivity.value(), design.sensitivity.exact);
+        let (loss, mean, max) = (design.loss, design.mean, design.max);
+        writeln!(out, "{},{family},{planes},{loss},{mean},{max},{sensitivity},{exact}", csv_text(name))?;
+    }
+    out.flush()
+}
+
+fn write_table(found: &Recommendation) -> Result<(), Failure> {
+    let row = |candidate: &Candidate| {
+        let Candidate { name, family: _, planes, design } = candidate;
+        let bound = if design.sensitivity.exact { "" } else { "<= " };
+        vec![
+            name.clone(),
+            planes.to_string(),
+            short(design.loss.sqrt()),
+            short(design.mean.sqrt()),
+            short(design.max.sqrt()),
+            format!("{bound}{}", short(design.sensitivity.value())),
+        ]
+    };
+    let header = ["strategy", "planes", "root of the loss", "rmse", "largest error", "sensitivity"];
+    print_table(header.map(str::to_owned).to_vec(), found.candidates.iter().map(row).collect())?;
+    print_line(&found.reason)
+}
