@@ -25,7 +25,7 @@ def timed(step, count):
   return seconds
 
 
-def jax_matrix(spec):
+def jax_matrix(spec, precision='float32'):
   """The StreamingMatrix of a specification."""
   import jax.numpy as jnp
   from jax_privacy.matrix_factorization import banded
@@ -39,20 +39,20 @@ def jax_matrix(spec):
   if kind == 'momentum_sgd':
     return streaming_matrix.momentum_sgd_matrix(spec['momentum'])
   if kind == 'product':
-    left, right = (jax_matrix(factor) for factor in spec['factors'])
+    left, right = (jax_matrix(factor, precision) for factor in spec['factors'])
     return left @ right
   if kind == 'inverse':
     c = spec['matrix']
     if c['kind'] == 'toeplitz':
-      return toeplitz.inverse_as_streaming_matrix(jnp.array(c['coef'], jnp.float32))
+      return toeplitz.inverse_as_streaming_matrix(jnp.array(c['coef'], precision))
     if c['kind'] == 'buffered_toeplitz':
       blt = buffered_toeplitz.BufferedToeplitz(
-          buf_decay=jnp.array(c['buf_decay'], jnp.float32),
-          output_scale=jnp.array(c['output_scale'], jnp.float32),
+          buf_decay=jnp.array(c['buf_decay'], precision),
+          output_scale=jnp.array(c['output_scale'], precision),
       )
       return blt.inverse_as_streaming_matrix()
     if c['kind'] == 'column_normalized_banded':
-      params = jnp.array(c['params'], jnp.float32)
+      params = jnp.array(c['params'], precision)
       return banded.ColumnNormalizedBanded(params=params).inverse_as_streaming_matrix()
   raise ValueError(f'no peer for {kind}')
 

@@ -11,9 +11,11 @@
 //! | `python` | peers in Python |
 //! | `echo` | raw tonic and raw TCP |
 //! | `noise` | noise that noised draws |
+//! | `analysis` | error analysis and strategy design |
 //! | `wire` | noised over a connection |
 //! | `report` | ratios, the table, the file |
 
+mod analysis;
 mod cases;
 mod echo;
 mod library;
@@ -77,6 +79,17 @@ enum Part {
     Sessions,
     /// Noise that is drawn: by itself, beside NumPy and jax; fetched over TCP, beside jax_privacy's privatizer.
     Noise,
+    /// Row norms, beside jax_privacy's.
+    Analysis,
+    /// Optimisers, beside jax_privacy's: their time and their losses.
+    Optimize,
+}
+
+impl Part {
+    /// Whether a server is measured.
+    fn needs_server(self) -> bool {
+        !matches!(self, Self::Kernels | Self::Analysis | Self::Optimize)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -93,6 +106,9 @@ struct Peers {
     /// Matrices whose name has this in it.
     #[arg(long, default_value = "")]
     matrix: String,
+    /// Run the optimisers at every setting that there is, which takes hours.
+    #[arg(long)]
+    full: bool,
     /// Leave the peers in Python out.
     #[arg(long)]
     no_python: bool,
@@ -121,7 +137,7 @@ impl Peers {
         if self.wants(Part::Kernels) {
             rows.extend(self.kernels()?);
         }
-        if self.only.is_empty() || self.only.iter().any(|part| *part != Part::Kernels) {
+        if self.only.is_empty() || self.only.iter().any(|part| part.needs_server()) {
             build_server()?;
         }
         if self.wants(Part::Wire) {
@@ -137,6 +153,14 @@ impl Peers {
         }
         if self.wants(Part::Noise) {
             rows.extend(self.noise(runtime)?);
+        }
+        if self.wants(Part::Analysis) {
+            let python = self.python()?;
+            rows.extend(analysis::row_norms(python.as_deref(), self.rounds)?);
+            rows.extend(analysis::large_row_norms(self.rounds)?);
+        }
+        if self.wants(Part::Optimize) {
+            rows.extend(analysis::optimizers(self.python()?.as_deref(), self.full, self.rounds)?);
         }
         report::write(&rows, &self.report)?;
         println!("{}", report::markdown(&rows));

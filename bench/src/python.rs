@@ -6,12 +6,14 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use noised::MatrixSpec;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::cases::Case;
 
-const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/steps.py");
+const STEPS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/steps.py");
+const ANALYSIS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/analysis.py");
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/requirements.txt");
 
 /// How a Python peer is set up.
@@ -31,6 +33,11 @@ pub(crate) enum Peer {
     /// jax_privacy's matrix_factorization_privatizer.
     JaxPrivatizer,
     JaxPrivatizerTuned,
+    /// jax_privacy's row_norms_squared, jitted.
+    JaxRowNorms,
+    JaxRowNormsF64,
+    /// jax_privacy's optimisers.
+    JaxOptimizer,
 }
 
 impl Peer {
@@ -48,9 +55,20 @@ impl Peer {
             Self::JaxNormalTuned => "jax.random.normal, tuned allocator",
             Self::JaxPrivatizer => "jax_privacy's privatizer in process",
             Self::JaxPrivatizerTuned => "jax_privacy's privatizer in process, tuned allocator",
+            Self::JaxRowNorms => "jax_privacy, jitted, f32",
+            Self::JaxRowNormsF64 => "jax_privacy, jitted, f64",
+            Self::JaxOptimizer => "jax_privacy, compiling included",
         }
     }
 
+    fn script(self) -> &'static str {
+        match self {
+            Self::JaxRowNorms | Self::JaxRowNormsF64 | Self::JaxOptimizer => ANALYSIS,
+            _ => STEPS,
+        }
+    }
+
+    /// What the script is told.
     fn library(self) -> &'static str {
         match self {
             Self::JaxPrivacy | Self::JaxPrivacyTuned => "jax_privacy",
@@ -59,6 +77,8 @@ impl Peer {
             Self::NumPySfc64 => "numpy_sfc64",
             Self::JaxNormal | Self::JaxNormalTuned => "jax_normal",
             Self::JaxPrivatizer | Self::JaxPrivatizerTuned => "jax_privatizer",
+            Self::JaxRowNorms => "float32",
+            Self::JaxRowNormsF64 | Self::JaxOptimizer => "float64",
         }
     }
 
@@ -70,7 +90,10 @@ impl Peer {
             | Self::NumPyPcg64
             | Self::NumPySfc64
             | Self::JaxNormal
-            | Self::JaxPrivatizer => &[],
+            | Self::JaxPrivatizer
+            | Self::JaxRowNorms
+            | Self::JaxRowNormsF64
+            | Self::JaxOptimizer => &[],
             Self::JaxPrivacyTuned | Self::JaxNormalTuned | Self::JaxPrivatizerTuned => &[
                 ("MALLOC_TRIM_THRESHOLD_", "68719476736"),
                 ("MALLOC_MMAP_MAX_", "0"),
@@ -93,12 +116,13 @@ struct Answer {
     error: Option<String>,
     form: Option<String>,
     seconds: Option<Vec<f64>>,
+    loss: Option<f64>,
 }
 
 impl Worker {
     pub(crate) fn start(python: &Path, peer: Peer) -> anyhow::Result<Self> {
         let mut process = Command::new(python)
-            .arg(SCRIPT)
+            .arg(peer.script())
             .arg(peer.library())
             .env("JAX_PLATFORMS", "cpu")
             .envs(peer.environment().iter().copied())
@@ -121,6 +145,23 @@ impl Worker {
     pub(crate) fn steps(&mut self, count: usize) -> anyhow::Result<Vec<Duration>> {
         let answer = self.ask(&json!({"do": "steps", "count": count}))?;
         Ok(answer.seconds.unwrap_or_default().into_iter().map(Duration::from_secs_f64).collect())
+    }
+
+    /// The time that an optimiser took, and its loss.
+    pub(crate) fn optimize(&mut self, setting: &Value) -> anyhow::Result<(Duration, f64)> {
+        let answer = self.ask(&json!({"do": "optimize", "setting": setting}))?;
+        let seconds = answer.seconds.unwrap_or_default();
+        let [seconds] = *seconds else {
+            anyhow::bail!("the peer told {} times", seconds.len());
+        };
+        Ok((Duration::from_secs_f64(seconds), answer.loss.context("no loss")?))
+    }
+
+    /// The loss of a strategy, computed by the peer's side.
+    pub(crate) fn loss(&mut self, setting: &Value, strategy: &MatrixSpec) -> anyhow::Result<f64> {
+        let strategy: Value = serde_json::from_str(&strategy.to_json())?;
+        let answer = self.ask(&json!({"do": "loss", "setting": setting, "strategy": strategy}))?;
+        answer.loss.context("no loss")
     }
 
     fn ask(&mut self, request: &Value) -> anyhow::Result<Answer> {

@@ -28,6 +28,7 @@ pub(crate) enum Unit {
     GigabytesPerSecond,
     MillionLanesPerSecond,
     MiB,
+    Loss,
 }
 
 impl Unit {
@@ -38,11 +39,12 @@ impl Unit {
             Self::GigabytesPerSecond => "GB/s",
             Self::MillionLanesPerSecond => "million lanes/s",
             Self::MiB => "MiB",
+            Self::Loss => "sensitivity^2 x error",
         }
     }
 
     fn less_is_better(self) -> bool {
-        matches!(self, Self::Milliseconds | Self::Microseconds | Self::MiB)
+        matches!(self, Self::Milliseconds | Self::Microseconds | Self::MiB | Self::Loss)
     }
 }
 
@@ -105,8 +107,8 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
             row.peer_name.clone(),
             number(row.peer),
             row.unit.to_owned(),
-            format!("{:.2}", row.ratio),
-            format!("{:.2}-{:.2}", row.ratio_min, row.ratio_max),
+            ratio(row, row.ratio),
+            format!("{}-{}", ratio(row, row.ratio_min), ratio(row, row.ratio_max)),
         ]);
     }
     for index in [1, 2, 4, 6, 7] {
@@ -115,6 +117,11 @@ pub(crate) fn markdown(rows: &[Row]) -> String {
         }
     }
     table.to_string()
+}
+
+/// Losses differ by little.
+fn ratio(row: &Row, ratio: f64) -> String {
+    if row.unit == Unit::Loss.name() { format!("{ratio:.5}") } else { format!("{ratio:.2}") }
 }
 
 /// Three digits that count.
