@@ -48,8 +48,8 @@ pub struct Recommendation {
 /// Compares the strategies whose noising matrix fits into `max_planes` planes of state a lane, and says which to use and
 /// why: of those whose loss is within 1% of the lowest, the one with the fewest planes.
 ///
-/// Compared are independent noise and, for planes 1, 2, 4, ... and `max_planes` itself, the optimum of each family of
-/// that size; BLTs of up to 6 buffers; columns of their own and dense strategies where that is a matter of seconds. The
+/// Compared are independent noise and, for planes 1, 2, 4, ... and `max_planes` itself, and as many as make a banded strategy
+/// of `min_sep` bands, the optimum of each family of that size; BLTs of up to 6 buffers; columns of their own and dense strategies where that is a matter of seconds. The
 /// Toeplitz families know Toeplitz workloads alone: for another workload they are designed for the prefix sum, and
 /// compared on the workload that is asked for. A family that cannot be designed for the problem is left out, and the reason
 /// says so.
@@ -75,24 +75,10 @@ pub fn recommend(
         design: identity,
     }];
     let mut left_out = Vec::new();
-    let buffers = max_planes.min(MOST_BUFFERS);
-    if buffers > 0 {
-        match judged(true, problem, watch, |problem| blt::optimize_each_blt(problem, buffers, watch)) {
-            Ok(designs) => candidates.extend(designs.into_iter().enumerate().map(|(i, design)| {
-                let family = Family::BufferedToeplitz { buffers: Some(i + 1) };
-                Candidate { name: family.to_string(), family: family.kind().into(), planes: i + 1, design }
-            })),
-            Err(Error::Invalid { field, rule }) => {
-                left_out.push(format!("buffered Toeplitz ({field}: {rule})"));
-            }
-            Err(other) => return Err(other),
-        }
-    }
     for family in families(problem, max_planes) {
-        let one = |problem: &Problem| Ok(vec![designed(&family, problem, watch)?]);
-        match judged(!family.takes_any_workload(), problem, watch, one) {
+        match judged(&family, problem, watch) {
             Ok(designs) => {
-                for design in designs {
+                for (family, design) in designs {
                     let planes = Plan::new(&design.noising_matrix)?.planes();
                     let (name, family) = (family.to_string(), family.kind().into());
                     candidates.push(Candidate { name, family, planes, design });
@@ -113,19 +99,23 @@ pub fn recommend(
     Ok(Recommendation { candidates, reason })
 }
 
-/// The optima of a family, and what they achieve on the problem's own workload.
-fn judged(
-    toeplitz_only: bool,
-    problem: &Problem,
-    watch: &Watch<'_>,
-    optima: impl Fn(&Problem) -> Result<Vec<Design>>,
-) -> Result<Vec<Design>> {
-    if !toeplitz_only || problem.has_toeplitz_workload()? {
+/// The optimum of a family, and what it achieves on the problem's own workload. Of BLTs those of fewer buffers come with it,
+/// as the search for many buffers goes through them.
+fn judged(family: &Family, problem: &Problem, watch: &Watch<'_>) -> Result<Vec<(Family, Design)>> {
+    let optima = |problem: &Problem| match *family {
+        Family::BufferedToeplitz { buffers: Some(most) } => {
+            let designs = blt::optimize_each_blt(problem, most, watch)?;
+            let family = |i| Family::BufferedToeplitz { buffers: Some(i + 1) };
+            Ok(designs.into_iter().enumerate().map(|(i, design)| (family(i), design)).collect())
+        }
+        family => Ok(vec![(family, designed(&family, problem, watch)?)]),
+    };
+    if family.takes_any_workload() || problem.has_toeplitz_workload()? {
         return optima(problem);
     }
     let for_prefix_sums = Problem { workload: None, ..problem.clone() };
-    let again = |Design { strategy, noising_matrix, .. }| {
-        Design::of(strategy, noising_matrix, problem, &|| watch.cancelled())
+    let again = |(family, Design { strategy, noising_matrix, .. })| {
+        Ok((family, Design::of(strategy, noising_matrix, problem, &|| watch.cancelled())?))
     };
     optima(&for_prefix_sums)?.into_iter().map(again).collect()
 }
@@ -153,12 +143,18 @@ fn families(problem: &Problem, max_planes: usize) -> Vec<Family> {
         let bands = planes + 1;
         families.push(Family::BandedToeplitz { bands });
         families.push(Family::BandedInverseToeplitz { bands });
+        // With more bands than there are steps between participations, the narrower optimum is as good.
+        let meet = bands as u64 > problem.participation.separation(problem.n);
         let entries = problem.n.saturating_mul(bands as u64);
-        if entries <= MAX_DESIGNED_ENTRIES as u64 && entries.saturating_mul(bands as u64) <= MOST_COLUMN_WORK
+        if !meet
+            && entries <= MAX_DESIGNED_ENTRIES as u64
+            && entries.saturating_mul(bands as u64) <= MOST_COLUMN_WORK
         {
             families.push(Family::ColumnNormalizedBanded { bands });
         }
     }
+    let buffers = max_planes.min(MOST_BUFFERS);
+    families.extend((buffers > 0).then_some(Family::BufferedToeplitz { buffers: Some(buffers) }));
     if problem.objective == Objective::Mean
         && problem.n <= MOST_DENSE_STEPS
         && steps <= max_planes.saturating_add(1)

@@ -3,7 +3,7 @@
 use super::*;
 
 #[path = "values.rs"]
-#[allow(clippy::excessive_precision)]
+#[allow(clippy::excessive_precision, reason = "as they were computed, in many digits")]
 mod values;
 
 fn approximate(epsilon: f64, delta: f64) -> Result<f64> {

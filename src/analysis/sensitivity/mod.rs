@@ -22,7 +22,8 @@ const ROUNDING: f64 = 1e-13;
 pub struct Sensitivity {
     /// Its square.
     pub squared: f64,
-    /// Whether it is the sensitivity itself, up to rounding; else an upper bound, which is safe to calibrate noise with.
+    /// Whether it is the sensitivity itself, up to rounding (2e-9 of it at most, where column norms come by way of covariances);
+    /// else an upper bound, which is safe to calibrate noise with.
     pub exact: bool,
     /// What it comes from.
     pub rule: SensitivityRule,
