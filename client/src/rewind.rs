@@ -11,10 +11,12 @@ use crate::session::Session;
 use crate::window::Position;
 
 impl Client {
-    /// Keeps the state of the step that a session expects, so that a rewind comes back to it at once.
+    /// Keeps the state of the step that a session expects, so that a rewind comes back to it at once. Where the server draws
+    /// all of the input it may be the step before, until the next step is asked for or the session goes back: a client
+    /// that fetches one step ahead keeps the state of the step that it is at.
     ///
     /// # Errors
-    /// [`Error::WrongStep`] where it is not that step, or the step is applied in part; [`Error::ResourceExhausted`];
+    /// [`Error::WrongStep`] where it is neither of these, or the step is applied in part; [`Error::ResourceExhausted`];
     /// [`Error::NotFound`]; the faults of a connection.
     pub async fn keep_state(&self, name: &str, step: u64, when_full: WhenFull) -> Result<SessionInfo> {
         let when_full = match when_full {
@@ -81,8 +83,9 @@ fn ended() -> Error {
 }
 
 impl Session {
-    /// Keeps the state of the step that the session expects, so that [`rewind`](Self::rewind) comes back to it at once.
-    /// Done again for a step that is kept, it changes nothing.
+    /// Keeps the state of the step that the session expects, so that [`rewind`](Self::rewind) comes back to it at once; or,
+    /// where the server draws all of the input, of the step before: see [`Client::keep_state`]. Done again for a step that is
+    /// kept, it changes nothing.
     ///
     /// # Errors
     /// Those of [`Client::keep_state`].

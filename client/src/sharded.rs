@@ -164,7 +164,8 @@ impl ShardedSession {
         self.multiply_next(step, gradient).await
     }
 
-    /// Keeps the state of the step that every shard expects. See [`Session::keep_state`].
+    /// Keeps the state of the step that every shard expects, or of the step before where the servers draw all of the input.
+    /// See [`Session::keep_state`].
     ///
     /// # Errors
     /// [`Error::Shard`] with those of [`Session::keep_state`]. Other shards may have kept theirs, and asked again they do

@@ -205,7 +205,7 @@ impl Entry {
         }
     }
 
-    /// Keeps the state of the step that comes next, of which there may be `most`.
+    /// Keeps the state of the step that comes next, or of the one before where its answer is held. There may be `most`.
     pub(crate) async fn keep_state(
         self: &Arc<Self>,
         compute: &Compute,

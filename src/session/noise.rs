@@ -261,8 +261,11 @@ impl NoiseSession {
     /// Keeps the state of the step that comes next, of which there may be `most`. A step that is kept already stays so.
     /// `drawer` is the other half of this session.
     ///
+    /// Of a `gaussian` source the step before will do as well, as long as its answer is held: a client that fetches one step
+    /// ahead of what it trains keeps the state of the step that it trains. The step that comes next is the same after it.
+    ///
     /// # Errors
-    /// Nothing is changed by a call that fails. [`Error::WrongStep`] where another step comes next, or this one is released in
+    /// Nothing is changed by a call that fails. [`Error::WrongStep`] where it is neither of these, or the step is released in
     /// part; [`Error::KeptStates`].
     pub fn keep_state(
         &mut self,
@@ -275,11 +278,12 @@ impl NoiseSession {
             return Ok(());
         }
         let expected = self.next_step();
-        if step != expected || self.next_offset() > 0 {
+        let is_held = self.held().is_some_and(|held| held.step == step);
+        if !is_held && (step != expected || self.next_offset() > 0) {
             return Err(Error::WrongStep { requested: step, expected });
         }
         make_room(&mut self.kept, when_full, most)?;
-        let mut kept = Kept { mark: drawer.mark(), drawn: self.drawn.clone() };
+        let mut kept = Kept { mark: drawer.mark(), drawn: self.drawn_from(step) };
         if self.options.state == NoiseState::Replayed {
             // Nothing is kept: every step is as near as this one.
             kept.mark.step = step;
@@ -296,14 +300,32 @@ impl NoiseSession {
 
     /// Bytes that one kept state takes at most.
     pub fn kept_state_bytes(&self, drawer: &NoiseDrawer) -> u64 {
-        let ahead = match self.options.state {
-            NoiseState::Kept => u64::from(self.options.lookahead.max(1)) * self.resolved.step_noise_bytes(),
+        // Of a `gaussian` source, the last answer may be kept beside what is drawn ahead.
+        let held = match self.release {
+            Release::Gaussian { .. } => 1,
+            Release::Privatize(_) => 0,
+        };
+        let drawn = match self.options.state {
+            NoiseState::Kept => u64::from(self.options.lookahead.max(1)) + held,
             NoiseState::Replayed => 0,
         };
-        drawer.mark_bytes() + ahead
+        drawer.mark_bytes() + drawn * self.resolved.step_noise_bytes()
     }
 
-    /// Begins to go back to `step`: sets `drawer`, the other half of this session, to the nearest state there is.
+    /// Of a `gaussian` source: the step before the one that comes next, while its answer is held.
+    fn held(&self) -> Option<DrawnStep> {
+        let Release::Gaussian { next_step, last: Some(last) } = &self.release else { return None };
+        Some(DrawnStep { step: next_step.checked_sub(1)?, bytes: last.clone() })
+    }
+
+    /// What there is of the noise from `step` on, as it was drawn.
+    fn drawn_from(&self, step: u64) -> VecDeque<DrawnStep> {
+        let there = self.held().into_iter().chain(self.drawn.iter().cloned());
+        there.filter(|drawn| drawn.step >= step).collect()
+    }
+
+    /// Begins to go back to `step`: sets `drawer`, the other half of this session, to the nearest state there is. Nothing is
+    /// drawn again of a step that is drawn and not released yet, nor of the step before while its answer is held.
     ///
     /// Then take the drawer past the [steps that are left](NoiseRewind::steps_left), as long as nobody calls it off, and
     /// [finish](NoiseSession::finish_rewind) in any case: the session stands where the drawer has come to.
@@ -315,9 +337,9 @@ impl NoiseSession {
         if step > released {
             return Err(Error::PastReleased { requested: step, released });
         }
-        if (self.next_step()..=drawer.next_step()).contains(&step) {
-            let drawn = self.drawn.iter().filter(|drawn| drawn.step >= step).cloned().collect();
-            return Ok(NoiseRewind { to_step: step, drawn });
+        let first = self.held().map_or(self.next_step(), |held| held.step);
+        if (first..=drawer.next_step()).contains(&step) {
+            return Ok(NoiseRewind { to_step: step, drawn: self.drawn_from(step) });
         }
         let kept = self.kept.range(..=step).next_back().map(|(_, kept)| kept);
         let nearest = kept.map_or(0, |kept| kept.mark.step);

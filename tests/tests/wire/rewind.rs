@@ -4,8 +4,8 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use noised::{DType, SessionSpec, Tree};
-use noised_client::{CreateOptions, GivenKey};
+use noised::{DType, SessionSpec, ShardCut, Tree};
+use noised_client::{CreateOptions, Error, GivenKey, ShardedSession};
 use noised_proto::v1;
 use noised_proto::v1::sessions_client::SessionsClient;
 use noised_server::config::Options;
@@ -201,6 +201,65 @@ async fn the_client_library_goes_back() {
             let info = session.info();
             assert_eq!((info.rewind_count, info.released_steps, &info.kept_steps[..]), (3, 40, &[40][..]));
         }
+    })
+    .await;
+}
+
+/// A client that fetches one step ahead keeps the step that it is at, and comes back to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_step_before_is_kept_of_a_client_that_is_one_ahead() {
+    const REFUSE: noised_client::WhenFull = noised_client::WhenFull::Refuse;
+    on_both(Options::default(), async |server: &mut Server| {
+        let spec = gaussian(given(), specs::noising(), trees::six_tiles());
+        let expected = noises::drawn_of_given(&spec, 12);
+        let (one, two) = (server.client().await, server.client().await);
+        let noise_key = Some(GivenKey::from_bytes(noises::KEY));
+        let options = CreateOptions { id: "run".into(), noise_key, ..CreateOptions::default() };
+        let mut session = one.create_session(&spec, options.clone()).await.unwrap();
+        let without_kept = session.info().memory_bytes;
+        for step in 0..6 {
+            assert!(session.fetch(step).await.unwrap() == expected[step as usize]);
+        }
+        // It trains step 5, and expects step 6.
+        session.keep_state(5, REFUSE).await.unwrap();
+        let info = session.info().clone();
+        assert_eq!((info.next_step, &info.kept_steps[..], session.next_step()), (6, &[5][..], 6));
+        assert!(info.memory_bytes > without_kept);
+        for step in 6..12 {
+            assert!(session.fetch(step).await.unwrap() == expected[step as usize]);
+        }
+        for older in [10, 6, 4] {
+            let error = session.keep_state(older, REFUSE).await.unwrap_err();
+            assert_eq!(error, Error::WrongStep { requested: older, expected: 12 });
+        }
+        // To the step that was fetched last, and to the one that is kept, nothing is computed again.
+        for to in [11, 5] {
+            let mut told = Vec::new();
+            session.rewind(to, false, |done, total| told.push((done, total))).await.unwrap();
+            assert_eq!(told, [(0, 0)]);
+            let error = session.keep_state(to - 1, REFUSE).await.unwrap_err();
+            assert_eq!(error, Error::WrongStep { requested: to - 1, expected: to });
+            for step in to..12 {
+                assert!(session.fetch(step).await.unwrap() == expected[step as usize]);
+            }
+        }
+        // And from all shards of a session, of which one is a step behind.
+        let clients = [one, two];
+        let options = CreateOptions { id: "parts".into(), ..options };
+        let cut = ShardCut::Lanes;
+        let mut whole = ShardedSession::create(&clients, &spec, options, cut).await.unwrap();
+        for step in 0..4 {
+            assert!(whole.fetch(step).await.unwrap() == expected[step as usize]);
+        }
+        clients[0].open_session("parts-0").await.unwrap().fetch(4).await.unwrap();
+        whole.keep_state(4, REFUSE).await.unwrap();
+        whole.refresh().await.unwrap();
+        for step in 4..8 {
+            assert!(whole.fetch(step).await.unwrap() == expected[step as usize]);
+        }
+        whole.rewind(4, false, |_, total| assert_eq!(total, 0)).await.unwrap();
+        assert!(whole.fetch(4).await.unwrap() == expected[4]);
+        whole.delete().await.unwrap();
     })
     .await;
 }
