@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use noised::noise::key_from_hex;
+use noised::noise::{NoiseKey, key_from_hex};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::error::Result;
@@ -27,6 +27,14 @@ impl GivenKey {
     /// [`Error::Invalid`](crate::Error::Invalid) on `noise_key_hex`, without the text.
     pub fn from_hex(text: &str) -> Result<Self> {
         Ok(Self(*key_from_hex("noise_key_hex", text)?))
+    }
+
+    /// As a session in this process draws with it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`](crate::Error::Invalid) on `noise_key` where it is all zero.
+    pub(crate) fn to_noise_key(&self) -> Result<NoiseKey> {
+        Ok(NoiseKey::from_slice("noise_key", &self.0)?)
     }
 
     /// As a request carries it.

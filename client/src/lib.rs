@@ -20,6 +20,7 @@
 //! | [`SessionInfo`] | what a server tells of a session |
 //! | `rewind`, [`WhenFull`] | going back, and states that are kept for it |
 //! | [`ShardedSession`] | a session in shards on several servers, as one |
+//! | [`LocalHost`], [`LocalSession`] | the same sessions in this process, without a server |
 //! | [`StepStream`] | many steps on one stream, the next on its way while the last one's answer still comes |
 //! | `window` | what such a stream may send and must receive, without a network |
 //! | [`RetryPolicy`], `retry` | when a call is tried again |
@@ -33,10 +34,12 @@
 
 mod analysis;
 mod channel;
+mod check;
 mod client;
 mod error;
 mod info;
 mod key;
+mod local;
 mod retry;
 mod rewind;
 mod session;
@@ -54,6 +57,7 @@ pub use client::{Client, CreateOptions};
 pub use error::{Error, Result};
 pub use info::SessionInfo;
 pub use key::GivenKey;
+pub use local::{LocalHost, LocalSession};
 pub use noised::session::WhenFull;
 pub use retry::RetryPolicy;
 pub use session::Session;

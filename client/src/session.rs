@@ -3,11 +3,12 @@
 use std::ops::Range;
 
 use bytes::Bytes;
-use noised::session::{ResolvedSpec, Source};
+use noised::session::ResolvedSpec;
 use noised::{Layout, SessionSpec};
 use noised_proto::v1;
 use tokio_stream::Stream;
 
+use crate::check;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
@@ -25,11 +26,7 @@ pub(crate) struct Binding {
 
 impl Binding {
     pub(crate) fn check_payload(&self, len: usize) -> Result<()> {
-        let expected = self.traffic.input_bytes();
-        if len == expected {
-            return Ok(());
-        }
-        Err(Error::invalid("payload", format!("must have {expected} bytes, found {len}")))
+        check::length("payload", self.traffic.input_bytes(), len)
     }
 
     /// A chunk. Only the first message of a stream has to say what session it is for.
@@ -127,7 +124,7 @@ impl Session {
     /// expects; [`Error::PastHorizon`]; [`Error::Invalid`] where the payload has the wrong size, or `source` where the
     /// server draws all of the input; the faults of a connection.
     pub async fn multiply_next(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
-        self.check_takes_input()?;
+        check::takes_input(&self.spec().source)?;
         self.take_step(step, payload).await
     }
 
@@ -137,7 +134,7 @@ impl Session {
     /// # Errors
     /// As [`multiply_next`](Self::multiply_next). What is in `output` then means nothing.
     pub async fn multiply_next_into(&mut self, step: u64, payload: &[u8], output: &mut [u8]) -> Result<()> {
-        self.check_takes_input()?;
+        check::takes_input(&self.spec().source)?;
         self.take_step_into(step, payload.len(), |range| Bytes::copy_from_slice(&payload[range]), output)
             .await
     }
@@ -149,7 +146,7 @@ impl Session {
         payload: Bytes,
         output: &mut [u8],
     ) -> Result<()> {
-        self.check_takes_input()?;
+        check::takes_input(&self.spec().source)?;
         self.take_step_into(step, payload.len(), |range| payload.slice(range), output).await
     }
 
@@ -168,7 +165,7 @@ impl Session {
     /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::Invalid`] on `source` where that is not `gaussian`; the faults
     /// of a connection.
     pub async fn fetch(&mut self, step: u64) -> Result<Bytes> {
-        self.check_is_drawn()?;
+        check::is_drawn(&self.spec().source)?;
         self.take_step(step, Bytes::new()).await
     }
 
@@ -177,7 +174,7 @@ impl Session {
     /// # Errors
     /// As [`fetch`](Self::fetch). What is in `output` then means nothing.
     pub async fn fetch_into(&mut self, step: u64, output: &mut [u8]) -> Result<()> {
-        self.check_is_drawn()?;
+        check::is_drawn(&self.spec().source)?;
         self.take_step_into(step, 0, |_| Bytes::new(), output).await
     }
 
@@ -248,7 +245,7 @@ impl Session {
         inputs: impl Stream<Item = std::result::Result<Bytes, E>>,
         on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        self.check_takes_input()?;
+        check::takes_input(&self.spec().source)?;
         self.take_steps(inputs, on_answer).await
     }
 
@@ -263,7 +260,7 @@ impl Session {
         end: u64,
         on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
-        self.check_is_drawn()?;
+        check::is_drawn(&self.spec().source)?;
         let inputs = (self.next_step()..end).map(|_| Ok(Bytes::new()));
         self.take_steps(tokio_stream::iter(inputs), on_answer).await
     }
@@ -285,35 +282,8 @@ impl Session {
         stream.run(inputs, take).await
     }
 
-    fn check_takes_input(&self) -> Result<()> {
-        match self.spec().source {
-            Source::Input | Source::Privatize { .. } => Ok(()),
-            Source::Gaussian(_) => {
-                Err(self.wrong_source("the server draws all of the input: fetch its steps"))
-            }
-        }
-    }
-
-    fn check_is_drawn(&self) -> Result<()> {
-        match self.spec().source {
-            Source::Gaussian(_) => Ok(()),
-            Source::Input | Source::Privatize { .. } => {
-                Err(self.wrong_source("a step needs a payload: multiply_next takes one"))
-            }
-        }
-    }
-
     pub(crate) fn check_privatizes(&self) -> Result<()> {
-        match self.spec().source {
-            Source::Privatize { .. } => Ok(()),
-            Source::Input | Source::Gaussian(_) => {
-                Err(self.wrong_source("the server adds no noise to what is sent"))
-            }
-        }
-    }
-
-    fn wrong_source(&self, why: &str) -> Error {
-        Error::invalid("source", format!("is {}, where {why}", self.spec().source.kind()))
+        check::privatizes(&self.spec().source)
     }
 
     /// One step, whatever the source.
@@ -336,10 +306,7 @@ impl Session {
         output: &mut [u8],
     ) -> Result<()> {
         self.binding.check_payload(len)?;
-        if output.len() != self.step_bytes() {
-            let rule = format!("must have {} bytes, found {}", self.step_bytes(), output.len());
-            return Err(Error::invalid("output", rule));
-        }
+        check::length("output", self.step_bytes(), output.len())?;
         if self.is_unary() {
             let answer = self.take_unary(step, chunk(0..len)).await?;
             output.copy_from_slice(&answer);

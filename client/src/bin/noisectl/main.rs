@@ -23,7 +23,6 @@ mod bench;
 mod describe;
 mod design;
 mod failure;
-mod local;
 mod materialize;
 mod multiply;
 mod noise;

@@ -4,8 +4,7 @@ use std::fmt;
 
 use clap::{Args, ValueEnum};
 use noised::DType;
-use noised::noise::NoiseKey;
-use noised::session::{KeyOrigin, Noise, NoiseOptions, NoiseState, ResolvedSpec, Source};
+use noised::session::{KeyOrigin, Noise, NoiseState, Source};
 use noised_client::{CreateOptions, GivenKey};
 use zeroize::Zeroizing;
 
@@ -162,22 +161,12 @@ impl NoiseArgs {
         })
     }
 
-    /// How a session in this process goes about drawing.
-    pub(crate) fn local_options(&self, resolved: &ResolvedSpec) -> NoiseOptions {
-        resolved.noise_options(self.lookahead, self.noise_state.map(Into::into))
-    }
-
-    /// The key of a session in this process.
-    pub(crate) fn local_key(&self) -> Result<NoiseKey, Failure> {
+    /// How a session in this process is made.
+    pub(crate) fn local_options(&self) -> Result<CreateOptions, Failure> {
         if self.noise_id.is_some() {
             return Err(Failure::usage("noise_id", "needs a server with a master key, which --local is not"));
         }
-        if let Some(key) = &self.noise_key_hex {
-            return Ok(NoiseKey::from_hex(KEY_FIELD, &key.0)?);
-        }
-        let mut bytes = Zeroizing::new([0; 32]);
-        getrandom::fill(&mut *bytes).map_err(|e| Failure::failed("a fresh key", e))?;
-        Ok(NoiseKey::from_bytes(*bytes))
+        self.create_options()
     }
 }
 

@@ -4,14 +4,13 @@ use bytes::Bytes;
 use noised::session::{Noise, ResolvedSpec, Source};
 use noised::{DType, Precision, SessionSpec, Tree};
 use noised_client::verify::{Report, Verifier, VerifyOptions};
-use noised_client::{Client, Session};
+use noised_client::{Client, LocalHost, Session};
 use tokio::sync::mpsc;
 
 use super::report;
 use super::values::Values;
 use crate::args::{FormatArg, Place, read_matrix};
 use crate::failure::Failure;
-use crate::local::LocalSession;
 use crate::source::NoiseArgs;
 use crate::temporary::{Temporary, interrupted};
 
@@ -57,7 +56,7 @@ impl Args {
         let verifier = Verifier::new(matrix, self.stddev, resolved.layout().lanes(), options)?;
         let values = Values::new(verifier, &resolved);
         let report = match self.place.client().await? {
-            None => self.check_here(resolved, values)?,
+            None => self.check_here(resolved.spec(), values)?,
             Some(client) => self.check_there(client, &resolved, values).await?,
         };
         report::print(&report, self.format.format)?;
@@ -87,15 +86,10 @@ impl Args {
         Ok(resolved)
     }
 
-    fn check_here(&self, resolved: ResolvedSpec, mut values: Values) -> Result<Report, Failure> {
-        let mut session = LocalSession::new(resolved, &self.noise)?;
-        let mut bytes = Vec::new();
+    fn check_here(&self, spec: &SessionSpec, mut values: Values) -> Result<Report, Failure> {
+        let mut session = LocalHost::new().create_session(spec, self.noise.local_options()?)?;
         for step in 0..self.steps {
-            bytes.clear();
-            for chunk in session.take(step, Bytes::new())? {
-                bytes.extend_from_slice(&chunk.bytes);
-            }
-            values.step(&bytes)?;
+            values.step(&session.fetch(step)?)?;
         }
         values.finish()
     }

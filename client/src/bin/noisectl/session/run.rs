@@ -3,8 +3,9 @@
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use noised::SessionSpec;
 use noised::session::{ResolvedSpec, Source};
-use noised_client::CreateOptions;
+use noised_client::{CreateOptions, LocalHost};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -13,7 +14,6 @@ use super::SpecArgs;
 use super::progress::Progress;
 use crate::args::{FormatArg, Place};
 use crate::failure::Failure;
-use crate::local::LocalSession;
 use crate::steps::{Generator, Inputs, OutputFile, StepFile};
 
 /// Inputs made ahead of the one that is sent.
@@ -51,7 +51,7 @@ impl Args {
         let end = self.end(&inputs, resolved.spec().horizon)?;
         let options = self.spec.noise().create_options()?;
         match self.place.client().await? {
-            None => self.run_here(resolved, &inputs, end),
+            None => self.run_here(resolved.spec(), &inputs, end),
             Some(client) => {
                 let options = CreateOptions { id: self.id.clone(), resume: true, ..options };
                 let session = client.create_session(resolved.spec(), options).await?;
@@ -115,16 +115,19 @@ impl Args {
     }
 
     /// The same without a server.
-    fn run_here(&self, resolved: ResolvedSpec, inputs: &Inputs, end: u64) -> Result<(), Failure> {
-        let layout = resolved.layout().clone();
-        let mut progress = Progress::new(0, end, layout.byte_len() as u64);
-        let mut session = LocalSession::new(resolved, self.spec.noise())?;
-        let out = self.open_out(&layout, end, 0)?;
+    fn run_here(&self, spec: &SessionSpec, inputs: &Inputs, end: u64) -> Result<(), Failure> {
+        let mut session = LocalHost::new().create_session(spec, self.spec.noise().local_options()?)?;
+        let mut progress = Progress::new(0, end, session.step_bytes() as u64);
+        let out = self.open_out(session.layout(), end, 0)?;
         for step in 0..end {
-            for chunk in session.take(step, inputs.read(step)?.into())? {
-                if let Some(out) = &out {
-                    out.write(step, chunk.offset, &chunk.bytes)?;
+            let answer = match inputs {
+                Inputs::Drawn => session.fetch(step)?,
+                Inputs::File(_) | Inputs::Seed(_) => {
+                    session.multiply_next(step, inputs.read(step)?.into())?
                 }
+            };
+            if let Some(out) = &out {
+                out.write(step, 0, &answer)?;
             }
             progress.step();
         }

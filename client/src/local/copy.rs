@@ -1,0 +1,33 @@
+//! Answers into the caller's memory.
+
+use bytes::Bytes;
+use noised::limits::PARALLEL_GRAIN_BYTES;
+use noised::session::OutputChunk;
+use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::slice::{ParallelSlice, ParallelSliceMut};
+
+/// The chunks of a whole step into `output`, which is as long. One thread does not use all of the memory's bandwidth, and
+/// copying a large step takes as long as drawing it does.
+pub(super) fn into(chunks: &[OutputChunk], output: &mut [u8]) {
+    for OutputChunk { offset, bytes, replay: _ } in chunks {
+        let output = &mut output[*offset..offset + bytes.len()];
+        if bytes.len() <= PARALLEL_GRAIN_BYTES {
+            output.copy_from_slice(bytes);
+            continue;
+        }
+        let parts = output.par_chunks_mut(PARALLEL_GRAIN_BYTES).zip(bytes.par_chunks(PARALLEL_GRAIN_BYTES));
+        parts.for_each(|(output, bytes)| output.copy_from_slice(bytes));
+    }
+}
+
+/// The chunks of a whole step as one. Nothing is copied where there is one.
+pub(super) fn join(mut chunks: Vec<OutputChunk>) -> Bytes {
+    if chunks.len() == 1
+        && let Some(OutputChunk { bytes, .. }) = chunks.pop()
+    {
+        return bytes;
+    }
+    let mut joined = vec![0; chunks.iter().map(|chunk| chunk.bytes.len()).sum()];
+    into(&chunks, &mut joined);
+    joined.into()
+}
