@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use noised::session::ResolvedSpec;
 use noised::{Layout, SessionSpec};
 use noised_proto::v1;
@@ -137,6 +137,22 @@ impl Session {
         check::takes_input(&self.spec().source)?;
         self.take_step_into(step, payload.len(), |range| Bytes::copy_from_slice(&payload[range]), output)
             .await
+    }
+
+    /// The same from several pieces of memory that follow one another, such as the leaves of a tree where they lie.
+    ///
+    /// # Errors
+    /// As [`multiply_next_into`](Self::multiply_next_into).
+    pub async fn multiply_next_pieces_into(
+        &mut self,
+        step: u64,
+        pieces: &[&[u8]],
+        output: &mut [u8],
+    ) -> Result<()> {
+        check::takes_input(&self.spec().source)?;
+        let ends = ends_of(pieces);
+        let len = ends.last().copied().unwrap_or(0);
+        self.take_step_into(step, len, |range| gather(pieces, &ends, range), output).await
     }
 
     /// The same, from memory that can be shared.
@@ -355,6 +371,31 @@ impl Session {
     }
 }
 
+/// Where each of several pieces ends, from the start of the first.
+fn ends_of(pieces: &[&[u8]]) -> Vec<usize> {
+    let mut end = 0;
+    let add = |piece: &&[u8]| {
+        end += piece.len();
+        end
+    };
+    pieces.iter().map(add).collect()
+}
+
+/// A range of the bytes of several pieces, which end at `ends`.
+fn gather(pieces: &[&[u8]], ends: &[usize], range: Range<usize>) -> Bytes {
+    let mut bytes = BytesMut::with_capacity(range.len());
+    let mut index = ends.partition_point(|&end| end <= range.start);
+    while bytes.len() < range.len() {
+        let piece = pieces[index];
+        let first = ends[index] - piece.len();
+        let start = range.start + bytes.len() - first;
+        let end = (range.end - first).min(piece.len());
+        bytes.extend_from_slice(&piece[start..end]);
+        index += 1;
+    }
+    bytes.freeze()
+}
+
 /// The place after an answer.
 fn end_of(answer: &Answer) -> Position {
     let Answer { step, offset, payload, step_end, replay: _ } = answer;
@@ -368,6 +409,19 @@ fn end_of(answer: &Answer) -> Position {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pieces_are_gathered() {
+        let pieces: [&[u8]; 4] = [&[0, 1, 2], &[], &[3], &[4, 5, 6, 7]];
+        let ends = ends_of(&pieces);
+        let whole: Vec<u8> = (0..8).collect();
+        for start in 0..=8 {
+            for end in start..=8 {
+                assert_eq!(gather(&pieces, &ends, start..end), whole[start..end], "{start}..{end}");
+            }
+        }
+        assert!(gather(&[], &ends_of(&[]), 0..0).is_empty());
+    }
 
     /// What a program spawns on a runtime of many threads. That it compiles is the test.
     #[allow(dead_code, reason = "compiled, never called")]
@@ -384,6 +438,7 @@ mod tests {
         is_send(session.multiply_steps(inputs, |_| Ok::<_, Error>(())));
         is_send(session.multiply_next(0, Bytes::new()));
         is_send(session.multiply_next_into(0, &[], &mut []));
+        is_send(session.multiply_next_pieces_into(0, &[], &mut []));
         is_send(session.privatize(0, Bytes::new()));
         is_send(session.fetch(0));
         is_send(session.fetch_into(0, &mut []));

@@ -77,6 +77,30 @@ impl ShardedSession {
         Err(error)
     }
 
+    /// Takes up a session that exists: shard `i` is of the name `names[i]`, and `clients[i]` is that of its server.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] on `names` where there are not as many as clients, or they are not the shards of one session;
+    /// [`Error::Shard`] with those of [`Client::open_session`].
+    pub async fn open(clients: &[Client], names: &[String]) -> Result<Self> {
+        let invalid = |rule: &str| Error::invalid("names", rule);
+        if names.len() != clients.len() {
+            return Err(invalid("must be one for each server"));
+        }
+        let calls = clients.iter().zip(names).enumerate().map(|(i, (client, name))| async move {
+            client.open_session(name).await.map_err(|error| of_shard(i, client, error))
+        });
+        let shards = try_join_all(calls).await?;
+        let first = shards.first().ok_or_else(|| invalid("must not be empty"))?.spec();
+        let (cut, whole) = (first.shard.cut, SessionSpec { shard: Shard::WHOLE, ..first.clone() });
+        for (spec, shard) in specs_of_shards(&whole, clients.len(), cut)?.iter().zip(&shards) {
+            if shard.spec() != spec {
+                return Err(invalid("must be the shards of one session, in tree order"));
+            }
+        }
+        Ok(Self { resolved: whole.resolve()?, shards })
+    }
+
     /// The shards' sessions, in tree order.
     pub fn shards(&self) -> &[Session] {
         &self.shards
@@ -340,6 +364,7 @@ mod tests {
         fn is_send(_: impl Send) {}
         let spec: &'static SessionSpec = Box::leak(Box::new(spec()));
         is_send(ShardedSession::create(clients, spec, CreateOptions::default(), ShardCut::Lanes));
+        is_send(ShardedSession::open(clients, &[]));
         is_send(session.fetch(0));
         is_send(session.multiply_next(0, Bytes::new()));
         is_send(session.privatize(0, Bytes::new()));

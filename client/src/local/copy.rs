@@ -1,9 +1,9 @@
 //! Answers into the caller's memory.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use noised::limits::PARALLEL_GRAIN_BYTES;
 use noised::session::OutputChunk;
-use rayon::iter::{IndexedParallelIterator, ParallelIterator};
+use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
 /// The chunks of a whole step into `output`, which is as long. One thread does not use all of the memory's bandwidth, and
@@ -17,6 +17,24 @@ pub(super) fn into(chunks: &[OutputChunk], output: &mut [u8]) {
         }
         let parts = output.par_chunks_mut(PARALLEL_GRAIN_BYTES).zip(bytes.par_chunks(PARALLEL_GRAIN_BYTES));
         parts.for_each(|(output, bytes)| output.copy_from_slice(bytes));
+    }
+}
+
+/// Pieces that follow one another into `memory`, which may hold anything and becomes as long as they are together.
+pub(super) fn gather(pieces: &[&[u8]], memory: &mut BytesMut) {
+    let len = pieces.iter().map(|piece| piece.len()).sum();
+    memory.resize(len, 0);
+    let mut rest = &mut memory[..];
+    let mut copies = Vec::new();
+    for piece in pieces {
+        let (place, after) = rest.split_at_mut(piece.len());
+        copies.extend(place.chunks_mut(PARALLEL_GRAIN_BYTES).zip(piece.chunks(PARALLEL_GRAIN_BYTES)));
+        rest = after;
+    }
+    if len <= PARALLEL_GRAIN_BYTES {
+        copies.into_iter().for_each(|(place, piece)| place.copy_from_slice(piece));
+    } else {
+        copies.into_par_iter().for_each(|(place, piece)| place.copy_from_slice(piece));
     }
 }
 

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use noised::session::{OutputChunk, Source, WhenFull};
 use noised::{Layout, SessionSpec};
 use tonic::Code;
@@ -28,12 +28,14 @@ pub struct LocalSession {
     shared: Arc<Shared>,
     resumed: bool,
     next_step: u64,
+    /// Memory in which pieces are put together: fresh memory costs more than the step.
+    gathered: BytesMut,
 }
 
 impl LocalSession {
     pub(super) fn new(shared: Arc<Shared>, resumed: bool) -> Self {
         let next_step = shared.noted().next_step;
-        Self { shared, resumed, next_step }
+        Self { shared, resumed, next_step, gathered: BytesMut::new() }
     }
 
     /// `sessions/{id}`.
@@ -104,6 +106,27 @@ impl LocalSession {
     pub fn multiply_next_into(&mut self, step: u64, payload: Bytes, output: &mut [u8]) -> Result<()> {
         check::takes_input(self.source())?;
         self.take_into(step, payload, output)
+    }
+
+    /// The same from several pieces of memory that follow one another, such as the leaves of a tree where they lie.
+    ///
+    /// # Errors
+    /// As [`multiply_next_into`](Self::multiply_next_into).
+    pub fn multiply_next_pieces_into(
+        &mut self,
+        step: u64,
+        pieces: &[&[u8]],
+        output: &mut [u8],
+    ) -> Result<()> {
+        check::takes_input(self.source())?;
+        // Before memory is taken for them.
+        check::length("payload", self.input_bytes(), pieces.iter().map(|piece| piece.len()).sum())?;
+        let mut gathered = std::mem::take(&mut self.gathered);
+        copy::gather(pieces, &mut gathered);
+        let payload = gathered.freeze();
+        let taken = self.take_into(step, payload.clone(), output);
+        self.gathered = payload.try_into_mut().unwrap_or_default();
+        taken
     }
 
     /// [`multiply_next`](Self::multiply_next) of a session that is sure to add noise.
