@@ -1,0 +1,417 @@
+"""Where sessions are held: one server, several, or this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any
+
+from noised import _noised
+from noised._check import is_a, maybe_whole, real, whole
+from noised._leaves import Leaf, NumpyKind, describe, dtype_name
+from noised._tree import Rebuild, flatten
+from noised.errors import (
+    CannotResumeError,
+    FingerprintMismatchError,
+    InvalidArgumentError,
+    NoisedError,
+    NotKeptError,
+    PastReleasedError,
+    SessionNotFoundError,
+)
+from noised.session import _STATE, Session
+from noised.sources import Gaussian, Input, Privatize, Shard, Source
+from noised.streaming_matrix import StreamingMatrix
+
+_LOCAL = "local:"
+_SOURCES = (Input, Gaussian, Privatize)
+
+
+@dataclass
+class _Description:
+    """What the native module reads to make a session."""
+
+    matrix: str
+    leaves: list[tuple[str, str, tuple[int, ...]]]
+    shard: tuple[int, int] | None
+    cut: str
+    source: str
+    stddev: float
+    noise_id: str | None
+    noise_key: bytes | None = field(repr=False)
+    answer_dtype: str | None
+    precision: str | None
+    horizon: int | None
+    id: str
+    resume: bool
+    start_noise_over: bool
+    lookahead: int | None
+    noise_state: str | None
+
+
+class Client:
+    """Connections to the servers that hold sessions: `noised.connect(...)` makes one. Threads may share it."""
+
+    def __init__(self, connection: _noised.Connection) -> None:
+        self._connection = connection
+
+    @property
+    def targets(self) -> list[str]:
+        """Where the servers are; `local:` is this process."""
+        return self._connection.targets
+
+    @property
+    def is_local(self) -> bool:
+        """Whether sessions are in this process."""
+        return self.targets == [_LOCAL]
+
+    def create_session(
+        self,
+        matrix: StreamingMatrix,
+        tree: Any,
+        source: Source | None = None,
+        *,
+        id: str = "",
+        resume: bool = False,
+        shard: Shard | None = None,
+        cut: str = "lanes",
+        precision: str | None = None,
+        horizon: int | None = None,
+        lookahead: int | None = None,
+        noise_state: str | None = None,
+        start_noise_over: bool = False,
+        fetch_ahead: bool = True,
+    ) -> Session:
+        """Makes a session, or goes on with one.
+
+        Args:
+            matrix: The matrix `A`: to correlate noise with a strategy `C`, its noising matrix `C^-1`.
+            tree: Arrays, or their shapes (`noised.ShapeDtype`, `jax.ShapeDtypeStruct`), in the structure that every step
+                has: a model's parameters. Answers are of the same kind and on the same device.
+            source: Where the input comes from: `Input()` unless given, `Gaussian(stddev)` or `Privatize(stddev)`.
+            id: The last part of its name; where it is empty, one is made up.
+            resume: Go on with a session of that id that was made for the same, where there is one. Look at `step`: a
+                training run that goes on from a checkpoint wants `noised.resume`.
+            shard: The part of the tree that this worker holds. Steps are then arrays with one axis.
+            cut: Where the client has several servers, how the tree is cut between them: by `lanes` or `leaves`.
+            precision: The format of state and arithmetic, `float32` or `float64`; unless set, float64 where a leaf is.
+            horizon: The number of steps that it may ever produce; unless set, as many as the matrix has rows.
+            lookahead: Steps whose noise the server has ready before it is asked for; unless set, the server chooses.
+            noise_state: What the server keeps between steps of noise: `kept` or `replayed`; unless set, it chooses.
+            start_noise_over: Draw the noise of a `noise_id` from step 0 again, though it was drawn before. Whoever says this
+                answers for no noise being put under two gradients.
+            fetch_ahead: Of a `Gaussian` source: ask for the next step in the background as soon as one was handed out.
+
+        Raises:
+            InvalidArgumentError: Names the field at fault.
+            SessionExistsError, FingerprintMismatchError: The id is taken, or by a session for something else.
+            NoiseInUseError, NoiseUsedError, NoMasterKeyError: Of a `noise_id`.
+            ResourceExhaustedError: The server has no room.
+        """
+        source = Input() if source is None else source
+        is_a("source", source, _SOURCES, "a source of noised.sources")
+        if shard is not None:
+            is_a("shard", shard, Shard, "a noised.Shard")
+        leaves, rebuild = _leaves_of(tree)
+        description = _Description(
+            matrix=_json_of(matrix),
+            leaves=[(leaf.path, leaf.dtype, leaf.shape) for leaf in leaves],
+            shard=None
+            if shard is None
+            else (whole("shard.index", shard.index), whole("shard.count", shard.count)),
+            cut=cut if shard is None else shard.cut,
+            source={Input: "input", Gaussian: "gaussian", Privatize: "privatize"}[type(source)],
+            stddev=0.0 if isinstance(source, Input) else real("source.stddev", source.stddev),
+            noise_id=None if isinstance(source, Input) else source.noise_id,
+            noise_key=None if isinstance(source, Input) else source.noise_key,
+            answer_dtype=_answer_dtype_of(source),
+            precision=None if precision is None else dtype_name(precision, "precision"),
+            horizon=maybe_whole("horizon", horizon),
+            id=is_a("id", id, str, "a string"),
+            resume=resume,
+            start_noise_over=start_noise_over,
+            lookahead=maybe_whole("lookahead", lookahead),
+            noise_state=noise_state,
+        )
+        if shard is not None:
+            _one_dtype(leaves)
+        _check_answers(leaves, description.answer_dtype)
+        native = self._connection.create_session(description)
+        return self._session(
+            native,
+            leaves,
+            rebuild,
+            fetch_ahead=fetch_ahead,
+            is_temporary=not id,
+            is_flat=shard is not None,
+        )
+
+    def open_session(
+        self, name: str | Sequence[str], tree: Any = None, *, fetch_ahead: bool = True
+    ) -> Session:
+        """Takes up a session that exists.
+
+        Args:
+            name: Its name or id; where the client has several servers, the id or the names of its shards.
+            tree: Arrays or shapes in the structure that steps shall have; unless given, a dict from path to array of NumPy.
+            fetch_ahead: As of `create_session`.
+
+        Raises:
+            SessionNotFoundError: There is none of that name.
+            InvalidArgumentError: The tree is not what the session was made for.
+        """
+        return self._open_session(self._names(name), tree, fetch_ahead=fetch_ahead, is_flat=None)
+
+    def _open_session(
+        self, names: list[str], tree: Any, *, fetch_ahead: bool, is_flat: bool | None
+    ) -> Session:
+        native = self._connection.open_session(names)
+        leaves, rebuild = _leaves_of_native(native) if tree is None else _leaves_of(tree)
+        _check_same(native, leaves)
+        flat = native.is_shard if is_flat is None else is_flat
+        return self._session(
+            native, leaves, rebuild, fetch_ahead=fetch_ahead, is_temporary=False, is_flat=flat
+        )
+
+    def get_session(self, name: str) -> dict[str, Any]:
+        """What the server says of a session: `name`, `next_step`, `memory_bytes`, `kept_steps`, `rewinds` and more."""
+        return self._get([name])[0]
+
+    def get_shards(self, name: str | Sequence[str]) -> list[dict[str, Any]]:
+        """The same of every shard, where the client has several servers.
+
+        Args:
+            name: The id, or the names of the shards.
+        """
+        return self._get(self._names(name))
+
+    def _get(self, names: list[str]) -> list[dict[str, Any]]:
+        return self._connection.get_sessions(names)
+
+    def _names(self, name: str | Sequence[str]) -> list[str]:
+        """The name of a session, or those of its shards: `{id}-{i}` where only the id is given."""
+        names = [name] if isinstance(name, str) else list(name)
+        count = len(self.targets)
+        return [f"{names[0]}-{i}" for i in range(count)] if len(names) == 1 < count else names
+
+    def list_sessions(self) -> list[dict[str, Any]]:
+        """The same of every session, by name."""
+        return self._connection.list_sessions()
+
+    def delete_session(self, name: str | Sequence[str]) -> None:
+        """Ends a session and frees its memory.
+
+        Args:
+            name: As of `open_session`.
+        """
+        self._delete(self._names(name))
+
+    def _delete(self, names: list[str]) -> None:
+        self._connection.delete_sessions(names)
+
+    def _session(
+        self,
+        native: _noised.Session,
+        leaves: list[Leaf],
+        rebuild: Rebuild,
+        *,
+        fetch_ahead: bool,
+        is_temporary: bool,
+        is_flat: bool,
+    ) -> Session:
+        if is_flat:
+            first, end = native.lanes
+            like = leaves[0]
+            leaves, rebuild = [Leaf("lanes", like.dtype, (end - first,), like.kind.flat())], next
+        return Session(
+            self,
+            native,
+            leaves,
+            rebuild,
+            fetch_ahead=fetch_ahead,
+            is_temporary=is_temporary,
+            is_flat=is_flat,
+        )
+
+    def close(self) -> None:
+        """Nothing has to be done: connections end with the last session and client that use them."""
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<noised.Client of {', '.join(self.targets)}>"
+
+
+def connect(
+    target: str | Sequence[str] = _LOCAL, *, patience: float = 60.0, master_key: bytes | None = None
+) -> Client:
+    """Connects to where sessions are held.
+
+    Args:
+        target: `host:port`, `http://host:port` or `unix:///path` of a server; several, of which each then holds a shard; or
+            `local:` for this process, which needs no server: sessions end with it.
+        patience: Seconds for which a call whose server is away is tried again, and for which a server is waited for here. One
+            that stands still without a word is noticed later, after a minute or so.
+        master_key: Of `local:`: 32 bytes from which the noise of a `noise_id` is derived.
+
+    Raises:
+        InvalidArgumentError: A target is none.
+        UnavailableError: No server answers there.
+    """
+    several = [target] if isinstance(target, str) else target
+    is_a("target", several, (list, tuple), "a string or several")
+    targets = [is_a("target", one, str, "a string or several") for one in several]
+    if targets == [_LOCAL]:
+        return Client(_noised.Connection.local(master_key))
+    if _LOCAL in targets:
+        raise InvalidArgumentError(field="target", rule="must not have local: beside others")
+    if master_key is not None:
+        raise InvalidArgumentError(
+            field="master_key", rule="is the server's to have: --master-key-file of noised serve"
+        )
+    return Client(_noised.Connection(targets, real("patience", patience)))
+
+
+def resume(
+    state: bytes,
+    tree: Any = None,
+    *,
+    client: Client | None = None,
+    allow_divergence: bool = False,
+    fetch_ahead: bool = True,
+    on_progress: Callable[[int, int], object] | None = None,
+) -> Session:
+    """Goes on with the session of a training checkpoint: rewinds it to the step that the checkpoint was made at.
+
+    Args:
+        state: What `Session.state` gave.
+        tree: Arrays or shapes in the structure that steps shall have: the model's parameters.
+        client: Where the session is; unless given, the servers that the state names are connected to.
+        allow_divergence: As of `Session.rewind`.
+        fetch_ahead: As of `Client.create_session`.
+        on_progress: As of `Session.rewind`.
+
+    Raises:
+        CannotResumeError: Says exactly why it cannot: the session is gone, is another, or never was at that step.
+        InvalidArgumentError: The state is none, or the tree is not the session's.
+        UnavailableError: The server is away.
+    """
+    targets, names, fingerprints, step, is_flat = _parse(state)
+    client = connect(targets if len(targets) > 1 else targets[0]) if client is None else client
+    try:
+        session = client._open_session(names, tree, fetch_ahead=fetch_ahead, is_flat=is_flat)
+    except SessionNotFoundError as error:
+        where = ", ".join(client.targets)
+        why = (
+            "a session of local: ends with its process, and is found with its master key alone"
+            if client.is_local
+            else "it was deleted, or the server was started again and its noise is gone with it"
+        )
+        raise CannotResumeError(
+            f"{', '.join(names)} is not on {where}: {why}. What was released up to step {step} stays accounted for; a new "
+            f"session draws new noise, whose first step is not step {step} of the old one"
+        ) from error
+    try:
+        if session._fingerprints() != fingerprints:
+            raise FingerprintMismatchError("it was made for something else since", field="session")
+        if session.step != step:
+            session.rewind(step, allow_divergence=allow_divergence, on_progress=on_progress)
+    except (FingerprintMismatchError, NotKeptError, PastReleasedError) as error:
+        session.close()
+        raise CannotResumeError(f"{session_name(names)} cannot go on at step {step}: {error}") from error
+    except NoisedError:
+        session.close()
+        raise
+    return session
+
+
+def session_name(names: Sequence[str]) -> str:
+    """How messages call a session."""
+    return names[0] if len(names) == 1 else f"{names[0]} and its other shards"
+
+
+def _parse(state: bytes) -> tuple[list[str], list[str], list[str], int, bool]:
+    try:
+        fields = json.loads(state)
+        if fields["noised"] != _STATE:
+            raise ValueError("it is of another version")
+        targets, names, fingerprints = fields["targets"], fields["names"], fields["fingerprints"]
+        if not len(targets) == len(names) == len(fingerprints) > 0:
+            raise ValueError("it names no session")
+        return targets, names, fingerprints, whole("step", fields["step"]), bool(fields["flat"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidArgumentError(field="state", rule=f"must be what Session.state gave: {error}") from error
+
+
+def _json_of(matrix: StreamingMatrix) -> str:
+    if isinstance(matrix, StreamingMatrix):
+        return matrix.to_json()
+    as_streaming_matrix = getattr(matrix, "as_streaming_matrix", None)
+    hint = (
+        "; did you mean .as_streaming_matrix() or .inverse_as_streaming_matrix()?"
+        if as_streaming_matrix
+        else ""
+    )
+    kind = type(matrix)
+    raise InvalidArgumentError(
+        field="matrix",
+        rule=f"must be a noised.StreamingMatrix, found {kind.__module__}.{kind.__qualname__}{hint}",
+    )
+
+
+def _check_answers(leaves: list[Leaf], answer_dtype: str | None) -> None:
+    for leaf in leaves:
+        leaf.kind.check(f"tree.{leaf.path}", answer_dtype or leaf.dtype)
+
+
+def _answer_dtype_of(source: Source) -> str | None:
+    if isinstance(source, Privatize) and source.answer_dtype is not None:
+        return dtype_name(source.answer_dtype, "answer_dtype")
+    return None
+
+
+def _leaves_of(tree: Any) -> tuple[list[Leaf], Rebuild]:
+    try:
+        found, rebuild = flatten(tree)
+    except RecursionError:
+        raise InvalidArgumentError(field="tree", rule="is nested too deeply, or holds itself") from None
+    return [describe(path, leaf) for path, leaf in found], rebuild
+
+
+def _leaves_of_native(native: _noised.Session) -> tuple[list[Leaf], Rebuild]:
+    leaves = [Leaf(path, dtype, tuple(shape), NumpyKind()) for path, dtype, shape in native.leaves]
+    paths = [leaf.path for leaf in leaves]
+    return leaves, lambda arrays: dict(zip(paths, arrays, strict=True))
+
+
+def _check_same(native: _noised.Session, leaves: list[Leaf]) -> None:
+    made_for = [(path, dtype, tuple(shape)) for path, dtype, shape in native.leaves]
+    given = [(leaf.path, leaf.dtype, leaf.shape) for leaf in leaves]
+    if made_for == given:
+        return
+    differ = next((pair for pair in zip(made_for, given, strict=False) if pair[0] != pair[1]), None)
+    rule = (
+        f"must be what the session was made for: {differ[0]}, found {differ[1]}"
+        if differ
+        else f"must have the session's {len(made_for)} leaves, found {len(given)}"
+    )
+    raise InvalidArgumentError(field="tree", rule=rule)
+
+
+def _one_dtype(leaves: list[Leaf]) -> None:
+    if len({leaf.dtype for leaf in leaves}) > 1:
+        raise InvalidArgumentError(
+            field="tree",
+            rule="must be of one format where a worker holds a shard of it, which is an array with one axis",
+        )

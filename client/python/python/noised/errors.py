@@ -1,0 +1,245 @@
+"""What can go wrong, as exceptions.
+
+Every exception of this package is a `NoisedError`. Its text says what happened and what to do; its attributes say it to a
+program. A step that failed may always be sent again: a session takes each step once, whatever became of the call.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class NoisedError(Exception):
+    """Anything that this package raises about a session, a matrix or a server.
+
+    Attributes:
+        shard: Which shard failed, where the session is held by several servers.
+        server: Where the server of that shard is.
+    """
+
+    hint: str = ""
+    shard: int | None = None
+    server: str | None = None
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args[0] if self.args else "", dict(self.__dict__))
+
+    def __str__(self) -> str:
+        message = str(self.args[0]) if self.args else ""
+        return f"{message} ({self.hint})" if self.hint else message
+
+
+def _rebuilt(kind: type[NoisedError], message: str, fields: dict[str, Any]) -> NoisedError:
+    """An error as another process raised it."""
+    return kind(message, **fields)
+
+
+class InvalidArgumentError(NoisedError, ValueError):
+    """An argument, a matrix or a tree breaks a rule.
+
+    Attributes:
+        field: The path of what is at fault, such as `matrix.factors[1].coef`.
+        rule: The rule that it breaks.
+    """
+
+    field: str
+    rule: str
+
+    def __init__(self, message: str = "", *, field: str, rule: str, **fields: Any) -> None:
+        super().__init__(message or f"{field}: {rule}", field=field, rule=rule, **fields)
+
+
+class WrongStepError(NoisedError):
+    """The session is at another step.
+
+    Attributes:
+        requested: The step that was asked for.
+        expected: The step that the session expects.
+    """
+
+    hint = "go on at the expected step, or go back with session.rewind(step)"
+    requested: int
+    expected: int
+
+
+class PayloadMismatchError(NoisedError):
+    """A step that was applied was sent again with other bytes: two inputs under one step are refused.
+
+    Attributes:
+        requested: The step that was asked for.
+        expected: The step that the session expects.
+    """
+
+    hint = "send the bytes of the first time again, or go on at the expected step"
+    requested: int
+    expected: int
+
+
+class DivergedError(NoisedError):
+    """A step that was released before a rewind was asked again with another gradient.
+
+    Attributes:
+        requested: The step that was asked for.
+        expected: The step that the session expects.
+    """
+
+    hint = "make the training repeatable, or start a new session and account for both"
+    requested: int
+    expected: int
+
+
+class PastHorizonError(NoisedError):
+    """The step is at or past the number of steps that the session may ever produce.
+
+    Attributes:
+        requested: The step that was asked for.
+        horizon: The number of steps.
+    """
+
+    hint = "the privacy analysis covers no more steps: design a mechanism for more of them"
+    requested: int
+    horizon: int
+
+
+class PastReleasedError(NoisedError):
+    """A rewind to a step that was never released.
+
+    Attributes:
+        requested: The step that was asked for.
+        released: The number of steps that were ever released.
+    """
+
+    hint = "the server has lost or never had that step: is it the one that the checkpoint was made with?"
+    requested: int
+    released: int
+
+
+class NotKeptError(NoisedError):
+    """A rewind of a session of the client's input to a step whose state was not kept.
+
+    Attributes:
+        requested: The step that was asked for.
+    """
+
+    hint = "session.state() keeps it; states that are too many are let go, the oldest first"
+    requested: int
+
+
+class FingerprintMismatchError(NoisedError):
+    """A session is bound to something else than what it is asked to go on with.
+
+    Attributes:
+        field: The first part of the description that differs.
+    """
+
+    hint = "describe it as it was made, or make a session under another id"
+    field: str
+
+
+class SessionNotFoundError(NoisedError):
+    """There is no session of that name: it was deleted, or its server was started again."""
+
+
+class SessionExistsError(NoisedError):
+    """A session of that name exists already."""
+
+    hint = "go on with it with resume=True, or choose another id"
+
+
+class NoiseInUseError(NoisedError):
+    """Another session draws the noise of that `noise_id`."""
+
+
+class NoiseUsedError(NoisedError):
+    """The noise of that `noise_id` was drawn before.
+
+    Attributes:
+        next_step: The first step of it that was not released, where the server knows.
+    """
+
+    hint = (
+        "choose another noise_id; start_noise_over=True draws it again, and is for those who account for that"
+    )
+    next_step: int | None = None
+
+
+class NoMasterKeyError(NoisedError):
+    """A noise is to be derived from a master key, and there is none."""
+
+
+class ResourceExhaustedError(NoisedError):
+    """A limit of the server is reached.
+
+    Attributes:
+        retry_after: When to come back, in seconds, where waiting helps.
+    """
+
+    retry_after: float | None = None
+
+
+class UnavailableError(NoisedError, ConnectionError):
+    """The server cannot be reached, or is not ready, and the time for trying again is spent.
+
+    Attributes:
+        retry_after: When to come back, in seconds, where the server said so.
+    """
+
+    hint = "nothing is lost: call again once the server is there"
+    retry_after: float | None = None
+
+
+class ConnectionBrokenError(NoisedError, ConnectionError):
+    """The connection broke, and the time for trying again is spent."""
+
+    hint = "nothing is lost: call again once the network is there"
+
+
+class ProtocolError(NoisedError):
+    """The server answered what no server of this protocol answers."""
+
+    hint = "are client and server of the same version?"
+
+
+class DataLossError(NoisedError):
+    """The session's stored state is damaged."""
+
+
+class ServerError(NoisedError):
+    """Anything else that the server refused or failed at.
+
+    Attributes:
+        code: The gRPC code.
+    """
+
+    code: str = ""
+
+
+class CancelledError(NoisedError):
+    """The call was called off from another thread. The step may be asked for again."""
+
+
+class ReentrantCallError(NoisedError, RuntimeError):
+    """A call from a progress callback, or from a handler of a signal that interrupts another call."""
+
+    hint = "a callback or a handler of a signal notes what is wanted, and it is done once that call has ended"
+
+
+class ForkedError(NoisedError, RuntimeError):
+    """A call in the child of a fork. Parent and child would draw one noise twice, and share sockets and threads."""
+
+    hint = (
+        "connect in the child, where the parent was connected to servers alone; or start processes by spawn"
+    )
+
+
+class SessionClosedError(NoisedError):
+    """The handle was closed. `client.open_session(name)` takes the session up again, where it was not deleted."""
+
+
+class CannotResumeError(NoisedError):
+    """A training run cannot go on from a checkpoint's state; the text says why, and what caused it is its `__cause__`."""

@@ -1,0 +1,68 @@
+"""Where a session's input comes from, and which part of the tree it holds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Input:
+    """The client sends `x_t` and gets `(A x)_t`."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """The server draws `z_t`, and the client fetches `(A z)_t`. It sees the noise.
+
+    Attributes:
+        stddev: The standard deviation of each `z_t[lane]`: noise multiplier times clipping norm times the sensitivity of the
+            strategy.
+        noise_id: A public name from which, with the server's master key, the key of the noise is derived, so that several
+            servers draw the same noise.
+        noise_key: The key itself, 32 bytes, for research that has to be repeatable. Whoever knows it knows the noise.
+
+    Without `noise_id` and `noise_key` the key is a fresh one of the operating system, which nobody can draw again.
+    """
+
+    stddev: float
+    noise_id: str | None = None
+    noise_key: bytes | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Privatize:
+    """The client sends its clipped gradient `g_t` and gets `g_t + (A z)_t`. The noise never leaves the server.
+
+    Attributes:
+        stddev: As of `Gaussian`.
+        noise_id: As of `Gaussian`.
+        noise_key: As of `Gaussian`.
+        answer_dtype: The format of every leaf of an answer, such as `float32` for gradients in bfloat16; that of the
+            gradient's leaf unless set.
+    """
+
+    stddev: float
+    noise_id: str | None = None
+    noise_key: bytes | None = field(default=None, repr=False)
+    answer_dtype: Any = None
+
+
+Source = Input | Gaussian | Privatize
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A part of a tree's lanes, of which every worker holds one.
+
+    The steps of a session that holds a shard are arrays with one axis: its lanes, in tree order.
+
+    Attributes:
+        index: Which one, from 0.
+        count: How many there are.
+        cut: `lanes` for parts of the same size, whatever leaf they are in; `leaves` for whole leaves.
+    """
+
+    index: int
+    count: int
+    cut: str = "lanes"
