@@ -1,0 +1,27 @@
+"""Correlated noise in PyTorch's training loops.
+
+    privatizer = noised.torch.Privatizer(model, noising_matrix, stddev=stddev, client="localhost:7467")
+    for step in range(n):
+        sum_of_clipped_gradients(model, batch(step))  # fills every p.grad
+        privatizer.add_noise()
+        optimizer.step()
+        optimizer.zero_grad()
+
+`Privatizer` is for a loop of one's own, `replace_opacus_noise` for the optimizer of Opacus, and `ShardPrivatizer` for
+ranks of which each holds a part of the gradient. All of them put the step's noise where the gradient is, in place, and
+go into a checkpoint with `state_dict` and `load_state_dict`.
+"""
+
+from noised.torch._noise import SessionOptions
+from noised.torch._opacus import OpacusNoise, replace_opacus_noise
+from noised.torch._privatizer import Privatizer
+from noised.torch._shards import ShardPrivatizer, shard
+
+__all__ = [
+    "OpacusNoise",
+    "Privatizer",
+    "SessionOptions",
+    "ShardPrivatizer",
+    "replace_opacus_noise",
+    "shard",
+]
