@@ -11,12 +11,14 @@
 //! | `python` | peers in Python |
 //! | `echo` | raw tonic and raw TCP |
 //! | `noise` | noise that noised draws |
+//! | `client` | the Python client |
 //! | `analysis` | error analysis and strategy design |
 //! | `wire` | noised over a connection |
 //! | `report` | ratios, the table, the file |
 
 mod analysis;
 mod cases;
+mod client;
 mod echo;
 mod library;
 mod memory;
@@ -79,6 +81,8 @@ enum Part {
     Sessions,
     /// Noise that is drawn: by itself, beside NumPy and jax; fetched over TCP, beside jax_privacy's privatizer.
     Noise,
+    /// The Python client, beside the one in Rust, jax_privacy's privatizer and grpcio.
+    Python,
     /// Row norms, beside jax_privacy's.
     Analysis,
     /// Optimisers, beside jax_privacy's: their time and their losses.
@@ -154,6 +158,9 @@ impl Peers {
         if self.wants(Part::Noise) {
             rows.extend(self.noise(runtime)?);
         }
+        if self.wants(Part::Python) {
+            rows.extend(self.python_client(runtime)?);
+        }
         if self.wants(Part::Analysis) {
             let python = self.python()?;
             rows.extend(analysis::row_norms(python.as_deref(), self.rounds)?);
@@ -182,6 +189,20 @@ impl Peers {
         }
         rows.extend(runtime.block_on(noise::fetched(python, LANES, self.rounds))?);
         rows.push(runtime.block_on(noise::fetched_in_time(LANES, self.rounds))?);
+        Ok(rows)
+    }
+
+    fn python_client(&self, runtime: &tokio::runtime::Runtime) -> anyhow::Result<Vec<Row>> {
+        const LANES: usize = 10_000_000;
+        let Some(python) = self.python()? else {
+            return Ok(Vec::new());
+        };
+        python::install_noised(&python)?;
+        let mut rows = runtime.block_on(client::fetches(&python, LANES, self.rounds))?;
+        rows.extend(runtime.block_on(client::steps(&python, LANES, self.rounds))?);
+        rows.extend(client::local(&python, LANES, self.rounds)?);
+        rows.extend(runtime.block_on(client::small_steps(&python, 1_000, self.rounds))?);
+        rows.push(client::imports(&python, self.rounds)?);
         Ok(rows)
     }
 

@@ -19,20 +19,20 @@ use crate::report::{Row, Unit, median, milliseconds};
 use crate::wire::ServerProcess;
 
 /// Longer than a step of the largest tree here takes to draw.
-const TRAINER: Duration = Duration::from_millis(120);
+pub(crate) const TRAINER: Duration = Duration::from_millis(120);
 
 fn key() -> NoiseKey {
     NoiseKey::from_bytes([7; 32])
 }
 
-fn gaussian(matrix: MatrixSpec, lanes: usize) -> anyhow::Result<SessionSpec> {
+pub(crate) fn gaussian(matrix: MatrixSpec, lanes: usize) -> anyhow::Result<SessionSpec> {
     let source = Source::Gaussian(Noise { stddev: 1.0, key: KeyOrigin::Fresh });
     let tree = Tree::flat(lanes as u64, DType::F32)?;
     Ok(SessionSpec { source, ..SessionSpec::new(matrix, tree) })
 }
 
 /// Peers that run the same thing, by name, with their samples.
-fn peers(
+pub(crate) fn peers(
     python: Option<&Path>,
     which: &[Peer],
     lanes: usize,
@@ -213,7 +213,7 @@ pub(crate) async fn fetched_in_time(lanes: usize, rounds: usize) -> anyhow::Resu
     Ok(Row::new(measure, lanes, Unit::Milliseconds, &ours, ("raw tonic download of the same bytes", &theirs)))
 }
 
-async fn fetch(session: &mut Session, output: &mut [u8]) -> anyhow::Result<Duration> {
+pub(crate) async fn fetch(session: &mut Session, output: &mut [u8]) -> anyhow::Result<Duration> {
     let start = Instant::now();
     session.fetch_into(session.next_step(), output).await?;
     Ok(start.elapsed())

@@ -14,6 +14,8 @@ use crate::cases::Case;
 
 const STEPS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/steps.py");
 const ANALYSIS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/analysis.py");
+const CLIENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/client.py");
+const PACKAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../client/python");
 const REQUIREMENTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/requirements.txt");
 
 /// How a Python peer is set up.
@@ -38,6 +40,10 @@ pub(crate) enum Peer {
     JaxRowNormsF64,
     /// jax_privacy's optimisers.
     JaxOptimizer,
+    /// noised's own Python client.
+    Noised,
+    /// A bare unary call.
+    Grpcio,
 }
 
 impl Peer {
@@ -58,12 +64,15 @@ impl Peer {
             Self::JaxRowNorms => "jax_privacy, jitted, f32",
             Self::JaxRowNormsF64 => "jax_privacy, jitted, f64",
             Self::JaxOptimizer => "jax_privacy, compiling included",
+            Self::Noised => "noised's Python client",
+            Self::Grpcio => "bare grpcio call, raw tonic echo",
         }
     }
 
     fn script(self) -> &'static str {
         match self {
             Self::JaxRowNorms | Self::JaxRowNormsF64 | Self::JaxOptimizer => ANALYSIS,
+            Self::Noised | Self::Grpcio => CLIENT,
             _ => STEPS,
         }
     }
@@ -79,6 +88,8 @@ impl Peer {
             Self::JaxPrivatizer | Self::JaxPrivatizerTuned => "jax_privatizer",
             Self::JaxRowNorms => "float32",
             Self::JaxRowNormsF64 | Self::JaxOptimizer => "float64",
+            Self::Noised => "noised",
+            Self::Grpcio => "grpcio",
         }
     }
 
@@ -93,7 +104,9 @@ impl Peer {
             | Self::JaxPrivatizer
             | Self::JaxRowNorms
             | Self::JaxRowNormsF64
-            | Self::JaxOptimizer => &[],
+            | Self::JaxOptimizer
+            | Self::Noised
+            | Self::Grpcio => &[],
             Self::JaxPrivacyTuned | Self::JaxNormalTuned | Self::JaxPrivatizerTuned => &[
                 ("MALLOC_TRIM_THRESHOLD_", "68719476736"),
                 ("MALLOC_MMAP_MAX_", "0"),
@@ -142,8 +155,30 @@ impl Worker {
         Ok(answer.form.unwrap_or_default())
     }
 
+    /// The same for what takes more than a matrix and a size: the fields of an object.
+    pub(crate) fn set_up_as(&mut self, mut request: Value) -> anyhow::Result<()> {
+        request["do"] = json!("set_up");
+        self.ask(&request).map(drop)
+    }
+
     pub(crate) fn steps(&mut self, count: usize) -> anyhow::Result<Vec<Duration>> {
-        let answer = self.ask(&json!({"do": "steps", "count": count}))?;
+        self.times(&json!({"do": "steps", "count": count}))
+    }
+
+    /// Steps that come after a pause each.
+    pub(crate) fn steps_after(&mut self, count: usize, pause: Duration) -> anyhow::Result<Vec<Duration>> {
+        self.times(&json!({"do": "steps", "count": count, "pause": pause.as_secs_f64()}))
+    }
+
+    /// The times that NumPy and, after it, noised take to be imported by a worker that has done nothing else.
+    pub(crate) fn imports(&mut self) -> anyhow::Result<[Duration; 2]> {
+        let times = self.times(&json!({"do": "imports"}))?;
+        let count = times.len();
+        times.try_into().map_err(|_| anyhow::anyhow!("the worker told {count} times"))
+    }
+
+    fn times(&mut self, request: &Value) -> anyhow::Result<Vec<Duration>> {
+        let answer = self.ask(request)?;
         Ok(answer.seconds.unwrap_or_default().into_iter().map(Duration::from_secs_f64).collect())
     }
 
@@ -189,14 +224,27 @@ impl Drop for Worker {
 pub(crate) fn environment(directory: &Path) -> anyhow::Result<PathBuf> {
     let venv = directory.join("venv");
     let python = venv.join("bin/python");
-    let run = |command: &mut Command| -> anyhow::Result<()> {
-        let status = command.stdout(Stdio::null()).status().with_context(|| format!("{command:?}"))?;
-        ensure!(status.success(), "{command:?} ended with {status}");
-        Ok(())
-    };
     if !python.exists() {
         run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
     }
     run(Command::new(&python).args(["-m", "pip", "install", "--quiet", "-r", REQUIREMENTS]))?;
     Ok(python)
+}
+
+/// Installs noised's Python client into an environment, as its users do.
+pub(crate) fn install_noised(python: &Path) -> anyhow::Result<()> {
+    let mut command = Command::new(python);
+    command.args(["-m", "pip", "install", "--quiet", "--no-deps", PACKAGE]);
+    // What is built already need not be built again: this program lies in `target/{profile}`.
+    let target = std::env::current_exe()?;
+    if let Some(target) = target.parent().and_then(Path::parent) {
+        command.env("CARGO_TARGET_DIR", target);
+    }
+    run(&mut command)
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let status = command.stdout(Stdio::null()).status().with_context(|| format!("{command:?}"))?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
 }

@@ -68,11 +68,11 @@ impl ServerProcess {
     }
 }
 
-fn flat(matrix: MatrixSpec, lanes: usize) -> anyhow::Result<SessionSpec> {
+pub(crate) fn flat(matrix: MatrixSpec, lanes: usize) -> anyhow::Result<SessionSpec> {
     Ok(SessionSpec::new(matrix, Tree::flat(lanes as u64, DType::F32)?))
 }
 
-fn payload(lanes: usize) -> Bytes {
+pub(crate) fn payload(lanes: usize) -> Bytes {
     (0..lanes).flat_map(|i| ((i % 1000) as f32 * 0.002 - 1.0).to_le_bytes()).collect::<Vec<u8>>().into()
 }
 
