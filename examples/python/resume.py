@@ -108,6 +108,8 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--die-at", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.server == "local:":
+        parser.error("--server must not be local:, whose sessions end with the process that is killed")
     setup = Setup(epochs=2) if options.short else Setup()
     if options.directory is not None:
         key = bytes.fromhex(os.environ["NOISE_KEY"])

@@ -48,12 +48,14 @@ def loss(params: Any, image: Any, label: Any) -> jax.Array:
 
 
 def sum_of_clipped_grads(params: Any, images: Any, labels: Any, clip: float) -> Any:
-    """The sum of the examples' gradients, each scaled down to norm `clip` where it is longer: over all its leaves."""
+    """The sum of the examples' gradients, each scaled down to norm `clip` where it is longer: over all its leaves. One that is
+    not finite has no norm, and is left out."""
 
     def clipped(image: Any, label: Any) -> Any:
         gradient = jax.grad(loss)(params, image, label)
-        scale = jnp.minimum(1, clip / (optax.tree.norm(gradient) + 1e-12))
-        return jax.tree.map(lambda leaf: leaf * scale, gradient)
+        norm = optax.tree.norm(gradient)
+        scale = jnp.minimum(1, clip / (norm + 1e-12))
+        return jax.tree.map(lambda leaf: jnp.where(jnp.isfinite(norm), leaf * scale, 0), gradient)
 
     each = jax.vmap(clipped)(images, labels)
     return jax.tree.map(lambda leaf: leaf.sum(axis=0), each)

@@ -22,7 +22,8 @@ def network(seed: int) -> torch.nn.Module:
 
 
 def put_clipped_sum(model: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, clip: float) -> None:
-    """Makes every `p.grad` its part of the sum of the examples' gradients, each clipped to a norm of `clip`."""
+    """Makes every `p.grad` its part of the sum of the examples' gradients, each clipped to a norm of `clip`. One that is not
+    finite has no norm, and is left out."""
 
     def loss(parameters: dict[str, torch.Tensor], image: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.cross_entropy(functional_call(model, parameters, (image,)), label)
@@ -34,7 +35,9 @@ def put_clipped_sum(model: torch.nn.Module, images: torch.Tensor, labels: torch.
     norms = torch.stack(squares).sum(dim=0).sqrt()
     factors = clip / norms.clamp(min=clip)
     for name, parameter in model.named_parameters():
-        parameter.grad = torch.einsum("i,i...->...", factors, each[name])
+        shape = [-1] + [1] * parameter.dim()
+        finite = torch.where(norms.isfinite().view(shape), each[name], 0.0)
+        parameter.grad = torch.einsum("i,i...->...", factors.nan_to_num(), finite)
 
 
 def accuracy(model: torch.nn.Module, digits: Digits) -> float:

@@ -23,6 +23,9 @@ collect_ignore_glob = [
     if importlib.util.find_spec(module) is None
 ]
 
+# A program that is started in the background may be told to ignore a Ctrl-C, and so would be what the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 _ROOT = Path(__file__).parents[3]
 _MASTER_KEY = bytes(range(32))
 

@@ -97,6 +97,25 @@ def test_a_cancelled_task_loses_no_noise(shared_server: Server, ahead: bool) -> 
     run(main())
 
 
+def test_a_step_that_was_kept_is_put_back_when_the_session_closes(shared_server: Server) -> None:
+    async def main() -> None:
+        client = await noised.aio.connect(shared_server.target)
+        params = np.zeros(2000, np.float32)
+        source = noised.Gaussian(1.0, noise_key=KEY)
+        session = await client.create_session(noised.prefix_sum(), params, source, id="test-kept")
+        first = await session.fetch()
+        session._kept = (0, first)
+        with pytest.raises(noised.errors.WrongStepError):
+            await session.fetch(step=5)
+        assert session.step == 0
+        await session.close()
+        again = await client.open_session("test-kept", params)
+        np.testing.assert_array_equal(await again.fetch(step=0), first)
+        await again.delete()
+
+    run(main())
+
+
 def test_a_cancelled_task_puts_no_gradient_under_two_steps(shared_server: Server) -> None:
     async def main() -> None:
         client = await noised.aio.connect(shared_server.target)

@@ -552,3 +552,17 @@ def test_it_is_imported_when_it_is_asked_for() -> None:
         "import sys, noised; sys.exit(any(name in sys.modules for name in ('jax', 'optax', 'noised.jax')))"
     )
     assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("jitted", [True, False])
+def test_one_noise_is_not_added_to_many_gradients(client: noised.Client, jitted: bool) -> None:
+    params = jnp.zeros(5)
+    with noised.jax.privatizer(MATRIX, stddev=1.0, client=client) as privatizer:
+        state = privatizer.init(params)
+        many = jax.vmap(privatizer.update, in_axes=(0, None))
+        with pytest.raises(noised.errors.InvalidArgumentError, match="vmap"):
+            (jax.jit(many) if jitted else many)(jnp.ones((3, 5)), state)
+        # The same is true of a training that is batched as a whole.
+        with pytest.raises(noised.errors.InvalidArgumentError, match="vmap"):
+            jax.vmap(lambda seed: privatizer.update(params + seed, state)[0])(jnp.arange(3.0))
+        assert int(privatizer.update(params, state)[1].step) == 1

@@ -11,7 +11,7 @@ import pytest
 from conftest import Server
 
 import noised
-from noised.errors import SessionNotFoundError, WrongStepError
+from noised.errors import CannotResumeError, SessionNotFoundError, WrongStepError
 
 BLT = noised.BufferedToeplitz.build([0.9, 0.5], [0.1, 0.2]).inverse_as_streaming_matrix()
 PARAMS = {"a": np.zeros((10, 3), np.float32), "b": np.zeros(11, np.float16)}
@@ -73,3 +73,29 @@ def test_a_server_that_is_killed_is_named(servers: list[Server]) -> None:
         with pytest.raises(ConnectionError, match="shard 1 on unix"):
             session.multiply_next(ones)
         assert session.step == 1
+
+
+def test_a_privatizer_resumes_on_both_or_says_why(servers: list[Server]) -> None:
+    pytest.importorskip("optax")
+    import jax  # noqa: PLC0415
+    import jax.numpy as jnp  # noqa: PLC0415
+
+    import noised.jax  # noqa: PLC0415
+
+    targets = [server.target for server in servers]
+    params = {"a": jnp.zeros((10, 3)), "b": jnp.zeros(11)}
+    made: dict[str, Any] = {"client": targets, "stddev": 1.0, "horizon": 10, "noise_id": "both/2"}
+    with noised.jax.privatizer(BLT, **made) as privatizer:
+        state = privatizer.init(params)
+        noises = []
+        for _ in range(3):
+            checkpoint = privatizer.state_bytes()
+            noise, state = privatizer.update(params, state)
+            noises.append(noise)
+    for other in ({"stddev": 1000.0}, {"horizon": 5}):
+        with pytest.raises(CannotResumeError):
+            noised.jax.privatizer(BLT, **{**made, **other}, resume_from=checkpoint).init(params)
+    with noised.jax.privatizer(BLT, **made, resume_from=checkpoint) as privatizer:
+        again, _ = privatizer.update(params, privatizer.init(params))
+        assert all(map(np.array_equal, jax.tree.leaves(again), jax.tree.leaves(noises[2])))
+        privatizer.session.delete()

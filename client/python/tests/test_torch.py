@@ -513,3 +513,25 @@ def test_importing_noised_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     code = "import sys, noised.torch; assert 'torch' in sys.modules and 'opacus' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
+def test_ranks_with_all_gradients_get_no_noise_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(InvalidArgumentError, match="ShardPrivatizer"):
+        noised.torch.Privatizer(model, noised.identity(), 1.0)
+    noised.torch.Privatizer(model, noised.identity(), 1.0, only_rank=True)
+
+
+def test_a_checkpoint_is_of_so_many_steps(client: noised.Client) -> None:
+    model = torch.nn.Linear(2, 2)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    with noised.torch.Privatizer(model, noised.identity(), 1.0, client=client, horizon=10) as privatizer:
+        privatizer.add_noise()
+        state = privatizer.state_dict()
+        other = noised.torch.Privatizer(model, noised.identity(), 1.0, client=client, horizon=3)
+        with pytest.raises(noised.errors.FingerprintMismatchError, match="horizon"):
+            other.load_state_dict(state)
+        privatizer.session.delete()

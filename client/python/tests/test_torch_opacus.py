@@ -271,6 +271,35 @@ class TestFailure:
         assert same(trainer.gradients(), [(g + z) / BATCH for g, z in zip(summed, fetch(), strict=True)])
         assert handle.step == 2
 
+    def test_or_all_parts_of_a_batch_are_given_up(self, shared_server: Server) -> None:
+        network = Proxy(shared_server.target)
+        trainer, handle, client = self.trainer(network, "gaussian")
+        fetch = noise_of(client, trainer.optimizer)
+        fetch()
+        trainer.optimizer.zero_grad()
+        trainer.backward(0)
+        trainer.optimizer.signal_skip_step(do_skip=True)
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+        trainer.backward(1)
+        trainer.optimizer.signal_skip_step(do_skip=False)
+        network.cut()
+        with pytest.raises((UnavailableError, ConnectionBrokenError)):
+            trainer.optimizer.step()
+        network.mend()
+        trainer.optimizer.zero_grad()
+        trainer.backward(2)
+        alone = Trainer()
+        alone.module.load_state_dict(trainer.module.state_dict())
+        alone.backward(2)
+        alone.optimizer.clip_and_accumulate()
+        trainer.optimizer.signal_skip_step(do_skip=False)
+        trainer.optimizer.step()
+        assert same(
+            [p.summed_grad for p in alone.optimizer.params], [p.summed_grad for p in trainer.optimizer.params]
+        )
+        assert handle.step == 2
+
 
 class TestRefused:
     """What cannot have its noise replaced, and steps that would not be what they say."""

@@ -6,13 +6,13 @@ import atexit
 import contextlib
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import custom_batching, lax
 from jax.experimental import io_callback
 from numpy.typing import NDArray
 
@@ -71,13 +71,13 @@ class Old(NamedTuple):
             allow_divergence=self.allow_divergence,
             fetch_ahead=self.fetch_ahead,
         )
-        if len(session.client.targets) > 1:
-            # Each shard's name is its own, and its fingerprint was looked at.
-            return session
         # The server compares all that the caller describes with what the session was made for: other noise than the
         # caller believes in must not go unnoticed.
         name = session.name
         identifier = name.removeprefix("sessions/")
+        if len(session.client.targets) > 1:
+            # The id of all shards, whose names end with their numbers.
+            identifier = identifier.removesuffix("-0")
         try:
             session.client.create_session(
                 self.matrix, tree, self.source, id=identifier, resume=True, fetch_ahead=False, **self.options
@@ -142,7 +142,11 @@ class Steps:
         following = _shape((), step.dtype)
         shapes = [_shape(leaf.shape, self._dtype or leaf.dtype) for leaf in leaves]
         if not self._privatizes:
-            return io_callback(self._noise_of, (following, shapes), step)  # type: ignore[no-any-return]
+
+            def ask(step: jax.Array) -> Any:
+                return io_callback(self._noise_of, (following, shapes), step)
+
+            return _under_one(ask)(step, leaves)  # type: ignore[no-any-return]
         in_pieces = [jax.default_backend() == "cpu" and _is_long(leaf) for leaf in leaves]
         staged = step
         for index, (leaf, cut) in enumerate(zip(leaves, in_pieces, strict=True)):
@@ -329,6 +333,25 @@ class _Staging:
                 raise NoisedError("two updates ran at once: a privatizer serves one training loop")
             self._come[index] = 0
         return {index: self._leaves[index] for index in indices}
+
+
+def _under_one(ask: Callable[[jax.Array], Any]) -> Any:
+    """A call for noise that is to be added to one gradient: `vmap` would add one noise to many, and is refused."""
+
+    @custom_batching.custom_vmap
+    def asked(step: jax.Array, leaves: list[Any]) -> Any:
+        # The gradients are an argument for this alone: that JAX sees whether there are many.
+        del leaves
+        return ask(step)
+
+    @asked.def_vmap
+    def _(*_: Any) -> Any:
+        raise InvalidArgumentError(
+            field="sum_of_clipped_grads",
+            rule="must not be batched by vmap: one noise under several gradients gives their differences away",
+        )
+
+    return asked
 
 
 def _is_long(leaf: jax.Array) -> bool:

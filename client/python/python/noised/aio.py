@@ -92,10 +92,13 @@ class AsyncSession:
     async def fetch(self, step: int | None = None) -> Any:
         """As `Session.fetch`."""
         async with self._turn:
-            kept, self._kept = self._kept, None
+            kept = self._kept
             if kept is not None and step in (None, kept[0]):
+                self._kept = None
                 return kept[1]
-            return await self._take(lambda: self._session.fetch(step), keep=True)
+            answer = await self._take(lambda: self._session.fetch(step), keep=True)
+            self._kept = None
+            return answer
 
     async def _take(self, call: Callable[[], Any], *, keep: bool = False) -> Any:
         def on_lost(answer: Any) -> None:
@@ -115,10 +118,14 @@ class AsyncSession:
     async def state(self) -> bytes:
         """As `Session.state`."""
         async with self._turn:
-            if self._kept is not None:
-                self._session._uncount(self._kept[0])
-                self._kept = None
+            self._put_back()
             return await _in_thread(self._session.state)
+
+    def _put_back(self) -> None:
+        """Has the session itself hand out the step that is kept here."""
+        if self._kept is not None:
+            self._session._uncount(self._kept[0])
+            self._kept = None
 
     async def info(self) -> list[dict[str, Any]]:
         """As `Session.info`."""
@@ -128,8 +135,8 @@ class AsyncSession:
     async def rewind(self, step: int, *, allow_divergence: bool = False) -> None:
         """As `Session.rewind`."""
         async with self._turn:
-            self._kept = None
             await _in_thread(lambda: self._session.rewind(step, allow_divergence=allow_divergence))
+            self._kept = None
 
     async def refresh(self) -> None:
         """As `Session.refresh`."""
@@ -139,6 +146,7 @@ class AsyncSession:
     async def close(self) -> None:
         """As `Session.close`."""
         async with self._turn:
+            self._put_back()
             await _in_thread(self._session.close)
 
     async def delete(self) -> None:

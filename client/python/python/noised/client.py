@@ -319,7 +319,7 @@ def resume(
             else "it was deleted, or the server was started again and its noise is gone with it"
         )
         raise CannotResumeError(
-            f"{', '.join(names)} is not on {where}: {why}. What was released up to step {step} stays accounted for; a new "
+            f"{', '.join(names)} is not on {where} ({why}). What was released up to step {step} stays accounted for; a new "
             f"session draws new noise, whose first step is not step {step} of the old one"
         ) from error
     try:

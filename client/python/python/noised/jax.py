@@ -147,7 +147,8 @@ def privatizer(
     The session is made when `init` is first called with arrays; or when a trace of it, or of the first step, first runs.
     Its tree is that of the parameters, and each gradient must have the same structure, shapes and formats. The step in the
     optimizer's state is the one that is asked for: the step before is answered again with the same noise, and any other than
-    the next is a `WrongStepError`. The answer has the gradients' formats.
+    the next is a `WrongStepError`. So carry the state: of `gaussian`, nobody notices another gradient under the same step, and
+    one noise under two gradients gives their difference away. The answer has the gradients' formats.
 
     Args:
         noising_matrix: `C^-1`, as a matrix of this package or an array, lower triangular.
@@ -155,7 +156,7 @@ def privatizer(
         client: Where the session is: a client, or a target of `noised.connect`. Unless given, `local:`; of `resume_from`,
             where the state says.
         source: `gaussian`: the noise of a step is fetched, the next step's while the gradients are computed. `privatize`: the
-            gradients are sent, and the noise never leaves the server.
+            gradients are sent, and noise leaves the server under a gradient alone.
         dtype: The format of the noise, which is added by JAX's rules of promotion and rounded to the gradients' format; that of
             each gradient unless set. Of `privatize`, the format of the answer before that rounding.
         id: As of `Client.create_session`, and so are `resume`, `horizon`, `precision`, `lookahead`, `noise_state`,

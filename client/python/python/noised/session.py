@@ -71,7 +71,7 @@ class Session:
         self._pool = Pool(native.step_bytes)
         self._ahead = Ahead(native, self._pool) if fetch_ahead and self._source == "gaussian" else None
         self._turn = Turn()
-        #: The last step that was asked for ahead: the server may have released it, whatever became of its answer here.
+        #: The last step that was asked for: the server may have released it, whatever became of its answer here.
         self._asked: int | None = None
         #: How often it went back, of each shard, as far as this handle knows.
         self._rewinds = _rewinds(native)
@@ -210,6 +210,7 @@ class Session:
             data = self._take_ahead(wanted)
             if data is None:
                 data = self._pool.take()
+                self._asked = wanted
                 native.take(wanted, None, data, self._cancel)
             answer = self._tree_of(data)
             self._begin_ahead(wanted + 1)
@@ -327,10 +328,16 @@ class Session:
                 self._ahead.stop()
             native.refresh()
             stands = native.next_step()
-            if stands == self._step + 1 and self._asked == self._step:
-                # It was released to this handle, ahead, and not handed out: the server answers it again.
-                return
-            self._stand_at(stands)
+            if not self._is_own(stands):
+                self._stand_at(stands)
+            elif stands > self._step + 1:
+                native.rewind(self._step, False)
+                self._stand_at(self._step)
+            # Of one step alone that was released to this handle and not handed out, the server gives the answer again.
+
+    def _is_own(self, stands: int) -> bool:
+        """Whether a session that stands there is past this handle by what this handle asked for alone."""
+        return self._asked is not None and self._step < stands <= self._asked + 1
 
     def _stand_at(self, step: int) -> None:
         self._step, self._asked = step, None
@@ -351,15 +358,15 @@ class Session:
             with contextlib.suppress(SessionNotFoundError):
                 if self._is_temporary:
                     self._client._delete(native.names)
-                elif self._asked == self._step:
+                elif self._source == "gaussian" and self._asked is not None and self._asked >= self._step:
                     self._give_back(native)
 
     def _give_back(self, native: _noised.Session) -> None:
-        """Goes back by the step that was asked for ahead and never handed out: whoever goes on with the session finds it where
-        this handle was. Not where somebody did go on with it."""
+        """Goes back by what was asked for and never handed out: whoever goes on with the session finds it where this handle
+        was. Not where somebody did go on with it."""
         native.refresh()
-        is_one_ahead = all(shard["next_step"] == self._step + 1 for shard in native.info())
-        if is_one_ahead and _rewinds(native) == self._rewinds:
+        is_own = all(self._is_own(shard["next_step"]) for shard in native.info())
+        if is_own and _rewinds(native) == self._rewinds:
             native.rewind(self._step, False)
 
     def delete(self) -> None:

@@ -32,7 +32,8 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Privatize:
-    """The client sends its clipped gradient `g_t` and gets `g_t + (A z)_t`. The noise never leaves the server.
+    """The client sends its clipped gradient `g_t` and gets `g_t + (A z)_t`. Noise leaves the server under a gradient alone,
+    and the server refuses a second gradient under a step.
 
     Attributes:
         stddev: As of `Gaussian`.

@@ -93,7 +93,13 @@ class Plan:
         """What must be the same where a checkpoint is taken up."""
         matrix = hashlib.sha256(self.noising_matrix.to_json().encode()).hexdigest()
         shard = None if self.shard is None else f"{self.shard.index} of {self.shard.count}"
-        return {"noising_matrix": matrix, "stddev": self.stddev, "source": self.source, "shard": shard}
+        return {
+            "noising_matrix": matrix,
+            "stddev": self.stddev,
+            "source": self.source,
+            "shard": shard,
+            "horizon": self.options.get("horizon"),
+        }
 
 
 class Noise:

@@ -149,6 +149,9 @@ class OpacusNoise(Noise):
         # What is noised is a copy: where this fails, no gradient without noise lies in p.grad.
         noisy = {id(p): p.summed_grad.clone() for p in params}
         self._owed = [(p.summed_grad, *_batch(p)) for p in params]
+        # Where this fails, zero_grad() must drop the sum: Opacus takes the batch for one whose rest is still to come, as it was
+        # when its last part was skipped.
+        self._optimizer._is_last_step_skipped = False
         self._add([noisy.get(id(p)) for p in self._trainable.parameters])
         self._owed = None
         for p in params:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from noised.errors import InvalidArgumentError
 from noised.session import Session
 from noised.streaming_matrix import StreamingMatrix
@@ -40,6 +42,7 @@ class Privatizer(Noise):
         noise_key: bytes | None = None,
         session: Session | None = None,
         missing_as_zero: bool = False,
+        only_rank: bool = False,
         **options: Unpack[SessionOptions],
     ) -> None:
         """Makes no session yet: the first step does, or `load_state_dict` takes one up.
@@ -53,17 +56,25 @@ class Privatizer(Noise):
             client: Where the session is held: a client, or what `noised.connect` takes. Unless given, `local:`, or what the
                 checkpoint names.
             source: `gaussian` to fetch the noise, the next step's in the background; `privatize` to send the gradients and
-                get them back with noise that the trainer never sees.
+                get them back with noise, which leaves the server under a gradient alone.
             noise_id: As of `noised.Gaussian`.
             noise_key: As of `noised.Gaussian`.
             session: One that is there already, in place of a matrix, `stddev` and the rest: for arrays with the parameters'
                 names, such as `OrderedDict(model.named_parameters())`.
             missing_as_zero: A parameter without gradient gets one of zeros, and noise: for batches that may be empty.
+            only_rank: Under torch.distributed: this rank alone adds noise, and the others get what comes of it. Each rank's own
+                noise would be another, and so would its parameters be.
             options: As of `Client.create_session`.
 
         Raises:
             InvalidArgumentError: Names the argument.
         """
+        if not only_rank and _ranks() > 1:
+            raise InvalidArgumentError(
+                field="only_rank",
+                rule=f"must be set where one of {_ranks()} ranks adds the noise of all; for ranks with a part each there is "
+                "ShardPrivatizer",
+            )
         self._trainable = Trainable(parameters)
         self._missing_as_zero = missing_as_zero
         pairs = zip(self._trainable.names, self._trainable.parameters, strict=True)
@@ -89,3 +100,8 @@ class Privatizer(Noise):
             UnavailableError, ConnectionBrokenError: The server was away for too long. Call again.
         """
         self._add(self._trainable.gradients(self._missing_as_zero))
+
+
+def _ranks() -> int:
+    distributed = torch.distributed
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
