@@ -15,7 +15,8 @@ pub enum Source {
     Input,
     /// The server draws `z_t`, and the client gets `(A z)_t`. Nothing but the step goes up.
     Gaussian(Noise),
-    /// The client sends its clipped gradient `g_t` and gets `g_t + (A z)_t`. The noise never leaves the server.
+    /// The client sends its clipped gradient `g_t` and gets `g_t + (A z)_t`. Noise leaves the server under a
+    /// gradient alone.
     Privatize {
         /// What is drawn.
         noise: Noise,

@@ -36,7 +36,7 @@ enum SourceKind {
     Input,
     /// The server draws noise z of --stddev, and A z comes down.
     Gaussian,
-    /// Gradients g go up, and g + A z comes down; the noise never leaves the server.
+    /// Gradients g go up, and g + A z comes down; noise leaves the server under a gradient alone.
     Privatize,
 }
 
