@@ -362,10 +362,16 @@ impl Session {
         output: &mut [u8],
     ) -> Result<()> {
         self.flight.seek(step);
-        while let Some(answer) = self.flight.advance(step + 1, |_, range| chunk(range)).await? {
+        let start = Position::start_of(step);
+        let fresh = Flight::new(self.client.clone(), self.binding.clone(), start);
+        // Held by this call alone: where it is dropped in the middle, so is the stream. An answer that nobody reads would take
+        // up the connection's window, and with it every other call's.
+        let mut flight = std::mem::replace(&mut self.flight, fresh);
+        while let Some(answer) = flight.advance(step + 1, |_, range| chunk(range)).await? {
             let Answer { offset, payload, step: _, replay: _, step_end: _ } = answer;
             output[offset..offset + payload.len()].copy_from_slice(&payload);
         }
+        self.flight = flight;
         self.position = Position::start_of(step + 1);
         Ok(())
     }

@@ -259,6 +259,15 @@ def test_a_handle_is_stopped_at_once_where_the_server_stands_still(server: Serve
         assert is_stopped
 
 
+def test_answers_that_nobody_reads_are_in_nobodys_way(client: noised.Client) -> None:
+    params = noised.ShapeDtype((400_000,), "float32")
+    for i in range(400):
+        # Closed while the next step is on its way, over the one connection that there is.
+        with client.create_session(noised.identity(), params, noised.Gaussian(1.0)) as session:
+            for _ in range(1 + i % 3):
+                session.fetch()
+
+
 def test_a_search_that_is_interrupted_lets_the_program_end() -> None:
     process = run_python(
         """
