@@ -17,7 +17,7 @@ from jax.experimental import io_callback
 from numpy.typing import NDArray
 
 from noised._leaves import ShapeDtype
-from noised._tree import flatten
+from noised._tree import difference, flatten
 from noised.client import Client, resume
 from noised.errors import CannotResumeError, FingerprintMismatchError, InvalidArgumentError, NoisedError
 from noised.session import Session
@@ -285,8 +285,10 @@ class Steps:
     def _compare(self, tree: Any) -> None:
         bound, _ = flatten(self._tree)
         given, _ = flatten(tree)
-        if [path for path, _ in bound] != [path for path, _ in given]:
-            raise InvalidArgumentError(field="tree", rule=_paths_differ(bound, given))
+        expected, paths = [path for path, _ in bound], [path for path, _ in given]
+        if expected != paths:
+            rule = difference(expected, paths, "the privatizer was begun with")
+            raise InvalidArgumentError(field="tree", rule=rule)
         for (path, spec), (_, found) in zip(bound, given, strict=True):
             if spec != found:
                 raise InvalidArgumentError(
@@ -365,15 +367,3 @@ def _shape(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
 
 def _is_traced(leaves: list[Any]) -> bool:
     return any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
-
-
-def _paths_differ(bound: list[tuple[str, Any]], given: list[tuple[str, Any]]) -> str:
-    expected, found = {path for path, _ in bound}, {path for path, _ in given}
-    said = [
-        f"{', '.join(sorted(paths)[:3])}{' ...' if len(paths) > 3 else ''} {what}"
-        for paths, what in ((expected - found, "missing"), (found - expected, "not part of it"))
-        if paths
-    ]
-    return (
-        f"must have the leaves that the privatizer was begun with: {'; '.join(said) or 'their order differs'}"
-    )

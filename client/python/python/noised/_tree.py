@@ -145,3 +145,16 @@ def _name(key: Any) -> str:
         if hasattr(key, attribute):
             return str(getattr(key, attribute))
     return str(key)
+
+
+def difference(expected: list[str], found: list[str], made_for: str) -> str:
+    """The rule that a tree of the paths `found` breaks, where it must have those that are `expected`."""
+    said = [
+        f"{', '.join(sorted(paths)[:3])}{' ...' if len(paths) > 3 else ''} {what}"
+        for paths, what in (
+            (set(expected) - set(found), "missing"),
+            (set(found) - set(expected), "not part of it"),
+        )
+        if paths
+    ]
+    return f"must have the leaves that {made_for}: {'; '.join(said) or 'their order differs'}"

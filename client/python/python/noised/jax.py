@@ -26,6 +26,7 @@ import optax
 from numpy.typing import ArrayLike
 
 from noised import client as _client
+from noised._closing import Closing
 from noised._jax import New, Old, PrivatizerState, Steps
 from noised._leaves import dtype_name, numpy_dtype
 from noised.client import Client
@@ -44,7 +45,7 @@ __all__ = [
 ]
 
 
-class Privatizer(optax.GradientTransformation):  # type: ignore[misc]  # It comes without types.
+class Privatizer(Closing, optax.GradientTransformation):  # type: ignore[misc]  # It comes without types.
     """A gradient transformation that adds a session's noise: `privatizer(...)` makes one.
 
     As a context manager, it raises what went wrong in a step as `errors` does, and closes the session at the end. One that
@@ -102,21 +103,13 @@ class Privatizer(optax.GradientTransformation):  # type: ignore[misc]  # It come
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             jax.effects_barrier()  # type: ignore[no-untyped-call]
 
-    def __enter__(self) -> Privatizer:
-        return self
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self.close()
-        except Exception:
-            # What went wrong inside is what is told.
-            if error is None:
-                raise
+        super().__exit__(kind, error, traceback)
         if isinstance(error, jax.errors.JaxRuntimeError):
             self._steps.raise_kept(error)
 

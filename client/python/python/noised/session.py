@@ -7,7 +7,6 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +15,10 @@ from numpy.typing import NDArray
 from noised import _noised
 from noised._ahead import Ahead
 from noised._check import whole
+from noised._closing import Closing
 from noised._leaves import SIZES, Leaf, to_bytes
 from noised._pool import Pool
-from noised._tree import Rebuild, flatten
+from noised._tree import Rebuild, difference, flatten
 from noised._turn import Turn
 from noised.errors import (
     InvalidArgumentError,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _STATE = 1
 
 
-class Session:
+class Session(Closing):
     """A session on a server, on several, or in this process: `client.create_session(...)` makes one.
 
     A session takes each step once. Every call knows its step, so a call that failed or was interrupted is simply made
@@ -249,8 +249,11 @@ class Session:
         if self._is_flat:
             return [to_bytes(self._leaves[0], tree)]
         found, _ = flatten(tree)
-        if [path for path, _ in found] != self._paths:
-            raise InvalidArgumentError(field="tree", rule=_difference(self._leaves, found))
+        paths = [path for path, _ in found]
+        if paths != self._paths:
+            raise InvalidArgumentError(
+                field="tree", rule=difference(self._paths, paths, "the session was made for")
+            )
         return [to_bytes(leaf, array) for leaf, (_, array) in zip(self._leaves, found, strict=True)]
 
     def _tree_of(self, data: NDArray[np.uint8]) -> Any:
@@ -378,22 +381,6 @@ class Session:
             self._client._delete(names)
             self._native = None
 
-    def __enter__(self) -> Session:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except Exception:
-            # What went wrong inside is what is told.
-            if error is None:
-                raise
-
     def __del__(self) -> None:
         # Where making it failed, there is nothing to be closed; and at the end of the program, everything ends.
         if getattr(self, "_native", None) is None or not self._is_temporary or sys.is_finalizing():
@@ -444,14 +431,3 @@ def _places(leaves: list[Leaf], answer_dtype: str | None) -> list[tuple[Leaf, st
         places.append((leaf, dtype, slice(start, end)))
         start = end
     return places
-
-
-def _difference(leaves: list[Leaf], found: list[tuple[str, Any]]) -> str:
-    expected, given = {leaf.path for leaf in leaves}, {path for path, _ in found}
-    missing, surplus = sorted(expected - given), sorted(given - expected)
-    said = []
-    if missing:
-        said.append(f"{', '.join(missing[:3])}{' ...' if missing[3:] else ''} missing")
-    if surplus:
-        said.append(f"{', '.join(surplus[:3])}{' ...' if surplus[3:] else ''} not part of it")
-    return f"must have the leaves that the session was made for: {'; '.join(said) or 'their order differs'}"

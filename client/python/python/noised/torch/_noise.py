@@ -7,11 +7,11 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 
+from noised._closing import Closing
 from noised._leaves import dtype_name
 from noised._tree import flatten
 from noised.client import Client, connect, resume
@@ -21,7 +21,7 @@ from noised.sources import Gaussian, Privatize, Shard
 from noised.streaming_matrix import StreamingMatrix
 
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+    from typing_extensions import Unpack
 
 #: Where sessions are held: a client, or what `noised.connect` takes; `local:` for a new session unless given.
 Place = Client | str | Sequence[str] | None
@@ -102,7 +102,7 @@ class Plan:
         }
 
 
-class Noise:
+class Noise(Closing):
     """What the classes of this package have in common. It is not made by itself."""
 
     def __init__(self, leaves: Mapping[str, torch.Tensor], plan: Plan | Session, place: Place) -> None:
@@ -220,22 +220,6 @@ class Noise:
         self._closed = self._closed or "it was closed"
         if session is not None and self._is_own:
             session.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self.close()
-        except Exception:
-            # What went wrong inside is what is told.
-            if error is None:
-                raise
 
     def _add(self, tensors: Sequence[torch.Tensor | None]) -> None:
         """Adds the step's noise in place, to tensors in the order of the leaves. Nothing is changed where it fails.
