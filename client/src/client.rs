@@ -145,6 +145,7 @@ impl Client {
             resume,
             noise_key: Vec::new(),
             start_noise_over,
+            view: v1::SessionView::Basic.into(),
         };
         let harmless = |error: &Error| resume || !matches!(error, Error::Transport { .. });
         let made = retrying_where(self.settings.retry, harmless, &request, |request| {
@@ -161,6 +162,7 @@ impl Client {
                 "the server's fingerprint of the session is not this client's: their versions differ";
             return Err(Error::Protocol { message: message.into() });
         }
+        info.spec = Some(resolved.spec().clone());
         Ok(Session::new(self.clone(), info, resolved))
     }
 
@@ -180,7 +182,7 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`], and the faults of a connection.
     pub async fn get_session(&self, name: &str) -> Result<SessionInfo> {
-        let request = v1::GetSessionRequest { name: full_name(name) };
+        let request = v1::GetSessionRequest { name: full_name(name), view: v1::SessionView::Full.into() };
         let session = retrying(self.settings.retry, &request, |request| {
             let mut sessions = self.sessions();
             async move { sessions.get_session(request).await }

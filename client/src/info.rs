@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 pub struct SessionInfo {
     /// `sessions/{id}`.
     pub name: String,
-    /// What it was made for; absent from a list.
+    /// What it was made for; absent from a list, and from what [`Client::keep_state`](crate::Client::keep_state) and
+    /// [`Client::rewind_session`](crate::Client::rewind_session) answer.
     pub spec: Option<SessionSpec>,
     /// A digest of that.
     pub fingerprint: [u8; 32],
@@ -39,6 +40,8 @@ pub struct SessionInfo {
     pub released_steps: u64,
     /// Whether the noise of a `noise_id` was begun again at step 0.
     pub noise_started_over: bool,
+    /// When the session was last used, in seconds since 1970-01-01 UTC; 0 where an older server does not tell.
+    pub last_used_unix_seconds: u64,
 }
 
 impl TryFrom<v1::Session> for SessionInfo {
@@ -67,8 +70,9 @@ impl TryFrom<v1::Session> for SessionInfo {
             rewind_count,
             released_steps,
             noise_started_over,
+            last_used_unix_seconds,
         } = session;
-        // A list leaves out what the sessions are made for.
+        // Most answers leave out what the sessions are made for.
         let spec = match (matrix, tree) {
             (Some(matrix), Some(tree)) => {
                 let (matrix, tree) = (Some(matrix), Some(tree));
@@ -99,6 +103,7 @@ impl TryFrom<v1::Session> for SessionInfo {
             rewind_count,
             released_steps,
             noise_started_over,
+            last_used_unix_seconds,
         })
     }
 }

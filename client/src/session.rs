@@ -242,7 +242,9 @@ impl Session {
             let other = info.spec.as_ref().and_then(|spec| self.spec().first_difference(spec));
             return Err(Error::FingerprintMismatch { field: other.unwrap_or("session").to_owned() });
         }
-        self.info = SessionInfo { resumed: self.info.resumed, ..info };
+        // Most answers leave out what the session was made for, which never changes.
+        let spec = info.spec.or_else(|| self.info.spec.take());
+        self.info = SessionInfo { resumed: self.info.resumed, spec, ..info };
         Ok(())
     }
 

@@ -39,7 +39,7 @@ pub mod v1 {
 impl std::fmt::Debug for v1::CreateSessionRequest {
     /// Without the key.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { session_id, session, resume, noise_key, start_noise_over } = self;
+        let Self { session_id, session, resume, noise_key, start_noise_over, view } = self;
         let given = !noise_key.is_empty();
         f.debug_struct("CreateSessionRequest")
             .field("session_id", session_id)
@@ -47,6 +47,7 @@ impl std::fmt::Debug for v1::CreateSessionRequest {
             .field("resume", resume)
             .field("noise_key_given", &given)
             .field("start_noise_over", start_noise_over)
+            .field("view", view)
             .finish()
     }
 }

@@ -23,7 +23,7 @@ pub const DEFAULT_PORT: u16 = 7467;
 /// Less than the grace that Kubernetes and most others give before they kill.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A length of time, written `500ms`, `20s` or `2m`.
+/// A length of time, written `500ms`, `20s`, `2m`, `24h` or `7d`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
 pub struct Span(pub Duration);
@@ -32,13 +32,15 @@ impl FromStr for Span {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let rule = || format!("`{text}` is not a length of time such as 500ms, 20s or 2m");
+        let rule = || format!("`{text}` is not a length of time such as 500ms, 20s, 2m, 24h or 7d");
         let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(rule)?);
         let number: u32 = number.parse().map_err(|_| rule())?;
         match unit {
             "ms" => Ok(Self(Duration::from_millis(number.into()))),
             "s" => Ok(Self(Duration::from_secs(number.into()))),
             "m" => Ok(Self(Duration::from_secs(60 * u64::from(number)))),
+            "h" => Ok(Self(Duration::from_secs(3600 * u64::from(number)))),
+            "d" => Ok(Self(Duration::from_secs(24 * 3600 * u64::from(number)))),
             _ => Err(rule()),
         }
     }
@@ -103,6 +105,9 @@ pub struct Options {
     /// How long steps under way may go on after SIGTERM, such as 20s or 500ms [default: 20s]
     #[arg(long, env = "NOISED_DRAIN_TIMEOUT", value_name = "DURATION")]
     pub drain_timeout: Option<Span>,
+    /// Time without a use after which a session is deleted whose name the server made up, such as 24h [default: never]
+    #[arg(long, env = "NOISED_DELETE_UNNAMED_AFTER", value_name = "DURATION")]
+    pub delete_unnamed_after: Option<Span>,
     /// What is logged, as tracing's filter has it, such as info or noised_server=debug [default: info]
     #[arg(long, env = "NOISED_LOG", value_name = "FILTER")]
     pub log: Option<String>,
@@ -153,6 +158,7 @@ impl Options {
                 .http2_connection_window_bytes
                 .or(other.http2_connection_window_bytes),
             drain_timeout: self.drain_timeout.or(other.drain_timeout),
+            delete_unnamed_after: self.delete_unnamed_after.or(other.delete_unnamed_after),
             log: self.log.or(other.log),
             log_format: self.log_format.or(other.log_format),
         }
@@ -192,6 +198,8 @@ pub struct Config {
     pub http2_connection_window_bytes: u32,
     /// How long steps under way may go on once the server is asked to stop.
     pub drain_timeout: Duration,
+    /// Time without a use after which a session is deleted whose name the server made up.
+    pub delete_unnamed_after: Option<Duration>,
     /// What is logged.
     pub log: String,
     /// How it is logged.
@@ -220,6 +228,7 @@ impl Config {
             http2_stream_window_bytes,
             http2_connection_window_bytes,
             drain_timeout,
+            delete_unnamed_after,
             log,
             log_format,
         } = options;
@@ -284,6 +293,7 @@ impl Config {
                 (1 << 16) - 1,
                 (1 << 31) - 1,
             )?,
+            delete_unnamed_after: delete_unnamed_after.map(|Span(duration)| duration),
             drain_timeout: drain_timeout.map_or(DRAIN_TIMEOUT, |Span(duration)| duration),
             log: log.unwrap_or_else(|| "info".to_owned()),
             log_format: log_format.unwrap_or(LogFormat::Text),
@@ -351,10 +361,17 @@ mod tests {
 
     #[test]
     fn spans() {
-        for (text, span) in [("500ms", 500), ("20s", 20_000), ("2m", 120_000), ("0s", 0)] {
+        for (text, span) in [
+            ("500ms", 500),
+            ("20s", 20_000),
+            ("2m", 120_000),
+            ("3h", 10_800_000),
+            ("2d", 172_800_000),
+            ("0s", 0),
+        ] {
             assert_eq!(text.parse(), Ok(Span(Duration::from_millis(span))));
         }
-        for text in ["", "20", "s", "-1s", "1.5s", "1h", "99999999999s", "20 s"] {
+        for text in ["", "20", "s", "-1s", "1.5s", "1w", "99999999999s", "20 s"] {
             assert!(text.parse::<Span>().is_err(), "{text}");
         }
     }

@@ -18,6 +18,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use crate::compute::Compute;
+use crate::last_use::LastUse;
 use crate::ledger::Claim;
 use crate::registry::{Memory, Reservation};
 
@@ -29,6 +30,9 @@ pub(crate) const INLINE_WORK: usize = 64 * TILE_LANES;
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) name: String,
+    /// Whether the client chose the name, so that somebody may come back to the session.
+    pub(crate) named: bool,
+    pub(crate) last_use: LastUse,
     pub(crate) resolved: Arc<ResolvedSpec>,
     /// Fires when the session is deleted.
     pub(crate) deleted: CancellationToken,

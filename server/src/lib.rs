@@ -10,6 +10,7 @@
 //! | `entry`, `drawing` | a session's two halves behind their locks; what is drawn ahead of its client |
 //! | `keys`, `ledger` | the keys of noises, and which of them were drawn before |
 //! | `registry` | the sessions by name, and the memory promised to them |
+//! | `last_use` | when a session was last used |
 //! | `compute` | the threads that multiply, and how an async task waits for them |
 //! | `sessions` | the service Sessions, one operation a file |
 //! | `analysis` | the service Analysis, one operation a file |
@@ -21,6 +22,7 @@ mod drawing;
 mod entry;
 mod intake;
 mod keys;
+mod last_use;
 mod ledger;
 mod lifecycle;
 pub mod listen;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use noised::Session;
 use noised::noise::NoiseKey;
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::entry::{Answering, Entry, NoiseHalf};
 use crate::keys::{Keyed, Keys};
+use crate::last_use::LastUse;
 
 /// Memory of a session beside what the core counts: its name, its entry here, the allocator's rounding.
 const OVERHEAD_BYTES: u64 = 4096;
@@ -23,6 +25,8 @@ pub(crate) struct Asked {
     pub(crate) resolved: ResolvedSpec,
     /// Whether one that was made for the same will do.
     pub(crate) resume: bool,
+    /// Whether the client chose the name.
+    pub(crate) named: bool,
     pub(crate) noise: AskedNoise,
 }
 
@@ -101,9 +105,10 @@ impl Registry {
     /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait for a
     /// [turn](Self::turn_to_create) first.
     pub(crate) fn create(&self, name: String, asked: Asked) -> Result<(Arc<Entry>, bool), ServiceError> {
-        let Asked { resolved, resume, noise } = asked;
+        let Asked { resolved, resume, named, noise } = asked;
         if let Some(found) = self.find(&self.sessions(), &name, &resolved, resume)? {
             Keys::check_same(&found, noise.given_key.as_ref())?;
+            found.last_use.note();
             return Ok((found, true));
         }
         let (options, reservation) = self.reserve(&resolved, noise.lookahead, noise.state)?;
@@ -128,6 +133,8 @@ impl Registry {
         };
         let entry = Arc::new(Entry {
             name: name.clone(),
+            named,
+            last_use: LastUse::now(),
             resolved,
             deleted: CancellationToken::new(),
             noise,
@@ -207,6 +214,29 @@ impl Registry {
         Ok(entry)
     }
 
+    /// Takes out the sessions that no client named, no call is using, and no call has used for `limit`.
+    pub(crate) fn remove_idle(&self, limit: Duration) -> Vec<Arc<Entry>> {
+        // A call gets hold of a session under this lock alone, so a session that only the map holds is in no call.
+        let mut sessions = self.sessions();
+        let idle = |entry: &Arc<Entry>| {
+            !entry.named && Arc::strong_count(entry) == 1 && entry.last_use.idle_time() >= limit
+        };
+        let names: Vec<String> =
+            sessions.iter().filter(|(_, entry)| idle(entry)).map(|(name, _)| name.clone()).collect();
+        let removed: Vec<_> = names.iter().filter_map(|name| sessions.remove(name)).collect();
+        removed.iter().for_each(|entry| entry.deleted.cancel());
+        removed
+    }
+
+    /// Takes back a session whose name nobody was told.
+    pub(crate) fn take_back(&self, entry: &Arc<Entry>) {
+        let mut sessions = self.sessions();
+        if sessions.get(&entry.name).is_some_and(|found| Arc::ptr_eq(found, entry)) {
+            sessions.remove(&entry.name);
+            entry.deleted.cancel();
+        }
+    }
+
     /// At most `count` sessions after `name`, in the order of names, and whether there are more.
     pub(crate) fn page(&self, name: &str, count: usize) -> (Vec<Arc<Entry>>, bool) {
         let sessions = self.sessions();
@@ -244,7 +274,7 @@ mod tests {
     }
 
     fn asked(lanes: u64, resume: bool) -> Asked {
-        Asked { resolved: resolved(lanes), resume, noise: AskedNoise::default() }
+        Asked { resolved: resolved(lanes), resume, named: true, noise: AskedNoise::default() }
     }
 
     fn bytes(lanes: u64) -> u64 {
@@ -282,7 +312,7 @@ mod tests {
         let kept = resolved().cost().total() + OVERHEAD_BYTES;
         let state_of = |room, state| {
             let noise = AskedNoise { state, ..AskedNoise::default() };
-            let asked = Asked { resolved: resolved(), resume: false, noise };
+            let asked = Asked { resolved: resolved(), resume: false, named: true, noise };
             registry(10, room)
                 .create("a".into(), asked)
                 .map(|(entry, _)| entry.noise.as_ref().unwrap().options.state)

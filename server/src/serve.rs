@@ -59,6 +59,9 @@ pub async fn run(
         max_message_bytes: config.max_message_bytes,
         max_kept_states: config.max_kept_states,
     };
+    if let Some(limit) = config.delete_unnamed_after {
+        tokio::spawn(sessions.clone().delete_idle_sessions(limit));
+    }
     let analysis = AnalysisService::new(Arc::new(analyses), lifecycle.clone(), config.max_analyses);
 
     let (mut health, health_service) = tonic_health::server::health_reporter();

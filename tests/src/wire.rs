@@ -1,5 +1,7 @@
 //! Sessions driven over gRPC by hand, message by message.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use bytes::Bytes;
 use noised::{MatrixSpec, Session, SessionSpec, Tree};
 use noised_proto::v1::sessions_client::SessionsClient;
@@ -131,9 +133,18 @@ pub async fn unary(
     client.multiply_next(request).await.map(tonic::Response::into_inner)
 }
 
-/// How a session stands.
+/// A session and how it stands.
 pub async fn get(client: &mut SessionsClient<Channel>, name: &str) -> Result<v1::Session, Status> {
-    let request = v1::GetSessionRequest { name: name.to_owned() };
+    view(client, name, v1::SessionView::Unspecified).await
+}
+
+/// As much of a session as a view shows.
+pub async fn view(
+    client: &mut SessionsClient<Channel>,
+    name: &str,
+    view: v1::SessionView,
+) -> Result<v1::Session, Status> {
+    let request = v1::GetSessionRequest { name: name.to_owned(), view: view.into() };
     client.get_session(request).await.map(tonic::Response::into_inner)
 }
 
@@ -241,6 +252,11 @@ impl Drop for StepStream {
             call.abort();
         }
     }
+}
+
+/// Now, in seconds since 1970-01-01 UTC.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
 /// What a status says; its code must be this.

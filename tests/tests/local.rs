@@ -175,11 +175,11 @@ impl Either {
     }
 }
 
-/// What is the same of a session here and there: not what else a server counts as its memory, nor when it was rewound.
+/// What is the same of a session here and there: not what else a server counts as its memory, nor when it was rewound or used.
 fn comparable(info: SessionInfo) -> SessionInfo {
     let SessionInfo { mut rewinds, .. } = info.clone();
     rewinds.iter_mut().for_each(|rewind| rewind.unix_seconds = 0);
-    SessionInfo { memory_bytes: 0, rewinds, ..info }
+    SessionInfo { memory_bytes: 0, rewinds, last_used_unix_seconds: 0, ..info }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -299,6 +299,7 @@ pub(crate) fn to_dict<'py>(py: Python<'py>, info: &SessionInfo) -> PyResult<Boun
         rewind_count,
         released_steps,
         noise_started_over,
+        last_used_unix_seconds,
     } = info;
     let dict = PyDict::new(py);
     dict.set_item("name", name)?;
@@ -318,5 +319,6 @@ pub(crate) fn to_dict<'py>(py: Python<'py>, info: &SessionInfo) -> PyResult<Boun
     dict.set_item("rewind_count", rewind_count)?;
     dict.set_item("released_steps", released_steps)?;
     dict.set_item("noise_started_over", noise_started_over)?;
+    dict.set_item("last_used_unix_seconds", last_used_unix_seconds)?;
     Ok(dict)
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use noised::noise::{KeyCheck, NoiseKey};
 use noised::session::{Fingerprint, NoiseOptions, ResolvedSpec};
@@ -58,6 +59,7 @@ impl Shared {
             rewind_count: 0,
             released_steps: 0,
             noise_started_over: false,
+            last_used_unix_seconds: unix_seconds(),
         };
         engine.note_all(&mut info);
         let claim = Claim::of(&resolved);
@@ -79,7 +81,10 @@ impl Shared {
         let mut engine = self.engine.lock().map_err(|_| Error::from(damaged()))?;
         let engine = engine.as_mut().ok_or_else(|| self.not_found())?;
         let done = work(engine);
-        engine.note(&mut self.noted());
+        let mut noted = self.noted();
+        engine.note(&mut noted);
+        noted.last_used_unix_seconds = unix_seconds();
+        drop(noted);
         done
     }
 
@@ -118,6 +123,11 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
     }
+}
+
+/// Now, in seconds since 1970-01-01 UTC.
+fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// An error as it would come from a server.

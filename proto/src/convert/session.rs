@@ -46,6 +46,7 @@ pub fn asked_session(session: v1::Session) -> Result<AskedSession> {
         rewind_count,
         released_steps,
         noise_started_over,
+        last_used_unix_seconds,
     } = session;
     let set = [
         ("name", !name.is_empty()),
@@ -61,6 +62,7 @@ pub fn asked_session(session: v1::Session) -> Result<AskedSession> {
         ("rewind_count", rewind_count != 0),
         ("released_steps", released_steps != 0),
         ("noise_started_over", noise_started_over),
+        ("last_used_unix_seconds", last_used_unix_seconds != 0),
     ];
     if let Some((field, _)) = set.into_iter().find(|(_, set)| *set) {
         return Err(Error::invalid(field, "is set by the server"));
@@ -124,6 +126,8 @@ pub struct SessionStatus {
     pub released_steps: u64,
     /// Whether a noise was begun again at step 0.
     pub noise_started_over: bool,
+    /// When the session was last used, in seconds since 1970-01-01 UTC.
+    pub last_used_unix_seconds: u64,
 }
 
 /// Writes a session with everything that is known of it.
@@ -151,6 +155,7 @@ pub fn session_summary_to_wire(resolved: &ResolvedSpec, status: SessionStatus) -
         rewind_count,
         released_steps,
         noise_started_over,
+        last_used_unix_seconds,
     } = status;
     let kept = options.map_or(v1::NoiseState::Unspecified, |options| options.state.into());
     v1::Session {
@@ -175,5 +180,6 @@ pub fn session_summary_to_wire(resolved: &ResolvedSpec, status: SessionStatus) -
         rewind_count,
         released_steps,
         noise_started_over,
+        last_used_unix_seconds,
     }
 }

@@ -123,6 +123,7 @@ fn a_session_is_written_with_where_it_stands() {
         rewind_count: 1,
         released_steps: 9,
         noise_started_over: true,
+        last_used_unix_seconds: 1_790_000_001,
     };
     let full = session_to_wire(&resolved, status.clone());
     assert_eq!(full.fingerprint, resolved.fingerprint().as_bytes());

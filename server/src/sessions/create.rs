@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use noised::Error;
 use noised::noise::NoiseKey;
-use noised_proto::{AskedSession, ServiceError, asked_session, name, session_to_wire, v1};
+use noised_proto::{AskedSession, ServiceError, asked_session, name, v1};
 use prost::Message;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::registry::{Asked, AskedNoise};
+use crate::entry::Entry;
+use crate::registry::{Asked, AskedNoise, Registry};
 
-use super::{STATUS_BYTES, SessionsService, status};
+use super::{STATUS_BYTES, SessionsService, View};
 
 impl SessionsService {
     pub(super) async fn create(
@@ -19,9 +20,12 @@ impl SessionsService {
         request: v1::CreateSessionRequest,
     ) -> Result<v1::Session, ServiceError> {
         self.lifecycle.check_open()?;
-        let v1::CreateSessionRequest { session_id, session, resume, noise_key, start_noise_over } = request;
+        let v1::CreateSessionRequest { session_id, session, resume, noise_key, start_noise_over, view } =
+            request;
         let noise_key = Zeroizing::new(noise_key);
-        let id = if session_id.is_empty() { Uuid::new_v4().to_string() } else { session_id };
+        let view = View::asked(view, View::Basic)?;
+        let named = !session_id.is_empty();
+        let id = if named { session_id } else { Uuid::new_v4().to_string() };
         name::check_session_id(&id)?;
         let session = session.ok_or_else(|| Error::invalid("session", "is missing"))?;
         // A session that could not be told about must not be made.
@@ -40,9 +44,12 @@ impl SessionsService {
             let given_key =
                 (!noise_key.is_empty()).then(|| NoiseKey::from_slice("noise_key", &noise_key)).transpose()?;
             let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over: start_noise_over };
-            registry.create(name::session_name(&id), Asked { resolved: spec.resolve()?, resume, noise })
+            let asked = Asked { resolved: spec.resolve()?, resume, named, noise };
+            let (entry, resumed) = registry.create(name::session_name(&id), asked)?;
+            let untold = (!named).then(|| Untold(Some((registry, Arc::clone(&entry)))));
+            Ok::<_, ServiceError>((entry, resumed, untold))
         });
-        let (entry, resumed) = made.await.map_err(|_| ServiceError::Internal)??;
+        let (entry, resumed, untold) = made.await.map_err(|_| ServiceError::Internal)??;
         let spec = entry.resolved.spec();
         tracing::info!(
             session = %entry.name,
@@ -56,6 +63,30 @@ impl SessionsService {
             "session opened"
         );
         entry.draw_ahead(&self.compute);
-        Ok(session_to_wire(&entry.resolved, status(&entry, resumed)))
+        // From here on nothing waits, so the caller gets the answer.
+        if let Some(untold) = untold {
+            untold.told();
+        }
+        Ok(view.of(&entry, resumed))
+    }
+}
+
+/// A session under a name that the server made up, until its caller is told the name.
+///
+/// A caller that goes away while its session is made leaves a session that nobody could use or delete.
+struct Untold(Option<(Arc<Registry>, Arc<Entry>)>);
+
+impl Untold {
+    fn told(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        if let Some((registry, entry)) = self.0.take() {
+            tracing::info!(session = %entry.name, "session taken back: its caller is gone");
+            registry.take_back(&entry);
+        }
     }
 }

@@ -1,8 +1,11 @@
 //! DeleteSession.
 
+use std::sync::Arc;
+
 use noised_proto::{ServiceError, name, v1};
 
 use super::SessionsService;
+use crate::entry::Entry;
 
 impl SessionsService {
     pub(super) async fn delete(&self, request: v1::DeleteSessionRequest) -> Result<(), ServiceError> {
@@ -10,6 +13,11 @@ impl SessionsService {
         name::session_id(&session_name)?;
         let entry = self.registry.delete(&session_name)?;
         tracing::info!(session = %entry.name, next_step = entry.progress().next_step, "session deleted");
+        self.end(entry).await
+    }
+
+    /// Ends a session that is in the registry no more, and frees its memory.
+    pub(super) async fn end(&self, entry: Arc<Entry>) -> Result<(), ServiceError> {
         // Whoever has the lock after this finds that the session is gone, so nothing more is released of it. Noise may still
         // be drawn ahead for it, and does not keep others from beginning the same.
         drop(entry.session.lock().await);

@@ -2,9 +2,9 @@
 
 use noised::Error;
 use noised::session::WhenFull;
-use noised_proto::{ServiceError, session_to_wire, v1};
+use noised_proto::{ServiceError, v1};
 
-use super::{SessionsService, status};
+use super::{SessionsService, View};
 
 impl SessionsService {
     pub(super) async fn keep(&self, request: v1::KeepStateRequest) -> Result<v1::Session, ServiceError> {
@@ -18,9 +18,9 @@ impl SessionsService {
                 return Err(Error::invalid("when_full", rule).into());
             }
         };
-        let entry = self.entry(&name)?;
+        let entry = self.used_entry(&name)?;
         entry.keep_state(&self.compute, step, when_full, self.max_kept_states).await?;
         tracing::info!(session = %entry.name, step, "state kept");
-        Ok(session_to_wire(&entry.resolved, status(&entry, false)))
+        Ok(View::Basic.of(&entry, false))
     }
 }

@@ -4,6 +4,7 @@ mod carrying;
 mod create;
 mod delete;
 mod get;
+mod idle;
 mod keep_state;
 mod list;
 mod multiply_next;
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use noised::Error;
 use noised::limits::MAX_REWINDS_KEPT;
 use noised_proto::v1::sessions_server::Sessions;
-use noised_proto::{ServiceError, SessionStatus, name, v1};
+use noised_proto::{ServiceError, SessionStatus, name, session_summary_to_wire, session_to_wire, v1};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -48,6 +49,13 @@ impl SessionsService {
         name::session_id(session_name)?;
         self.registry.get(session_name)
     }
+
+    /// The same for a call that uses the session, and does not only look at it.
+    fn used_entry(&self, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
+        let entry = self.entry(session_name)?;
+        entry.last_use.note();
+        Ok(entry)
+    }
 }
 
 /// Refuses a client that means another session than the one of that name.
@@ -56,6 +64,43 @@ fn check_fingerprint(entry: &Entry, fingerprint: &[u8]) -> Result<(), ServiceErr
         return Ok(());
     }
     Err(Error::FingerprintMismatch { field: "fingerprint" }.into())
+}
+
+/// How much of a session an answer tells.
+///
+/// A description takes as many bytes as its client sent, and many libraries take shorter messages than they make. So an
+/// answer repeats a description only where the client asks for that.
+#[derive(Clone, Copy, Debug)]
+enum View {
+    /// All but the matrix and the tree.
+    Basic,
+    /// All of it.
+    Full,
+}
+
+impl View {
+    /// Reads the field `view`; `default` is what a field that is not set means.
+    fn asked(view: i32, default: Self) -> Result<Self, Error> {
+        match v1::SessionView::try_from(view) {
+            Ok(v1::SessionView::Unspecified) => Ok(default),
+            Ok(v1::SessionView::Basic) => Ok(Self::Basic),
+            Ok(v1::SessionView::Full) => Ok(Self::Full),
+            Err(_) => {
+                let rule = format!(
+                    "must be SESSION_VIEW_BASIC (1), SESSION_VIEW_FULL (2) or not set (0), found {view}"
+                );
+                Err(Error::invalid("view", rule))
+            }
+        }
+    }
+
+    fn of(self, entry: &Entry, resumed: bool) -> v1::Session {
+        let status = status(entry, resumed);
+        match self {
+            Self::Basic => session_summary_to_wire(&entry.resolved, status),
+            Self::Full => session_to_wire(&entry.resolved, status),
+        }
+    }
 }
 
 /// Where a session stands, for the wire.
@@ -73,6 +118,7 @@ fn status(entry: &Entry, resumed: bool) -> SessionStatus {
         rewinds,
         rewind_count,
         released_steps,
+        last_used_unix_seconds: entry.last_use.unix_seconds(),
         noise_started_over: entry.noise.as_ref().is_some_and(|noise| noise.started_over),
     }
 }

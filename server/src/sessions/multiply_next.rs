@@ -17,7 +17,7 @@ impl SessionsService {
     ) -> Result<v1::MultiplyNextResponse, ServiceError> {
         self.lifecycle.check_open()?;
         let v1::MultiplyNextRequest { name, step, payload, fingerprint } = request;
-        let entry = self.entry(&name)?;
+        let entry = self.used_entry(&name)?;
         check_fingerprint(&entry, &fingerprint)?;
         let (expected, found) = (entry.resolved.input_bytes(), payload.len());
         if found != expected {

@@ -4,12 +4,12 @@ use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use noised::session::{NoiseDrawer, NoiseRewind};
-use noised_proto::{ServiceError, session_to_wire, v1};
+use noised_proto::{ServiceError, v1};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::{SessionsService, status};
+use super::{SessionsService, View};
 use crate::entry::{Answering, Entry};
 use crate::lifecycle::Lifecycle;
 
@@ -39,7 +39,7 @@ impl SessionsService {
     ) -> Result<ReceiverStream<Result<v1::RewindSessionResponse, Status>>, ServiceError> {
         self.lifecycle.check_open()?;
         let v1::RewindSessionRequest { name, step, allow_divergence } = request;
-        let entry = self.entry(&name)?;
+        let entry = self.used_entry(&name)?;
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let wanted = Wanted { step, allow_divergence, unix_seconds };
         let (answers, queue) = mpsc::channel(QUEUE);
@@ -49,7 +49,8 @@ impl SessionsService {
             let answer = match service.rewind_entry(&entry, wanted, &answers).await {
                 Ok(steps) => {
                     entry.draw_ahead(&service.compute);
-                    let session = Some(session_to_wire(&entry.resolved, status(&entry, false)));
+                    entry.last_use.note();
+                    let session = Some(View::Basic.of(&entry, false));
                     Ok(v1::RewindSessionResponse { steps_done: steps, steps_total: steps, session })
                 }
                 Err(error) => Err(error.into()),

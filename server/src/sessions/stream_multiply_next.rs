@@ -111,6 +111,7 @@ impl SessionsService {
         frame: Frame,
         answers: &mpsc::Sender<Answer>,
     ) -> Result<bool, ServiceError> {
+        entry.last_use.note();
         let Carried { message, payload } = frame;
         let v1::StreamMultiplyNextRequest { name, step, offset, payload: _, fingerprint: _ } = message;
         if !name.is_empty() && name != entry.name {

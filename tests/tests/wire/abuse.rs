@@ -44,7 +44,7 @@ fn sound(job: &Job, name: &str) -> [Vec<u8>; 10] {
     let payload = job.payloads[0].clone();
     [
         create_request("", &job.spec).encode_to_vec(),
-        v1::GetSessionRequest { name: name.clone() }.encode_to_vec(),
+        v1::GetSessionRequest { name: name.clone(), view: 1 }.encode_to_vec(),
         v1::ListSessionsRequest { page_size: 3, page_token: name.clone() }.encode_to_vec(),
         v1::DeleteSessionRequest { name: "sessions/none".to_owned() }.encode_to_vec(),
         v1::MultiplyNextRequest {
@@ -237,7 +237,9 @@ async fn a_description_as_long_as_a_message() {
                 match client.create_session(request).await {
                     Ok(made) => {
                         let made = made.into_inner();
-                        assert_eq!(wire::get(&mut client, &name).await.unwrap(), made);
+                        let full = wire::get(&mut client, &name).await.unwrap();
+                        assert!(full.matrix.is_some() && full.tree.is_some());
+                        assert_eq!(v1::Session { matrix: None, tree: None, ..full }, made);
                         wire::delete(&mut client, &name).await.unwrap();
                     }
                     Err(status) => {

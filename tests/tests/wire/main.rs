@@ -8,6 +8,7 @@ mod analysis;
 mod bad;
 mod client;
 mod keys;
+mod lifetimes;
 mod load;
 mod mechanisms;
 mod noise;

@@ -1,8 +1,6 @@
 //! Going back: to kept states and to others, the same bits come again; each act is counted; what breaks off leaves a session
 //! that goes on.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::Bytes;
 use noised::{DType, SessionSpec, ShardCut, Tree};
 use noised_client::{CreateOptions, Error, GivenKey, ShardedSession};
@@ -19,10 +17,6 @@ use tonic::transport::Channel;
 
 const KEPT: v1::NoiseState = v1::NoiseState::Kept;
 const REPLAYED: v1::NoiseState = v1::NoiseState::Replayed;
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
-}
 
 /// Goes back, and checks what is told on the way.
 async fn go_back(
@@ -92,7 +86,7 @@ async fn the_same_bits_come_again() {
 async fn acts_of_going_back_are_remembered() {
     on_both(Options::default(), async |server: &mut Server| {
         let mut client = server.sessions().await;
-        let begun = now();
+        let begun = wire::now();
         let spec = gaussian(given(), specs::noising(), trees::mixed());
         let name = noises::create(&mut client, noises::request("run", &spec)).await;
         for step in 0..6 {
@@ -113,7 +107,7 @@ async fn acts_of_going_back_are_remembered() {
         let found: Vec<_> =
             session.rewinds.iter().map(|act| (act.from_step, act.to_step, act.allow_divergence)).collect();
         assert_eq!(found, acts);
-        assert!(session.rewinds.iter().all(|act| (begun..=now()).contains(&act.unix_seconds)));
+        assert!(session.rewinds.iter().all(|act| (begun..=wire::now()).contains(&act.unix_seconds)));
         assert!(session.rewinds.iter().map(|act| act.unix_seconds).is_sorted());
         // A list tells how many there were.
         let page = client.list_sessions(v1::ListSessionsRequest::default()).await.unwrap().into_inner();

@@ -38,6 +38,7 @@ pub(super) fn to_json(info: &SessionInfo) -> Value {
         rewind_count,
         released_steps,
         noise_started_over,
+        last_used_unix_seconds,
     } = info;
     let mut value = json!({
         "name": name,
@@ -53,6 +54,7 @@ pub(super) fn to_json(info: &SessionInfo) -> Value {
         "rewind_count": rewind_count,
         "released_steps": released_steps,
         "noise_started_over": noise_started_over,
+        "last_used_unix_seconds": last_used_unix_seconds,
         "lookahead": options.map(|options| options.lookahead),
         "noise_state": options.map(|options| name_of(options.state)),
     });
