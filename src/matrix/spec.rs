@@ -27,7 +27,7 @@ pub enum MatrixSpec {
     MomentumSgd {
         /// The momentum, in `[0, 1]`.
         momentum: f64,
-        /// The learning rates, each positive; all ones where there is no list.
+        /// The learning rates, none negative, and none zero under `inverse`; all ones where there is no list.
         #[serde(skip_serializing_if = "Option::is_none")]
         learning_rates: Option<Vec<f64>>,
     },

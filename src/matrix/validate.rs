@@ -47,12 +47,12 @@ impl Walk {
                     ));
                 }
                 if let Some(rates) = learning_rates {
-                    schedule(rates, &at("learning_rates"), false)?;
-                    if let Some(i) = rates.iter().position(|&rate| rate <= 0.0) {
+                    schedule(rates, &at("learning_rates"), inverted)?;
+                    if let Some(i) = rates.iter().position(|&rate| rate < 0.0) {
                         let found = rates[i];
                         return Err(Error::invalid(
                             format!("{}[{i}]", at("learning_rates")),
-                            format!("must be greater than zero, found {found}"),
+                            format!("must not be negative, found {found}"),
                         ));
                     }
                 }

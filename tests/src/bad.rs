@@ -122,9 +122,14 @@ fn numbers() -> Vec<Bad<MatrixSpec>> {
     {
         all.push(bad(momentum(x, &[1.0]), field, "in [0, 1]"));
     }
-    for x in [0.0, -0.0, -1.0, -f64::MIN_POSITIVE] {
-        all.push(bad(momentum(0.5, &[x]), "matrix.learning_rates[0]", "greater than zero"));
-        all.push(bad(momentum(0.5, &[1.0, 0.1, x]), "matrix.learning_rates[2]", "greater than zero"));
+    for x in [-1.0, -f64::MIN_POSITIVE] {
+        all.push(bad(momentum(0.5, &[x]), "matrix.learning_rates[0]", "must not be negative"));
+        all.push(bad(momentum(0.5, &[1.0, 0.1, x]), "matrix.learning_rates[2]", "must not be negative"));
+    }
+    for x in [0.0, -0.0] {
+        let rule = "must not be zero";
+        all.push(bad(momentum(0.5, &[x, 1.0]).inverse(), "matrix.matrix.learning_rates[0]", rule));
+        all.push(bad(momentum(0.5, &[1.0, x]).inverse(), "matrix.matrix.learning_rates[1]", rule));
     }
     for x in [1.0 + f64::EPSILON, -1.0 - f64::EPSILON, 2.0, -1e300] {
         all.push(bad(blt(&[0.5, x], &[0.1, 0.1]), "matrix.buf_decay[1]", "in [-1, 1]"));

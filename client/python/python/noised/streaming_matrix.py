@@ -149,7 +149,8 @@ def momentum_sgd_matrix(momentum: float = 0, learning_rates: ArrayLike | None = 
 
     Args:
         momentum: The factor of the moment.
-        learning_rates: One a step, all greater than 0; the last repeats for ever. 1 unless given.
+        learning_rates: One a step, none negative, and none 0 in a matrix that is inverted; the last repeats for ever. 1
+            unless given.
     """
     spec: dict[str, Any] = {"kind": "momentum_sgd", "momentum": real("momentum", momentum)}
     if learning_rates is not None:
