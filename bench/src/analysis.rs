@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use noised::analysis::{Participation, row_norms_squared};
-use noised::design::{Design, Family, Objective, Problem, optimize};
+use noised::design::{Design, Family, Objective, Problem, Verdict, optimize};
 use noised::{MatrixSpec, matrix::strategy};
 use serde_json::Value;
 
@@ -187,7 +187,7 @@ impl Setting {
 
     fn optimize(&self) -> anyhow::Result<(Duration, Design)> {
         let start = Instant::now();
-        let design = optimize(&self.family, &self.problem, &mut |_| true)?;
+        let design = optimize(&self.family, &self.problem, &mut |_| Verdict::Continue)?;
         Ok((start.elapsed(), design))
     }
 }

@@ -40,7 +40,7 @@ const MEMORY: usize = 10;
 ///
 /// # Errors
 /// [`Error::Invalid`] on `n` where that makes more than [`MAX_DESIGNED_ENTRIES`] entries, on `bands` where there are none or
-/// more than `n`, and on `workload`; [`Error::Cancelled`] where `progress` answers `false`.
+/// more than `n`, and on `workload`; [`Error::Cancelled`].
 pub(crate) fn optimize_column_normalized(
     problem: &Problem,
     bands: usize,
@@ -54,7 +54,7 @@ pub(crate) fn optimize_column_normalized(
         Objective::Mean => search.run(&start, 1.0, RELATIVE_TOLERANCE, watch)?,
         Objective::Max => search.least_max(start, watch)?,
     };
-    Design::of(best.clone(), best.inverse(), problem, &|| watch.cancelled())
+    Design::of(best.clone(), best.inverse(), problem, &|| watch.abandoned())
 }
 
 /// Checks the size of the search.
@@ -86,7 +86,7 @@ struct Search<'a> {
 impl Search<'_> {
     fn errors(&self, strategy: &MatrixSpec, watch: &Watch<'_>) -> Result<QueryErrors> {
         let workload = self.problem.workload.as_ref();
-        query_errors(Mechanism::Strategy(strategy), workload, self.problem.n, &|| watch.cancelled())
+        query_errors(Mechanism::Strategy(strategy), workload, self.problem.n, &|| watch.abandoned())
     }
 
     /// Minimises means of rising powers, each from the last optimum. At the optimum of one, its weights say that no strategy
@@ -99,6 +99,9 @@ impl Search<'_> {
             let errors = self.errors(&found, watch)?;
             if errors.max() < best.0 {
                 best = (errors.max(), found.clone());
+            }
+            if watch.stopped() {
+                break;
             }
             let weights = power_mean(&errors.per_query, power).1;
             let weighted: f64 = weights.iter().zip(&errors.per_query).map(|(w, error)| w * error).sum();
@@ -122,8 +125,9 @@ impl Search<'_> {
         let mut value_and_gradient = |point: &[f64], gradient: &mut [f64]| {
             match self.value_and_gradient(point, power, gradient, watch) {
                 Ok(value) => value.is_finite().then_some(value),
-                // A step too far, where a diagonal entry is zero or something overflows, is one to take back.
-                Err(Error::Invalid { .. }) => None,
+                // A step too far, where a diagonal entry is zero or something overflows, is one to take back. A search that is
+                // told to end takes no more steps.
+                Err(Error::Invalid { .. } | Error::Cancelled) => None,
                 Err(error) => {
                     failed = Some(error);
                     None
@@ -139,6 +143,7 @@ impl Search<'_> {
         if let Some(error) = failed {
             return Err(error);
         }
+        watch.check()?;
         let found = found?;
         self.iterations += found.iterations;
         Ok(self.strategy(&found.point))
@@ -166,7 +171,7 @@ impl Search<'_> {
             weights
         };
         let scan = Scan::Checkpointed { checkpoints: n.isqrt() as usize };
-        let found = row_norms_squared_gradient_of(&decoder, n, weigh, scan, || watch.cancelled())?;
+        let found = row_norms_squared_gradient_of(&decoder, n, weigh, scan, || watch.interrupted())?;
         gradient.copy_from_slice(&entries_of_decoder(&found.gradient));
         Ok(value)
     }
@@ -205,13 +210,14 @@ fn entries_of_decoder(decoder: &MatrixSpec) -> Vec<f64> {
 mod tests {
     use super::*;
     use crate::analysis::Participation;
+    use crate::design::Verdict;
 
     fn problem(n: u64, objective: Objective) -> Problem {
         Problem { n, participation: Participation::Single, objective, workload: None }
     }
 
     fn design(problem: &Problem, bands: usize) -> Design {
-        optimize_column_normalized(problem, bands, &Watch::new(&mut |_| true)).unwrap()
+        optimize_column_normalized(problem, bands, &Watch::new(&mut |_| Verdict::Continue)).unwrap()
     }
 
     #[test]
@@ -280,7 +286,7 @@ mod tests {
         let field = |problem: &Problem, bands| match optimize_column_normalized(
             problem,
             bands,
-            &Watch::new(&mut |_| true),
+            &Watch::new(&mut |_| Verdict::Continue),
         ) {
             Err(Error::Invalid { field, .. }) => field,
             other => panic!("{other:?}"),
@@ -298,7 +304,7 @@ mod tests {
             2,
             &Watch::new(&mut |_| {
                 heard += 1;
-                heard < 3
+                if heard < 3 { Verdict::Continue } else { Verdict::Abandon }
             }),
         );
         assert_eq!(stopped, Err(Error::Cancelled));

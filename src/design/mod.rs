@@ -31,6 +31,18 @@ pub struct Progress {
     pub loss: f64,
 }
 
+/// What whoever hears of progress answers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verdict {
+    /// Search on.
+    #[default]
+    Continue,
+    /// Search no further: give the best that was found so far. The listener is still asked while that is measured.
+    Finish,
+    /// Give everything up: nobody waits for an answer.
+    Abandon,
+}
+
 /// A strategy, and what it achieves.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Design {
@@ -46,6 +58,8 @@ pub struct Design {
     pub max: f64,
     /// The squared sensitivity times the objective.
     pub loss: f64,
+    /// Whether the search came to its end: `false` where a [`Verdict::Finish`] ended it early.
+    pub complete: bool,
 }
 
 impl Design {
@@ -66,22 +80,25 @@ impl Design {
         let sensitivity = analysis::sensitivity(&strategy, problem.n, problem.participation, cancelled)?;
         let (mean, max) = (errors.mean(), errors.max());
         let loss = sensitivity.squared * problem.objective.of(mean, max);
-        Ok(Self { strategy, noising_matrix, sensitivity, mean, max, loss })
+        Ok(Self { strategy, noising_matrix, sensitivity, mean, max, loss, complete: true })
     }
 }
 
 /// The best strategy of a family that is found. `progress` hears of every iteration, and of the last one again wherever
-/// something else takes long; where it answers `false` the call ends with [`Error::Cancelled`](crate::Error::Cancelled).
+/// something else takes long. Where it answers [`Verdict::Finish`], the call gives the best that was found so far.
 ///
 /// # Errors
-/// [`Error::Invalid`](crate::Error::Invalid) names the field and the rule it breaks.
+/// [`Error::Invalid`](crate::Error::Invalid) names the field and the rule it breaks;
+/// [`Error::Cancelled`](crate::Error::Cancelled) where `progress` answers [`Verdict::Abandon`].
 pub fn optimize(
     family: &Family,
     problem: &Problem,
-    progress: &mut dyn FnMut(Progress) -> bool,
+    progress: &mut dyn FnMut(Progress) -> Verdict,
 ) -> Result<Design> {
     problem.validate()?;
-    designed(family, problem, &Watch::new(progress))
+    let watch = Watch::new(progress);
+    let found = designed(family, problem, &watch)?;
+    Ok(Design { complete: !watch.stopped(), ..found })
 }
 
 fn designed(family: &Family, problem: &Problem, watch: &Watch<'_>) -> Result<Design> {

@@ -1,7 +1,7 @@
 //! Every family in every size that fits, compared.
 
 use super::watch::Watch;
-use super::{Design, Family, Objective, Problem, Progress, blt, designed};
+use super::{Design, Family, Objective, Problem, Progress, Verdict, blt, designed};
 use crate::analysis::Participation;
 use crate::error::{Error, Result};
 use crate::limits::{MAX_BANDS, MAX_DENSE_N, MAX_DESIGNED_ENTRIES, MAX_PLANES};
@@ -43,6 +43,8 @@ pub struct Recommendation {
     pub candidates: Vec<Candidate>,
     /// Which to use and why, in a few sentences.
     pub reason: String,
+    /// Whether all were compared: `false` where a [`Verdict::Finish`] ended the comparison early.
+    pub complete: bool,
 }
 
 /// Compares the strategies whose noising matrix fits into `max_planes` planes of state a lane, and says which to use and
@@ -56,18 +58,18 @@ pub struct Recommendation {
 ///
 /// # Errors
 /// [`Error::Invalid`] on `max_planes` over [`MAX_PLANES`], and as those of [`optimize`](super::optimize); [`Error::Cancelled`] where
-/// `progress` answers `false`.
+/// `progress` answers [`Verdict::Abandon`].
 pub fn recommend(
     problem: &Problem,
     max_planes: usize,
-    progress: &mut dyn FnMut(Progress) -> bool,
+    progress: &mut dyn FnMut(Progress) -> Verdict,
 ) -> Result<Recommendation> {
     if max_planes > MAX_PLANES {
         return Err(Error::invalid("max_planes", format!("at most {MAX_PLANES}, found {max_planes}")));
     }
     problem.validate()?;
     let watch = &Watch::new(progress);
-    let identity = Design::of(MatrixSpec::Identity, MatrixSpec::Identity, problem, &|| watch.cancelled())?;
+    let identity = Design::of(MatrixSpec::Identity, MatrixSpec::Identity, problem, &|| watch.abandoned())?;
     let mut candidates = vec![Candidate {
         name: "independent noise".into(),
         family: "identity".into(),
@@ -76,6 +78,9 @@ pub fn recommend(
     }];
     let mut left_out = Vec::new();
     for family in families(problem, max_planes) {
+        if watch.stopped() {
+            break;
+        }
         match judged(&family, problem, watch) {
             Ok(designs) => {
                 for (family, design) in designs {
@@ -96,7 +101,7 @@ pub fn recommend(
     if !left_out.is_empty() {
         reason.push_str(&format!(" Not compared: {}.", left_out.join("; ")));
     }
-    Ok(Recommendation { candidates, reason })
+    Ok(Recommendation { candidates, reason, complete: !watch.stopped() })
 }
 
 /// The optimum of a family, and what it achieves on the problem's own workload. Of BLTs those of fewer buffers come with it,
@@ -115,7 +120,7 @@ fn judged(family: &Family, problem: &Problem, watch: &Watch<'_>) -> Result<Vec<(
     }
     let for_prefix_sums = Problem { workload: None, ..problem.clone() };
     let again = |(family, Design { strategy, noising_matrix, .. })| {
-        Ok((family, Design::of(strategy, noising_matrix, problem, &|| watch.cancelled())?))
+        Ok((family, Design::of(strategy, noising_matrix, problem, &|| watch.abandoned())?))
     };
     optima(&for_prefix_sums)?.into_iter().map(again).collect()
 }
@@ -221,7 +226,9 @@ mod tests {
     #[test]
     fn more_room_never_recommends_a_noticeably_worse_strategy() {
         let losses: Vec<f64> = [0, 1, 2, 4, 9]
-            .map(|planes| recommend(&problem(64), planes, &mut |_| true).unwrap().candidates[0].design.loss)
+            .map(|planes| {
+                recommend(&problem(64), planes, &mut |_| Verdict::Continue).unwrap().candidates[0].design.loss
+            })
             .to_vec();
         assert!(losses.windows(2).all(|pair| pair[1] <= pair[0] * AS_GOOD), "{losses:?}");
         assert!(losses[4] < 0.5 * losses[0], "{losses:?}");
@@ -231,7 +238,8 @@ mod tests {
     fn what_is_recommended_fits_and_is_as_good_as_the_best() {
         let participation = Participation::MinSep { min_sep: 16, max_participations: Some(4) };
         let problem = Problem { participation, ..problem(64) };
-        let Recommendation { candidates, reason } = recommend(&problem, 8, &mut |_| true).unwrap();
+        let Recommendation { candidates, reason, .. } =
+            recommend(&problem, 8, &mut |_| Verdict::Continue).unwrap();
         assert!(candidates.iter().all(|candidate| candidate.planes <= 8));
         let lowest = candidates.iter().map(|c| c.design.loss).fold(f64::INFINITY, f64::min);
         assert!(candidates[0].design.loss <= lowest * AS_GOOD);
@@ -241,7 +249,8 @@ mod tests {
 
     #[test]
     fn no_room_is_independent_noise() {
-        let Recommendation { candidates, reason } = recommend(&problem(10), 0, &mut |_| true).unwrap();
+        let Recommendation { candidates, reason, .. } =
+            recommend(&problem(10), 0, &mut |_| Verdict::Continue).unwrap();
         assert_eq!((candidates.len(), candidates[0].planes), (1, 0));
         assert!(reason.contains("independent noise"), "{reason}");
         // Mean of 1 ..= 10 at a sensitivity of 1.
@@ -252,7 +261,7 @@ mod tests {
     fn another_workload_is_what_strategies_are_compared_on() {
         let workload = MatrixSpec::MomentumSgd { momentum: 0.9, learning_rates: Some(vec![1.0, 0.5, 0.25]) };
         let problem = Problem { workload: Some(workload), ..problem(32) };
-        for candidate in recommend(&problem, 4, &mut |_| true).unwrap().candidates {
+        for candidate in recommend(&problem, 4, &mut |_| Verdict::Continue).unwrap().candidates {
             let Design { strategy, noising_matrix, loss, .. } = candidate.design;
             let again = Design::of(strategy, noising_matrix, &problem, &|| false).unwrap();
             assert!((again.loss / loss - 1.0).abs() < 1e-9, "{}", candidate.name);
@@ -263,7 +272,8 @@ mod tests {
     fn a_family_that_refuses_is_left_out_and_told() {
         let workload = Some(MatrixSpec::Toeplitz { coef: vec![-1.0, 0.5], column_normalize_for_n: None });
         let problem = Problem { workload, ..problem(32) };
-        let Recommendation { candidates, reason } = recommend(&problem, 2, &mut |_| true).unwrap();
+        let Recommendation { candidates, reason, .. } =
+            recommend(&problem, 2, &mut |_| Verdict::Continue).unwrap();
         assert!(candidates.len() > 2 && reason.contains("Not compared: banded Toeplitz"), "{reason}");
     }
 
@@ -287,6 +297,6 @@ mod tests {
 
     #[test]
     fn one_who_gives_up_is_heard() {
-        assert_eq!(recommend(&problem(64), 4, &mut |_| false), Err(Error::Cancelled));
+        assert_eq!(recommend(&problem(64), 4, &mut |_| Verdict::Abandon), Err(Error::Cancelled));
     }
 }

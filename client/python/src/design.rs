@@ -2,7 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use noised::design::{self, Design, Family, Objective, Problem, Progress, Recommendation};
+use noised::design::{self, Design, Family, Objective, Problem, Progress, Recommendation, Verdict};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -103,8 +103,8 @@ pub(crate) fn optimize<'py>(
         }),
         None => {
             let hear = |progress| if listener.tell(progress) { Ok(()) } else { Err(Failure::Cancelled) };
-            connection.driver.wait_for_news(py, hear, move |_, mut tell| {
-                Ok(design::optimize(&family, &problem, &mut tell)?)
+            connection.driver.wait_for_news(py, hear, move |_, tell| {
+                Ok(design::optimize(&family, &problem, &mut |progress| verdict(tell(progress)))?)
             })
         }
     };
@@ -132,12 +132,12 @@ pub(crate) fn recommend<'py>(
         }),
         None => {
             let hear = |progress| if listener.tell(progress) { Ok(()) } else { Err(Failure::Cancelled) };
-            connection.driver.wait_for_news(py, hear, move |_, mut tell| {
-                Ok(design::recommend(&problem, max_planes, &mut tell)?)
+            connection.driver.wait_for_news(py, hear, move |_, tell| {
+                Ok(design::recommend(&problem, max_planes, &mut |progress| verdict(tell(progress)))?)
             })
         }
     };
-    let Recommendation { candidates, reason } = listener.done(found)?;
+    let Recommendation { candidates, reason, complete: _ } = listener.done(found)?;
     let candidates = candidates.iter().map(|candidate| {
         let dict = design_to_dict(py, &candidate.design)?;
         dict.set_item("name", &candidate.name)?;
@@ -148,8 +148,13 @@ pub(crate) fn recommend<'py>(
     Ok((PyList::new(py, candidates.collect::<PyResult<Vec<_>>>()?)?, reason))
 }
 
+/// Where nobody listens, nobody waits.
+fn verdict(heard: bool) -> Verdict {
+    if heard { Verdict::Continue } else { Verdict::Abandon }
+}
+
 fn design_to_dict<'py>(py: Python<'py>, design: &Design) -> PyResult<Bound<'py, PyDict>> {
-    let Design { strategy, noising_matrix, sensitivity, mean, max, loss } = design;
+    let Design { strategy, noising_matrix, sensitivity, mean, max, loss, complete } = design;
     let dict = PyDict::new(py);
     dict.set_item("strategy", strategy.to_json())?;
     dict.set_item("noising_matrix", noising_matrix.to_json())?;
@@ -159,5 +164,6 @@ fn design_to_dict<'py>(py: Python<'py>, design: &Design) -> PyResult<Bound<'py, 
     dict.set_item("mean", mean)?;
     dict.set_item("max", max)?;
     dict.set_item("loss", loss)?;
+    dict.set_item("complete", complete)?;
     Ok(dict)
 }

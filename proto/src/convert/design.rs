@@ -120,7 +120,7 @@ impl From<v1::Progress> for Progress {
 
 impl From<&Design> for v1::Design {
     fn from(design: &Design) -> Self {
-        let Design { strategy, noising_matrix, sensitivity, mean, max, loss } = design;
+        let Design { strategy, noising_matrix, sensitivity, mean, max, loss, complete } = design;
         Self {
             strategy: Some(strategy.into()),
             noising_matrix: Some(noising_matrix.into()),
@@ -128,6 +128,7 @@ impl From<&Design> for v1::Design {
             mean: *mean,
             max: *max,
             loss: *loss,
+            unfinished: !complete,
         }
     }
 }
@@ -136,7 +137,7 @@ impl TryFrom<v1::Design> for Design {
     type Error = Error;
 
     fn try_from(design: v1::Design) -> Result<Self> {
-        let v1::Design { strategy, noising_matrix, sensitivity, mean, max, loss } = design;
+        let v1::Design { strategy, noising_matrix, sensitivity, mean, max, loss, unfinished } = design;
         let matrix = |matrix, name| required_matrix(matrix).map_err(|error| error.about_matrix(name));
         let sensitivity = sensitivity.ok_or_else(|| Error::invalid("sensitivity", "is missing"))?;
         Ok(Self {
@@ -146,13 +147,14 @@ impl TryFrom<v1::Design> for Design {
             mean,
             max,
             loss,
+            complete: !unfinished,
         })
     }
 }
 
 impl From<&Recommendation> for v1::Recommendation {
     fn from(recommendation: &Recommendation) -> Self {
-        let Recommendation { candidates, reason } = recommendation;
+        let Recommendation { candidates, reason, complete } = recommendation;
         let candidate = |candidate: &Candidate| {
             let Candidate { name, family, planes, design } = candidate;
             v1::Candidate {
@@ -162,7 +164,11 @@ impl From<&Recommendation> for v1::Recommendation {
                 design: Some(design.into()),
             }
         };
-        Self { candidates: candidates.iter().map(candidate).collect(), reason: reason.clone() }
+        Self {
+            candidates: candidates.iter().map(candidate).collect(),
+            reason: reason.clone(),
+            unfinished: !complete,
+        }
     }
 }
 
@@ -170,12 +176,13 @@ impl TryFrom<v1::Recommendation> for Recommendation {
     type Error = Error;
 
     fn try_from(recommendation: v1::Recommendation) -> Result<Self> {
-        let v1::Recommendation { candidates, reason } = recommendation;
+        let v1::Recommendation { candidates, reason, unfinished } = recommendation;
         let candidate = |candidate| {
             let v1::Candidate { name, family, planes, design } = candidate;
             let design = design.ok_or_else(|| Error::invalid("design", "is missing"))?.try_into()?;
             Ok(Candidate { name, family, planes: size(planes), design })
         };
-        Ok(Self { candidates: candidates.into_iter().map(candidate).collect::<Result<_>>()?, reason })
+        let candidates = candidates.into_iter().map(candidate).collect::<Result<_>>()?;
+        Ok(Self { candidates, reason, complete: !unfinished })
     }
 }

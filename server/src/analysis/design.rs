@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use noised::Error;
-use noised::design::{Progress, optimize, recommend};
+use noised::design::{Progress, Verdict, optimize, recommend};
 use noised_proto::parts::Outgoing;
 use noised_proto::v1::{optimize_strategy_response, recommend_strategy_response};
 use noised_proto::{DesignQuestion, RecommendQuestion, ServiceError, v1};
@@ -20,8 +20,12 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 type Answers<T> = mpsc::Sender<Result<T, Status>>;
 type Events<T> = ReceiverStream<Result<T, Status>>;
 
-/// Tells of progress; `false` where nobody waits for the answer any more.
-type Tell<'a> = &'a mut dyn FnMut(Progress) -> bool;
+/// The part of a call's deadline after which a search ends with the best that it has found. The rest is for measuring and
+/// sending it.
+const SEARCHED_PART: f64 = 0.8;
+
+/// Tells of progress, and says whether to go on.
+type Tell<'a> = &'a mut dyn FnMut(Progress) -> Verdict;
 
 impl AnalysisService {
     pub(super) fn optimum(
@@ -72,10 +76,12 @@ impl AnalysisService {
         let run = self.begin()?;
         let (answers, queue) = mpsc::channel(QUEUE + 1);
         let service = self.clone();
+        let enough =
+            deadline.and_then(|deadline| Instant::now().checked_add(deadline.mul_f64(SEARCHED_PART)));
         tokio::spawn(async move {
             // Room for an error is kept from the beginning: telling one never waits for the client.
             let Ok(last) = answers.clone().reserve_owned().await else { return };
-            let told = Told { answers: answers.clone(), of_progress, message };
+            let told = Told { answers: answers.clone(), enough, of_progress, message };
             let cancelled = run.cancelled.clone();
             let answer = service.find_and_send(run, work, told);
             let answered = tokio::select! {
@@ -98,7 +104,7 @@ impl AnalysisService {
         work: impl FnOnce(Tell<'_>) -> Result<Vec<E>, Error> + Send + 'static,
         told: Told<E, T>,
     ) -> Result<(), ServiceError> {
-        let Told { answers, of_progress, message } = told;
+        let Told { answers, enough, of_progress, message } = told;
         let for_progress = answers.clone();
         let (run, found) = self
             .compute
@@ -110,7 +116,11 @@ impl AnalysisService {
                         // What a slow reader has no room for is left out.
                         let _slow = for_progress.try_send(Ok(message(of_progress(progress.into()))));
                     }
-                    !run.cancelled.is_cancelled()
+                    match enough {
+                        _ if run.cancelled.is_cancelled() => Verdict::Abandon,
+                        Some(enough) if Instant::now() >= enough => Verdict::Finish,
+                        _ => Verdict::Continue,
+                    }
                 });
                 (run, found)
             })
@@ -127,6 +137,8 @@ impl AnalysisService {
 /// Where news of the work go, and what becomes of them on the way.
 struct Told<E, T> {
     answers: Answers<T>,
+    /// When the search ends with what it has found.
+    enough: Option<Instant>,
     of_progress: fn(v1::Progress) -> E,
     message: fn(E) -> T,
 }

@@ -2,6 +2,7 @@
 
 mod bands;
 mod gram;
+mod patterns;
 mod spaced;
 #[cfg(test)]
 mod tests;
@@ -12,6 +13,7 @@ use crate::limits::MAX_GRAM_ENTRIES;
 use crate::matrix::MatrixSpec;
 use bands::{Bands, bandwidth};
 use gram::Gram;
+use patterns::{NEAR, Search};
 use spaced::largest_spaced_sum;
 
 /// What rounding may make of a number that is zero, or of two that are equal, in units of the largest there is.
@@ -180,8 +182,8 @@ fn find(
     {
         return exact(shifted_columns(coefs, sign, pattern.apart(), most as usize), ShiftedColumns);
     }
-    let norms_squared = match coefs {
-        Some(coefs) => toeplitz_column_norms_squared(&coefs),
+    let norms_squared = match &coefs {
+        Some(coefs) => toeplitz_column_norms_squared(coefs),
         None => column_norms_squared(strategy, n, cancelled)?,
     };
     let (n, bands) = (norms_squared.len(), bandwidth(strategy, norms_squared.len()));
@@ -197,24 +199,64 @@ fn find(
     if n.saturating_mul(bands) > MAX_GRAM_ENTRIES {
         return Ok(by_norms);
     }
-    let by_gram = by_gram(strategy, n, bands, pattern, cancelled)?;
+    let gram = match &coefs {
+        Some(coefs) => Gram::of_toeplitz(&coefs[..bands], n),
+        None => Gram::new(&Bands::new(strategy, n, bands, cancelled)?, cancelled)?,
+    };
+    let by_gram = by_gram(&gram, pattern, cancelled)?;
     Ok(if by_gram.exact || by_gram.squared <= by_norms.squared { by_gram } else { by_norms })
 }
 
-fn by_gram(
-    strategy: &MatrixSpec,
-    n: usize,
-    bands: usize,
-    pattern: Pattern,
-    cancelled: &dyn Fn() -> bool,
-) -> Result<Sensitivity> {
-    let gram = Gram::new(&Bands::new(strategy, n, bands, cancelled)?, cancelled)?;
+fn by_gram(gram: &Gram, pattern: Pattern, cancelled: &dyn Fn() -> bool) -> Result<Sensitivity> {
     let bound = match pattern {
         Pattern::Spaced { apart, most } => gram.of_spaced(apart, most, cancelled)?,
         Pattern::Residue { apart } => gram.of_residues(apart),
     };
     let exact = bound.upper - bound.reached <= ROUNDING * bound.upper;
     Ok(Sensitivity { squared: bound.upper, exact, rule: SensitivityRule::GramSums })
+}
+
+/// Patterns of participations that move a strategy the most.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct WorstPatterns {
+    /// The steps of each: the worst that is known, and others that nearly are as bad.
+    pub(crate) patterns: Vec<Vec<usize>>,
+    /// The sum of `|C^T C|` over a pattern that none exceeds: the squared sensitivity that is told.
+    pub(crate) squared: f64,
+}
+
+/// The worst patterns of the lower-triangular Toeplitz matrix of `n` steps with this first column, zero past its end, or
+/// `None` where looking through them takes more than about `most_work` operations. For a search that lowers what they come to.
+///
+/// # Errors
+/// Those of [`Participation::true_max_participations`]; [`Error::Cancelled`].
+pub(crate) fn worst_patterns(
+    column: &[f64],
+    n: usize,
+    participation: Participation,
+    most_work: usize,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Option<WorstPatterns>> {
+    let most = participation.true_max_participations(n as u64)? as usize;
+    let apart = participation.separation(n as u64) as usize;
+    if n.saturating_mul(column.len()) > MAX_GRAM_ENTRIES.min(most_work) {
+        return Ok(None);
+    }
+    let gram = Gram::of_toeplitz(column, n);
+    if let Participation::FixedEpochs { .. } = participation {
+        let class = |first: usize| (first..n).step_by(apart).collect::<Vec<_>>();
+        let sums: Vec<f64> = (0..apart).map(|first| gram.absolute_sum(&class(first))).collect();
+        let squared = sums.iter().copied().fold(0.0, f64::max);
+        let mut order: Vec<usize> =
+            (0..apart).filter(|&first| sums[first] >= squared * (1.0 - NEAR)).collect();
+        order.sort_by(|&a, &b| sums[b].total_cmp(&sums[a]));
+        return Ok(Some(WorstPatterns { patterns: order.into_iter().map(class).collect(), squared }));
+    }
+    if !gram.can_search(apart, most, most_work) {
+        return Ok(None);
+    }
+    let found = Search::new(&gram, apart, most, most_work).run(cancelled)?;
+    Ok(Some(WorstPatterns { patterns: found.patterns, squared: found.upper }))
 }
 
 /// The signs that the entries of a Toeplitz matrix have in common.

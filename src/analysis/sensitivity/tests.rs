@@ -215,10 +215,9 @@ fn large_banded_matrices_agree_with_full_ones() {
         Participation::FixedEpochs { epochs: 20 },
     ] {
         let [a, b] = [&banded, &full].map(|matrix| {
-            let gram = by_gram(
-                matrix,
-                n,
-                bandwidth(matrix, n),
+            let bands = Bands::new(matrix, n, bandwidth(matrix, n), &|| false).unwrap();
+            let bound = by_gram(
+                &Gram::new(&bands, &|| false).unwrap(),
                 match participation {
                     Participation::MinSep { max_participations, .. } => {
                         Pattern::Spaced { apart: 7, most: max_participations.unwrap_or(99) as usize }
@@ -227,7 +226,7 @@ fn large_banded_matrices_agree_with_full_ones() {
                 },
                 &|| false,
             );
-            gram.unwrap()
+            bound.unwrap()
         });
         assert!((a.squared - b.squared).abs() < 1e-12 * b.squared, "{participation:?}: {a:?} {b:?}");
     }

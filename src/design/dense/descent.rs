@@ -11,7 +11,7 @@ use faer::linalg::solvers::DenseSolveCore;
 use faer::{Mat, Side};
 
 use super::{Constraint, OnIteration, not_definite};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Pairs of a step and what it did to the gradient that are kept.
 const MEMORY: usize = 8;
@@ -108,7 +108,7 @@ pub(super) fn minimize(
     let mut losses = VecDeque::from([point.loss]);
     for iteration in 1..=MAX_ITERATIONS {
         if !on_iteration(iteration, point.loss) {
-            return Err(Error::Cancelled);
+            break;
         }
         let direction = direction(&space, &point, &pairs);
         let found = search(&space, gram, &point, &direction, pairs.is_empty());

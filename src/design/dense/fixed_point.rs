@@ -14,7 +14,7 @@
 use faer::{Mat, Side};
 
 use super::{OnIteration, not_definite};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// The relative gap to the optimum that is good enough.
 const GAP: f64 = 1e-6;
@@ -55,7 +55,7 @@ pub(super) fn minimize(gram: &Mat<f64>, on_iteration: OnIteration<'_>) -> Result
             best = Some((loss, Mat::from_fn(n, n, unit)));
         }
         if !on_iteration(iteration, loss) {
-            return Err(Error::Cancelled);
+            break;
         }
         if loss - bound <= GAP * bound {
             break;

@@ -71,7 +71,7 @@ type OnIteration<'a> = &'a mut dyn FnMut(u64, f64) -> bool;
 ///
 /// # Errors
 /// [`Error::Invalid`] on `n` where it is 0 or over [`MAX_DENSE_N`], on `objective` where it is not the mean, on
-/// `problem.workload` where it is singular; those of the participation and of the workload; [`Error::Cancelled`].
+/// `problem.workload` where it is zero; those of the participation and of the workload; [`Error::Cancelled`].
 pub(crate) fn optimize_dense(problem: &Problem, watch: &Watch<'_>) -> Result<Design> {
     let Problem { n, participation, objective, workload } = problem;
     if *n == 0 || *n > MAX_DENSE_N as u64 {
@@ -90,24 +90,25 @@ pub(crate) fn optimize_dense(problem: &Problem, watch: &Watch<'_>) -> Result<Des
             descent::minimize(&gram, constraint, &mut on_iteration)?
         }
     };
+    watch.check()?;
     let strategy = strategy_of(&found, constraint)?;
     let noising_matrix = strategy.clone().inverse();
-    Design::of(strategy, noising_matrix, problem, &|| watch.cancelled())
+    Design::of(strategy, noising_matrix, problem, &|| watch.abandoned())
 }
 
-/// `A^T A / n`.
+/// What is added to the diagonal of the Gram matrix of a singular workload, in units of its mean: the optimum for it is that
+/// of the workload as near as the search comes to it.
+const SINGULAR_SHARE: f64 = 1e-7;
+
+/// `A^T A / n`. A workload with zeros on its diagonal, such as a learning rate that begins with 0, gets a little more.
 fn workload_gram(workload: &MatrixSpec, n: usize) -> Result<Mat<f64>> {
     let mut matrix = Mat::<f64>::zeros(n, n);
+    let mut is_singular = false;
     for (i, row) in Rows::new(workload, n as u64)?.enumerate() {
         if row.iter().any(|entry| !entry.is_finite()) {
             return Err(Error::invalid("workload", format!("row {i} is not finite in f64")));
         }
-        if row[i] == 0.0 {
-            return Err(Error::invalid(
-                "workload",
-                format!("must not be singular: entry {i} of its diagonal is 0"),
-            ));
-        }
+        is_singular |= row[i] == 0.0;
         row.into_iter().enumerate().for_each(|(j, entry)| matrix[(i, j)] = entry);
     }
     let mut gram = matrix.transpose() * &matrix;
@@ -117,6 +118,13 @@ fn workload_gram(workload: &MatrixSpec, n: usize) -> Result<Mat<f64>> {
         if column.iter().any(|entry| !entry.is_finite()) {
             return Err(Error::invalid("workload", "its squares are not finite in f64"));
         }
+    }
+    let mean = (0..n).map(|i| gram[(i, i)]).sum::<f64>() / n as f64;
+    if mean == 0.0 {
+        return Err(Error::invalid("workload", "must not be zero within n steps"));
+    }
+    if is_singular {
+        (0..n).for_each(|i| gram[(i, i)] += SINGULAR_SHARE * mean);
     }
     Ok(gram)
 }

@@ -2,6 +2,7 @@
 
 use super::descent::Space;
 use super::*;
+use crate::design::Verdict;
 use crate::matrix::DenseMatrix;
 
 fn problem(n: u64, participation: Participation) -> Problem {
@@ -9,7 +10,7 @@ fn problem(n: u64, participation: Participation) -> Problem {
 }
 
 fn solve(problem: &Problem) -> Design {
-    optimize_dense(problem, &Watch::new(&mut |_| true)).unwrap()
+    optimize_dense(problem, &Watch::new(&mut |_| Verdict::Continue)).unwrap()
 }
 
 fn min_sep(min_sep: u64) -> Participation {
@@ -102,7 +103,7 @@ fn independent_noise_is_best_for_independent_queries() {
 
 #[test]
 fn bad_input_is_told() {
-    let field = |problem: &Problem| match optimize_dense(problem, &Watch::new(&mut |_| true)) {
+    let field = |problem: &Problem| match optimize_dense(problem, &Watch::new(&mut |_| Verdict::Continue)) {
         Err(Error::Invalid { field, .. }) => field,
         other => panic!("{other:?}"),
     };
@@ -113,7 +114,7 @@ fn bad_input_is_told() {
     let single = problem(8, Participation::Single);
     assert_eq!(field(&Problem { objective: Objective::Max, ..single.clone() }), "objective");
     let workload = |workload| Problem { workload: Some(workload), ..single.clone() };
-    assert_eq!(field(&workload(MatrixSpec::Diagonal { diag: vec![1.0, 0.0] })), "workload");
+    assert_eq!(field(&workload(MatrixSpec::Diagonal { diag: vec![0.0] })), "workload");
     assert_eq!(field(&workload(MatrixSpec::Dense { rows: vec![vec![1.0]] })), "n");
     let huge = MatrixSpec::Toeplitz { coef: vec![1e300, -1e300], column_normalize_for_n: None };
     assert_eq!(field(&workload(huge)), "workload");
@@ -122,8 +123,27 @@ fn bad_input_is_told() {
 #[test]
 fn a_call_can_be_cancelled() {
     for participation in [Participation::Single, epochs(4)] {
-        let found =
-            optimize_dense(&problem(32, participation), &Watch::new(&mut |progress| progress.iteration < 3));
-        assert_eq!(found, Err(Error::Cancelled));
+        let until_third = |verdict: Verdict| {
+            let mut hear =
+                |progress: Progress| if progress.iteration < 3 { Verdict::Continue } else { verdict };
+            optimize_dense(&problem(32, participation), &Watch::new(&mut hear))
+        };
+        assert_eq!(until_third(Verdict::Abandon), Err(Error::Cancelled));
+        let (early, whole) = (until_third(Verdict::Finish).unwrap(), solve(&problem(32, participation)));
+        assert!(early.loss >= whole.loss && early.loss < 1.2 * whole.loss, "{} {}", early.loss, whole.loss);
+    }
+}
+
+/// A learning rate that begins with 0 makes the workload singular: as an ever smaller one does, in the limit.
+#[test]
+fn a_workload_may_be_singular() {
+    let loss = |first: f64, participation| {
+        let rates = Some(vec![first, 0.5, 1.0]);
+        let workload = Some(MatrixSpec::MomentumSgd { momentum: 0.9, learning_rates: rates });
+        solve(&Problem { workload, ..problem(16, participation) }).loss
+    };
+    for participation in [Participation::Single, epochs(4), min_sep(4)] {
+        let (zero, nearly) = (loss(0.0, participation), loss(1e-3, participation));
+        assert!((zero / nearly - 1.0).abs() < 1e-3, "{participation:?}: {zero} {nearly}");
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use noised::analysis::calibration::PrivacyTarget;
 use noised::analysis::{self, Given, Mechanism, Participation};
-use noised::design::{self, Family, Objective, Problem};
+use noised::design::{self, Family, Objective, Problem, Verdict};
 use noised::{MatrixSpec, matrix::strategy};
 use noised_proto::v1;
 use noised_server::config::Options;
@@ -112,13 +112,13 @@ async fn designs_are_those_of_this_process() {
         ] {
             let n = if family == (Family::ColumnNormalizedBanded { bands: 8 }) { 10_000 } else { 24 };
             let problem = problem(n);
-            let here = design::optimize(&family, &problem, &mut |_| true).unwrap();
+            let here = design::optimize(&family, &problem, &mut |_| Verdict::Continue).unwrap();
             let mut told = 0;
             let there = client.optimize(&family, &problem, |_| told += 1).await.unwrap();
             assert_eq!(there, here, "{family}");
             assert!(told > 0);
         }
-        let here = design::recommend(&problem(24), 3, &mut |_| true).unwrap();
+        let here = design::recommend(&problem(24), 3, &mut |_| Verdict::Continue).unwrap();
         assert_eq!(client.recommend(&problem(24), 3, |_| {}).await.unwrap(), here);
     })
     .await;

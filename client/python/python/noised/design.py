@@ -59,6 +59,7 @@ class Design:
         name: What it is, for people; empty where the caller knows.
         family: The family, as programs call it.
         planes: State values a lane of its noising matrix, in a recommendation.
+        complete: Whether the search came to its end: False where the deadline of a call ended it early.
     """
 
     strategy: StreamingMatrix
@@ -70,6 +71,7 @@ class Design:
     name: str = ""
     family: str = ""
     planes: int | None = None
+    complete: bool = True
 
     @property
     def strategy_coef(self) -> NDArray[np.float64]:
@@ -93,6 +95,7 @@ class Design:
             found.get("name", ""),
             found.get("family", ""),
             found.get("planes"),
+            found["complete"],
         )
 
 

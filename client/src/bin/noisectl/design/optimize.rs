@@ -5,7 +5,7 @@ use noised::design::{self, Design, Family};
 use serde_json::{Map, Value, json};
 
 use super::args::{ProblemArgs, SaveArg};
-use super::progress::Spinner;
+use super::progress::{Spinner, search, tell_if_early};
 use crate::args::{FormatArg, Place};
 use crate::failure::Failure;
 use crate::output::{Format, print_fields, print_json, short};
@@ -17,7 +17,7 @@ enum FamilyArg {
     BandedToeplitz,
     /// The inverse of a Toeplitz matrix of --bands bands.
     BandedInverseToeplitz,
-    /// BLT, of --buffers buffers, or as many as help.
+    /// BLT, of at most --buffers buffers, or as many as help.
     BufferedToeplitz,
     /// --bands bands, columns of norm 1.
     ColumnNormalizedBanded,
@@ -33,7 +33,7 @@ pub(crate) struct Args {
     /// Bands, of a banded family.
     #[arg(long, value_name = "P")]
     bands: Option<usize>,
-    /// Buffers, of buffered_toeplitz. Unless given, they are added one at a time until that no longer helps.
+    /// Buffers at most, of buffered_toeplitz. Unless given, they are added one at a time until that no longer helps.
     #[arg(long, value_name = "D", conflicts_with = "bands")]
     buffers: Option<usize>,
     #[command(flatten)]
@@ -50,16 +50,14 @@ impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let (family, problem) = (self.family()?, self.problem.read()?);
         let client = self.place.client().await?;
-        let spinner = Spinner::start();
-        let tell = |progress| spinner.tell(progress);
         let design = match client {
-            None => design::optimize(&family, &problem, &mut |progress| {
-                tell(progress);
-                true
-            })?,
-            Some(client) => client.analysis().optimize(&family, &problem, tell).await?,
+            None => search(move |tell| design::optimize(&family, &problem, tell)).await?,
+            Some(client) => {
+                let spinner = Spinner::start();
+                client.analysis().optimize(&family, &problem, |progress| spinner.tell(progress)).await?
+            }
         };
-        drop(spinner);
+        tell_if_early(design.complete);
         self.save.write(&design.noising_matrix)?;
         match self.format.format {
             Format::Json => print_json(&Value::Object(to_json(&design)?)),
@@ -95,7 +93,7 @@ impl Args {
 
 /// A design for programs.
 pub(super) fn to_json(design: &Design) -> Result<Map<String, Value>, Failure> {
-    let Design { strategy, noising_matrix, sensitivity, mean, max, loss } = design;
+    let Design { strategy, noising_matrix, sensitivity, mean, max, loss, complete } = design;
     let matrix =
         |matrix| serde_json::to_value(matrix).map_err(|e| Failure::failed("cannot write a matrix", e));
     let mut object = Map::new();
@@ -109,13 +107,14 @@ pub(super) fn to_json(design: &Design) -> Result<Map<String, Value>, Failure> {
     put("mean", json!(mean));
     put("max", json!(max));
     put("loss", json!(loss));
+    put("complete", json!(complete));
     Ok(object)
 }
 
 fn to_fields(family: &Family, design: &Design) -> Vec<(&'static str, String)> {
     /// Longer descriptions are for programs.
     const SHOWN: usize = 300;
-    let Design { strategy, noising_matrix: _, sensitivity, mean, max, loss } = design;
+    let Design { strategy, noising_matrix: _, sensitivity, mean, max, loss, complete: _ } = design;
     let text = strategy.to_json();
     let strategy = if text.len() <= SHOWN { text } else { "--format json has it".to_owned() };
     let exact = if sensitivity.exact { "" } else { " at most" };

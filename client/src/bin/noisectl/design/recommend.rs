@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::args::{ProblemArgs, SaveArg};
 use super::optimize::to_json;
-use super::progress::Spinner;
+use super::progress::{Spinner, search, tell_if_early};
 use crate::args::Place;
 use crate::failure::Failure;
 use crate::output::{
@@ -36,26 +36,25 @@ impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let problem = self.problem.read()?;
         let client = self.place.client().await?;
-        let spinner = Spinner::start();
-        let tell = |progress| spinner.tell(progress);
+        let (n, planes) = (problem.n, self.planes);
         let found = match client {
-            None => design::recommend(&problem, self.planes, &mut |progress| {
-                tell(progress);
-                true
-            })?,
-            Some(client) => client.analysis().recommend(&problem, self.planes, tell).await?,
+            None => search(move |tell| design::recommend(&problem, planes, tell)).await?,
+            Some(client) => {
+                let spinner = Spinner::start();
+                client.analysis().recommend(&problem, planes, |progress| spinner.tell(progress)).await?
+            }
         };
-        drop(spinner);
-        let Recommendation { candidates, reason } = &found;
+        tell_if_early(found.complete);
+        let Recommendation { candidates, reason, complete } = &found;
         if let Some(best) = candidates.first() {
             self.save.write(&best.design.noising_matrix)?;
         }
         #[cfg(feature = "plot")]
-        self.plot.write(|| Ok(super::figures::planes(candidates, problem.n)))?;
+        self.plot.write(|| Ok(super::figures::planes(candidates, n)))?;
         match self.format.format {
             SeriesFormat::Json => {
                 let candidates = candidates.iter().map(candidate_to_json).collect::<Result<Vec<_>, _>>()?;
-                print_json(&json!({ "candidates": candidates, "reason": reason }))
+                print_json(&json!({ "candidates": candidates, "reason": reason, "complete": complete }))
             }
             SeriesFormat::Csv => write_csv(candidates).map_err(|e| Failure::printing(&e)),
             SeriesFormat::Table => write_table(&found),
