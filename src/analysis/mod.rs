@@ -45,6 +45,6 @@ pub use multiply::multiply;
 pub use norms::{column_norms_squared, row_norms_squared};
 pub use participation::Participation;
 pub use rows::Rows;
-pub(crate) use sensitivity::worst_patterns;
+pub(crate) use sensitivity::{Columns, worst_patterns};
 pub use sensitivity::{Sensitivity, SensitivityRule, sensitivity};
 pub use way::{RowNorms, Way};

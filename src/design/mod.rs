@@ -9,12 +9,15 @@ mod dual;
 mod minimize;
 mod problem;
 mod recommend;
+#[cfg(test)]
+mod sweep;
 mod watch;
 
 use crate::analysis::{self, Mechanism, Sensitivity};
 use crate::error::Result;
 use crate::matrix::MatrixSpec;
 
+use banded::Known;
 use watch::Watch;
 
 pub use problem::{Family, Objective, Problem};
@@ -97,26 +100,19 @@ pub fn optimize(
 ) -> Result<Design> {
     problem.validate()?;
     let watch = Watch::new(progress);
-    let found = designed(family, problem, &watch)?;
+    let found = designed(family, problem, &Known::default(), &watch)?;
     Ok(Design { complete: !watch.stopped(), ..found })
 }
 
-fn designed(family: &Family, problem: &Problem, watch: &Watch<'_>) -> Result<Design> {
+fn designed(family: &Family, problem: &Problem, known: &Known, watch: &Watch<'_>) -> Result<Design> {
     match *family {
         Family::BufferedToeplitz { buffers } => blt::optimize_blt(problem, buffers, watch),
-        Family::BandedToeplitz { bands } => banded::optimize_banded_toeplitz(problem, bands, watch),
+        Family::BandedToeplitz { bands } => banded::optimize_banded_toeplitz(problem, bands, known, watch),
         Family::BandedInverseToeplitz { bands } => {
-            banded::optimize_banded_inverse_toeplitz(problem, bands, watch)
+            banded::optimize_banded_inverse_toeplitz(problem, bands, known, watch)
         }
         Family::ColumnNormalizedBanded { bands } => {
-            let design = column_normalized::optimize_column_normalized(problem, bands, watch)?;
-            // With more bands than there are steps between participations the error is least and not the loss.
-            let separation = usize::try_from(problem.participation.separation(problem.n)).unwrap_or(bands);
-            if separation >= bands {
-                return Ok(design);
-            }
-            let narrow = column_normalized::optimize_column_normalized(problem, separation, watch)?;
-            Ok(if narrow.loss < design.loss { narrow } else { design })
+            column_normalized::optimize_column_normalized(problem, bands, watch)
         }
         #[cfg(feature = "dense")]
         Family::Dense => dense::optimize_dense(problem, watch),

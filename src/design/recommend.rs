@@ -1,8 +1,8 @@
 //! Every family in every size that fits, compared.
 
 use super::watch::Watch;
-use super::{Design, Family, Objective, Problem, Progress, Verdict, blt, designed};
-use crate::analysis::Participation;
+use super::{Design, Family, Known, Objective, Problem, Progress, Verdict, blt, designed};
+use crate::analysis::{Participation, column_norms_squared};
 use crate::error::{Error, Result};
 use crate::limits::{MAX_BANDS, MAX_DENSE_N, MAX_DESIGNED_ENTRIES, MAX_PLANES};
 use crate::matrix::{MatrixSpec, Plan};
@@ -14,8 +14,15 @@ const MOST_BUFFERS: usize = 6;
 /// percent of noise is worth less than memory and time at every step.
 const AS_GOOD: f64 = 1.01;
 
-/// `n` times the square of the planes up to which columns of their own are tried: some seconds of work.
-const MOST_COLUMN_WORK: u64 = 1 << 22;
+/// `n` times the square of the bands up to which columns of their own are tried: a second or so of work.
+const MOST_COLUMN_WORK: u64 = 1 << 16;
+
+/// Steps, and steps times the square of the planes, up to which the columns of a Toeplitz strategy are divided by their norms.
+const MOST_DIVIDED_STEPS: u64 = 1 << 16;
+const MOST_DIVIDED_WORK: u64 = 1 << 26;
+
+/// The part of its loss that dividing has to take off a strategy.
+const WORTH_DIVIDING: f64 = 1e-4;
 
 /// Steps up to which a dense strategy is tried: some seconds of work.
 const MOST_DENSE_STEPS: u64 = 256;
@@ -51,7 +58,9 @@ pub struct Recommendation {
 /// why: of those whose loss is within 1% of the lowest, the one with the fewest planes.
 ///
 /// Compared are independent noise and, for planes 1, 2, 4, ... and `max_planes` itself, and as many as make a banded strategy
-/// of `min_sep` bands, the optimum of each family of that size; BLTs of up to 6 buffers; columns of their own and dense strategies where that is a matter of seconds. The
+/// of `min_sep` bands, the optimum of each family of that size; BLTs of up to 6 buffers; Toeplitz strategies with their columns
+/// divided by their norms, which takes no plane, where the sensitivity stays exact; columns of their own and dense strategies
+/// where that is a matter of seconds. The
 /// Toeplitz families know Toeplitz workloads alone: for another workload they are designed for the prefix sum, and
 /// compared on the workload that is asked for. A family that cannot be designed for the problem is left out, and the reason
 /// says so.
@@ -76,17 +85,28 @@ pub fn recommend(
         planes: 0,
         design: identity,
     }];
-    let mut left_out = Vec::new();
+    let (known, mut left_out) = (Known::default(), Vec::new());
     for family in families(problem, max_planes) {
         if watch.stopped() {
             break;
         }
-        match judged(&family, problem, watch) {
+        match judged(&family, problem, &known, watch) {
             Ok(designs) => {
                 for (family, design) in designs {
                     let planes = Plan::new(&design.noising_matrix)?.planes();
-                    let (name, family) = (family.to_string(), family.kind().into());
-                    candidates.push(Candidate { name, family, planes, design });
+                    let kind = family.kind();
+                    if !watch.stopped()
+                        && let Some(design) = divided(&design, problem, watch)?
+                    {
+                        let name = format!("{family}, columns divided by their norms");
+                        candidates.push(Candidate { name, family: kind.into(), planes, design });
+                    }
+                    candidates.push(Candidate {
+                        name: family.to_string(),
+                        family: kind.into(),
+                        planes,
+                        design,
+                    });
                 }
             }
             Err(Error::Invalid { field, rule }) => left_out.push(format!("{family} ({field}: {rule})")),
@@ -98,22 +118,62 @@ pub fn recommend(
     candidates.sort_by(|a, b| a.design.loss.total_cmp(&b.design.loss));
     candidates.insert(0, first);
     let mut reason = reason(&candidates, problem);
+    if watch.stopped() {
+        reason.push_str(" The comparison was ended before all were compared.");
+    }
     if !left_out.is_empty() {
         reason.push_str(&format!(" Not compared: {}.", left_out.join("; ")));
     }
     Ok(Recommendation { candidates, reason, complete: !watch.stopped() })
 }
 
+/// A Toeplitz strategy with its columns divided by their norms, where the sensitivity is exact and the loss lower for it. The
+/// last columns are shorter than the first, so that the noise of the last steps is less; it takes no plane.
+fn divided(design: &Design, problem: &Problem, watch: &Watch<'_>) -> Result<Option<Design>> {
+    let plan = Plan::new(&design.noising_matrix)?;
+    let (n, planes) = (problem.n, plan.planes() as u64);
+    let work = n.saturating_mul((planes + 1).saturating_mul(planes + 1));
+    if n > MOST_DIVIDED_STEPS || work > MOST_DIVIDED_WORK || planes == 0 || !plan.is_toeplitz() {
+        return Ok(None);
+    }
+    // Columns of norm 1 have an exact sensitivity where a user meets one of them, or some that share no row.
+    let separation = problem.participation.separation(n);
+    let disjoint =
+        matches!(&design.strategy, MatrixSpec::Toeplitz { coef, .. } if coef.len() as u64 <= separation);
+    if problem.participation.true_max_participations(n)? > 1 && !disjoint {
+        return Ok(None);
+    }
+    let cancelled = || watch.abandoned();
+    let norms: Vec<f64> =
+        column_norms_squared(&design.strategy, n, cancelled)?.iter().map(|norm| norm.sqrt()).collect();
+    let inverse_norms = norms.iter().map(|norm| 1.0 / norm).collect();
+    let strategy = design.strategy.clone().scale_rows_and_columns(None, Some(inverse_norms));
+    let noising_matrix = design.noising_matrix.clone().scale_rows_and_columns(Some(norms), None);
+    let divided = Design::of(strategy, noising_matrix, problem, &cancelled)?;
+    let better = divided.sensitivity.exact && divided.loss < design.loss * (1.0 - WORTH_DIVIDING);
+    Ok(better.then_some(divided))
+}
+
 /// The optimum of a family, and what it achieves on the problem's own workload. Of BLTs those of fewer buffers come with it,
 /// as the search for many buffers goes through them.
-fn judged(family: &Family, problem: &Problem, watch: &Watch<'_>) -> Result<Vec<(Family, Design)>> {
+fn judged(
+    family: &Family,
+    problem: &Problem,
+    known: &Known,
+    watch: &Watch<'_>,
+) -> Result<Vec<(Family, Design)>> {
     let optima = |problem: &Problem| match *family {
         Family::BufferedToeplitz { buffers: Some(most) } => {
             let designs = blt::optimize_each_blt(problem, most, watch)?;
-            let family = |i| Family::BufferedToeplitz { buffers: Some(i + 1) };
-            Ok(designs.into_iter().enumerate().map(|(i, design)| (family(i), design)).collect())
+            let family = |design: &Design| match &design.strategy {
+                MatrixSpec::BufferedToeplitz { buf_decay, .. } => {
+                    Family::BufferedToeplitz { buffers: Some(buf_decay.len()) }
+                }
+                _ => *family,
+            };
+            Ok(designs.into_iter().map(|design| (family(&design), design)).collect())
         }
-        family => Ok(vec![(family, designed(&family, problem, watch)?)]),
+        family => Ok(vec![(family, designed(&family, problem, known, watch)?)]),
     };
     if family.takes_any_workload() || problem.has_toeplitz_workload()? {
         return optima(problem);
@@ -144,6 +204,9 @@ fn families(problem: &Problem, max_planes: usize) -> Vec<Family> {
     sizes.retain(|&planes| planes > 0);
     sizes.sort_unstable();
     sizes.dedup();
+    // The cheapest first: where the comparison is ended early, these are there.
+    let buffers = max_planes.min(MOST_BUFFERS);
+    families.extend((buffers > 0).then_some(Family::BufferedToeplitz { buffers: Some(buffers) }));
     for &planes in &sizes {
         let bands = planes + 1;
         families.push(Family::BandedToeplitz { bands });
@@ -158,8 +221,6 @@ fn families(problem: &Problem, max_planes: usize) -> Vec<Family> {
             families.push(Family::ColumnNormalizedBanded { bands });
         }
     }
-    let buffers = max_planes.min(MOST_BUFFERS);
-    families.extend((buffers > 0).then_some(Family::BufferedToeplitz { buffers: Some(buffers) }));
     if problem.objective == Objective::Mean
         && problem.n <= MOST_DENSE_STEPS
         && steps <= max_planes.saturating_add(1)
@@ -298,5 +359,41 @@ mod tests {
     #[test]
     fn one_who_gives_up_is_heard() {
         assert_eq!(recommend(&problem(64), 4, &mut |_| Verdict::Abandon), Err(Error::Cancelled));
+    }
+
+    #[test]
+    fn columns_are_divided_by_their_norms_where_that_helps() {
+        let found = recommend(&problem(64), 3, &mut |_| Verdict::Continue).unwrap();
+        let named = |name: &str| found.candidates.iter().find(|candidate| candidate.name == name).unwrap();
+        for name in ["buffered Toeplitz, 2 buffers", "banded Toeplitz, 3 bands"] {
+            let (plain, divided) = (named(name), named(&format!("{name}, columns divided by their norms")));
+            assert!(divided.design.loss < plain.design.loss, "{name}");
+            assert_eq!((divided.planes, divided.design.sensitivity.exact), (plain.planes, true), "{name}");
+            assert!((divided.design.sensitivity.squared - 1.0).abs() < 1e-12, "{name}");
+            // The two halves are inverses of each other.
+            let of = Design::of(
+                divided.design.strategy.clone(),
+                divided.design.strategy.clone().inverse(),
+                &problem(64),
+                &|| false,
+            );
+            assert!((of.unwrap().loss / divided.design.loss - 1.0).abs() < 1e-10, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_comparison_that_is_ended_early_gives_what_it_has() {
+        let whole = recommend(&problem(64), 4, &mut |_| Verdict::Continue).unwrap();
+        for most in [1, 30, 300] {
+            let mut heard = 0;
+            let early = recommend(&problem(64), 4, &mut |_| {
+                heard += 1;
+                if heard <= most { Verdict::Continue } else { Verdict::Finish }
+            })
+            .unwrap();
+            assert!(!early.complete && early.reason.contains("ended before"), "{}", early.reason);
+            assert!(early.candidates.len() < whole.candidates.len() && !early.candidates.is_empty());
+        }
+        assert!(whole.complete);
     }
 }

@@ -74,6 +74,18 @@ impl Gram {
         Self { n, bands, rows }
     }
 
+    /// That of columns written from the diagonal down, of at most `bands` entries each.
+    pub(super) fn of_columns(columns: &[Vec<f64>], bands: usize) -> Self {
+        let n = columns.len();
+        let entry = |i: usize, j: usize| -> f64 {
+            let (above, below) = (columns[i].iter().skip(j - i), columns.get(j));
+            below.map_or(0.0, |below| above.zip(below).map(|(a, b)| a * b).sum())
+        };
+        let rows =
+            (0..n).flat_map(|i| (i..i + bands).map(move |j| (i, j))).map(|(i, j)| entry(i, j)).collect();
+        Self { n, bands, rows }
+    }
+
     pub(super) fn n(&self) -> usize {
         self.n
     }

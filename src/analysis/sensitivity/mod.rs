@@ -225,13 +225,22 @@ pub(crate) struct WorstPatterns {
     pub(crate) squared: f64,
 }
 
-/// The worst patterns of the lower-triangular Toeplitz matrix of `n` steps with this first column, zero past its end, or
+/// The columns of a lower-triangular strategy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Columns<'a> {
+    /// The first of a Toeplitz matrix, zero past its end.
+    Toeplitz(&'a [f64]),
+    /// Each from the diagonal down, zero past its end.
+    Banded(&'a [Vec<f64>]),
+}
+
+/// The worst patterns of a strategy of `n` steps, or
 /// `None` where looking through them takes more than about `most_work` operations. For a search that lowers what they come to.
 ///
 /// # Errors
 /// Those of [`Participation::true_max_participations`]; [`Error::Cancelled`].
 pub(crate) fn worst_patterns(
-    column: &[f64],
+    columns: Columns<'_>,
     n: usize,
     participation: Participation,
     most_work: usize,
@@ -239,10 +248,17 @@ pub(crate) fn worst_patterns(
 ) -> Result<Option<WorstPatterns>> {
     let most = participation.true_max_participations(n as u64)? as usize;
     let apart = participation.separation(n as u64) as usize;
-    if n.saturating_mul(column.len()) > MAX_GRAM_ENTRIES.min(most_work) {
+    let bands = match columns {
+        Columns::Toeplitz(column) => column.len(),
+        Columns::Banded(columns) => columns.iter().map(Vec::len).max().unwrap_or(1),
+    };
+    if n.saturating_mul(bands) > MAX_GRAM_ENTRIES.min(most_work) {
         return Ok(None);
     }
-    let gram = Gram::of_toeplitz(column, n);
+    let gram = match columns {
+        Columns::Toeplitz(column) => Gram::of_toeplitz(column, n),
+        Columns::Banded(columns) => Gram::of_columns(columns, bands),
+    };
     if let Participation::FixedEpochs { .. } = participation {
         let class = |first: usize| (first..n).step_by(apart).collect::<Vec<_>>();
         let sums: Vec<f64> = (0..apart).map(|first| gram.absolute_sum(&class(first))).collect();

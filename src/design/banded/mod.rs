@@ -13,6 +13,9 @@ mod parts;
 mod tests;
 mod worst;
 
+use std::cell::RefCell;
+use std::collections::HashMap;
+
 use super::minimize::{MinimizeOptions, Minimum, minimize};
 use super::problem::ToeplitzProblem;
 use super::watch::Watch;
@@ -21,14 +24,20 @@ use crate::error::{Error, Result};
 use crate::limits::{MAX_BANDS, MAX_OPTIMIZED_TERMS};
 use crate::matrix::{MatrixSpec, strategy};
 use parts::Gradients;
+pub(super) use worst::log_power_sum;
 
 /// The best Toeplitz strategy with `bands` bands (arXiv 2405.15913), from the banded square root (arXiv 2405.13763).
 ///
 /// # Errors
 /// [`Error::Invalid`] on `bands` where it is 0, over `n` or over [`MAX_BANDS`], on a workload that is not Toeplitz;
 /// [`Error::Cancelled`].
-pub(super) fn optimize_banded_toeplitz(problem: &Problem, bands: usize, watch: &Watch<'_>) -> Result<Design> {
-    Setting::new(problem, bands, Side::Strategy)?.best(watch)
+pub(super) fn optimize_banded_toeplitz(
+    problem: &Problem,
+    bands: usize,
+    known: &Known,
+    watch: &Watch<'_>,
+) -> Result<Design> {
+    Setting::new(problem, bands, Side::Strategy)?.best(known, watch)
 }
 
 /// The best strategy whose noising matrix is Toeplitz with `bands` bands, from the banded inverse square root (arXiv
@@ -39,17 +48,22 @@ pub(super) fn optimize_banded_toeplitz(problem: &Problem, bands: usize, watch: &
 pub(super) fn optimize_banded_inverse_toeplitz(
     problem: &Problem,
     bands: usize,
+    known: &Known,
     watch: &Watch<'_>,
 ) -> Result<Design> {
-    Setting::new(problem, bands, Side::NoisingMatrix)?.best(watch)
+    Setting::new(problem, bands, Side::NoisingMatrix)?.best(known, watch)
 }
+
+/// The best that searches for one problem have found so far, from which those for more bands go on.
+#[derive(Debug, Default)]
+pub(super) struct Known(RefCell<HashMap<(Side, usize), Found>>);
 
 fn toeplitz(coef: Vec<f64>) -> MatrixSpec {
     MatrixSpec::Toeplitz { coef, column_normalize_for_n: None }
 }
 
 /// Which of the two is banded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Side {
     Strategy,
     NoisingMatrix,
@@ -78,6 +92,7 @@ struct Setting<'a> {
 }
 
 /// A point and what its strategy achieves.
+#[derive(Clone, Debug)]
 struct Found {
     coef: Vec<f64>,
     design: Design,
@@ -108,12 +123,23 @@ impl<'a> Setting<'a> {
         Ok(Self { problem, side, bands, n, objective, separation, participations, workload })
     }
 
-    fn best(&self, watch: &Watch<'_>) -> Result<Design> {
-        Ok(self.found(watch)?.design)
+    fn best(&self, known: &Known, watch: &Watch<'_>) -> Result<Design> {
+        Ok(self.found(known, watch)?.design)
     }
 
-    /// The best that is found.
-    fn found(&self, watch: &Watch<'_>) -> Result<Found> {
+    /// The best that is found, or that was found before.
+    fn found(&self, known: &Known, watch: &Watch<'_>) -> Result<Found> {
+        let place = (self.side, self.bands);
+        let before = known.0.borrow().get(&place).cloned();
+        if let Some(before) = before {
+            return Ok(before);
+        }
+        let found = self.searched(known, watch)?;
+        known.0.borrow_mut().insert(place, found.clone());
+        Ok(found)
+    }
+
+    fn searched(&self, known: &Known, watch: &Watch<'_>) -> Result<Found> {
         let root = self.square_root()?;
         let assumed = self.minimize(&root, watch, &|coef, gradients| self.assumed_parts(coef, gradients))?;
         let mut best = self.measured(assumed.point.clone(), watch)?;
@@ -124,7 +150,7 @@ impl<'a> Setting<'a> {
             return Ok(best);
         }
         let mut narrow =
-            Self { bands: self.narrower(), workload: self.workload.clone(), ..*self }.found(watch)?;
+            Self { bands: self.narrower(), workload: self.workload.clone(), ..*self }.found(known, watch)?;
         narrow.coef.resize(self.bands, 0.0);
         let mut starts = vec![assumed.point, narrow.coef.clone(), root];
         if narrow.design.loss < best.design.loss {

@@ -6,7 +6,7 @@
 //! those that it has, asks which pattern is the worst of what that gives, and goes on until it has that one already.
 
 use super::{Setting, Side};
-use crate::analysis::worst_patterns;
+use crate::analysis::{Columns, worst_patterns};
 use crate::design::minimize::MinimizeOptions;
 use crate::design::watch::Watch;
 use crate::error::{Error, Result};
@@ -100,7 +100,7 @@ impl Piece {
 }
 
 /// The logarithm of `(sum v^p)^(1/p)`, and its derivative by every value.
-fn log_power_sum(values: &[f64], power: f64) -> (f64, Vec<f64>) {
+pub(in crate::design) fn log_power_sum(values: &[f64], power: f64) -> (f64, Vec<f64>) {
     let largest = values.iter().copied().fold(0.0, f64::max);
     let ratios: Vec<f64> = values.iter().map(|value| value.max(0.0) / largest).collect();
     let sum: f64 = ratios.iter().map(|ratio| ratio.powf(power)).sum();
@@ -120,7 +120,13 @@ impl Setting<'_> {
             let Some(column) = self.whole_column(&point) else { break };
             let Some(error) = self.error(&point, &mut vec![0.0; self.bands]) else { break };
             let stop = || watch.interrupted();
-            let worst = match worst_patterns(&column, self.n, self.problem.participation, MAX_WORK, &stop) {
+            let worst = match worst_patterns(
+                Columns::Toeplitz(&column),
+                self.n,
+                self.problem.participation,
+                MAX_WORK,
+                &stop,
+            ) {
                 Err(Error::Cancelled) => break,
                 other => other?,
             };

@@ -55,33 +55,27 @@ impl Setting<'_> {
                 })
                 .sum()
         };
-        // `squares` of the same number of steps is asked for at every block: its powers do not change.
-        let whole: Vec<_> = pairs(rates.len()).map(|(i, j, _)| plain(rates[i] + rates[j], b - 1)).collect();
         // What a buffer is worth at the last step before the next block, and how much of it is left a block later.
         let carried: Vec<_> =
             rates.iter().zip(weights).map(|(rate, &w)| w * rate.scale(1.0 - b as f64).exp()).collect();
         let kept: Vec<_> = rates.iter().map(|rate| rate.scale(-(b as f64)).exp()).collect();
-        // The sum of the first `m` powers of `kept`.
-        let mut sums = vec![Dual::constant(0.0); rates.len()];
-        let mut total = Dual::constant(0.0);
-        for m in 0..k {
-            let steps = (n - m * b).min(b) - 1;
-            let earlier: Dual<W> = carried.iter().zip(&sums).map(|(&carried, &sum)| carried * sum).sum();
-            total = total + (Dual::constant(1.0) + earlier).square();
-            sums.iter_mut().zip(&kept).for_each(|(sum, &kept)| *sum = Dual::constant(1.0) + kept * *sum);
-            let scales: Vec<_> = weights.iter().zip(&sums).map(|(&w, &sum)| w * sum).collect();
-            total = total
-                + if steps == b - 1 {
-                    pairs(rates.len())
-                        .zip(&whole)
-                        .map(|((i, j, count), &powers)| (scales[i] * scales[j] * powers).scale(count))
-                        .sum()
-                } else {
-                    squares(&scales, steps)
-                };
+        // Of block `m`, what earlier participations left at its first step is `sum_i carried_i u_i(m)`, and its other steps have
+        // the scales `w_i u_i(m + 1)`, with `u_i(m)` the sum of the first `m` powers of `kept_i`. All but the last are whole.
+        let earlier = BlockSums::new(&kept, k - 1);
+        let mut total = Dual::constant(k as f64);
+        for (&carried, &sum) in carried.iter().zip(&earlier.sums) {
+            total = total + (carried * sum).scale(2.0);
         }
+        for ((i, j, count), &product) in pairs(rates.len()).zip(&earlier.products) {
+            let others = weights[i] * weights[j] * plain(rates[i] + rates[j], b - 1);
+            total = total + ((carried[i] * carried[j] + others) * product).scale(count);
+        }
+        let all: Vec<_> =
+            earlier.last.iter().zip(&kept).map(|(&last, &kept)| Dual::constant(1.0) + kept * last).collect();
+        let scales: Vec<_> = weights.iter().zip(&all).map(|(&w, &sum)| w * sum).collect();
+        total = total + squares(&scales, (n - (k - 1) * b).min(b) - 1);
         if n > k * b {
-            let scales: Vec<_> = carried.iter().zip(&sums).map(|(&carried, &sum)| carried * sum).collect();
+            let scales: Vec<_> = carried.iter().zip(&all).map(|(&carried, &sum)| carried * sum).collect();
             total = total + squares(&scales, n - k * b);
         }
         total
@@ -137,6 +131,65 @@ impl Setting<'_> {
             total = total + x.square().scale(weight);
         }
         total
+    }
+}
+
+/// Sums over blocks `1, ..., m` of `u_i`, the sum of the first so many powers of `kept_i`: for each buffer and each pair.
+struct BlockSums<const W: usize> {
+    blocks: u64,
+    /// `u_i(m)`.
+    last: Vec<Dual<W>>,
+    /// `u_i(1) + ... + u_i(m)`.
+    sums: Vec<Dual<W>>,
+    /// `u_i(1) u_j(1) + ... + u_i(m) u_j(m)`, in the order of [`pairs`].
+    products: Vec<Dual<W>>,
+    /// `kept_i^m`.
+    powers: Vec<Dual<W>>,
+}
+
+impl<const W: usize> BlockSums<W> {
+    /// By doubling, in `O(log m)`.
+    fn new(kept: &[Dual<W>], m: u64) -> Self {
+        let all = |value: f64, count: usize| vec![Dual::constant(value); count];
+        let of = |blocks: u64, value: f64, powers: Vec<Dual<W>>| Self {
+            blocks,
+            last: all(value, kept.len()),
+            sums: all(value, kept.len()),
+            products: all(value, pairs(kept.len()).count()),
+            powers,
+        };
+        let one = of(1, 1.0, kept.to_vec());
+        let mut found = of(0, 0.0, all(1.0, kept.len()));
+        for bit in (0..u64::BITS - m.leading_zeros()).rev() {
+            found = found.then(&found);
+            if m >> bit & 1 == 1 {
+                found = one.then(&found);
+            }
+        }
+        found
+    }
+
+    /// These blocks and as many more as `other` has: `u(a + m) = u(a) + kept^a u(m)`. All that is added is positive, so no
+    /// digit is lost.
+    fn then(&self, other: &Self) -> Self {
+        let more = other.blocks as f64;
+        let each = 0..self.last.len();
+        let product = |((i, j, _), (&own, &others)): ((usize, usize, f64), (&Dual<W>, &Dual<W>))| {
+            let (u_i, u_j, p_i, p_j) = (self.last[i], self.last[j], self.powers[i], self.powers[j]);
+            let mixed = u_i * p_j * other.sums[j] + u_j * p_i * other.sums[i];
+            own + (u_i * u_j).scale(more) + mixed + p_i * p_j * others
+        };
+        let products = self.products.iter().zip(&other.products);
+        Self {
+            blocks: self.blocks + other.blocks,
+            last: each.clone().map(|i| self.last[i] + self.powers[i] * other.last[i]).collect(),
+            sums: each
+                .clone()
+                .map(|i| self.sums[i] + self.last[i].scale(more) + self.powers[i] * other.sums[i])
+                .collect(),
+            products: pairs(self.last.len()).zip(products).map(product).collect(),
+            powers: each.map(|i| self.powers[i] * other.powers[i]).collect(),
+        }
     }
 }
 

@@ -2,11 +2,13 @@
 //!
 //! Sums of exponentials with weights of both signs fall faster than those with positive weights can, as a strategy wants it
 //! whose participations are a number of steps apart. Their inverse's decays may be complex, so that there is no closed form:
-//! loss and gradient come from one sweep forwards and one backwards over the steps. A point whose coefficients rise or are
-//! negative is outside of the domain; all others have an exact sensitivity (arXiv 2405.13763, Theorem 2).
+//! loss and gradient come from one sweep forwards and one backwards over the steps. A point whose coefficients are negative, or
+//! rise where participations are not at fixed steps, is outside of the domain; all others have an exact sensitivity (arXiv
+//! 2405.13763, Theorem 2). So does every point for one participation.
 
 use super::Setting;
 use super::interlacing::Pair;
+use crate::analysis::Participation;
 use crate::design::minimize::{MinimizeOptions, Minimum, minimize};
 use crate::design::watch::Watch;
 use crate::design::{Design, Objective, Progress};
@@ -15,17 +17,23 @@ use crate::error::{Error, Result};
 /// Steps up to which weights of both signs are searched: an evaluation takes a time that grows with them.
 const MAX_STEPS: usize = 1 << 16;
 
-/// Iterations of one search.
+/// Iterations of one search, and starts whose search is made, of all that are looked at.
 const MAX_ITERATIONS: u64 = 300;
-
-/// Starts whose search is made, of all that are looked at.
 const STARTS_KEPT: usize = 3;
+
+/// The same for more than so many steps.
+const MANY_STEPS: usize = 1 << 13;
+const MAX_ITERATIONS_OF_MANY: u64 = 60;
+const STARTS_KEPT_OF_MANY: usize = 1;
 
 /// Rates about which the decays of a start lie, in units of one participation to the next.
 const CENTRES: [f64; 4] = [1.5, 3.0, 6.0, 12.0];
 
 /// From one rate of a start to the next.
 const SPREADS: [f64; 3] = [1.2, 1.6, 3.0];
+
+/// A rate of the inverse from which on its decay is next to 0, where the search for positive weights ends.
+const LAST_RATE: f64 = 6.0;
 
 /// Part of the loss by which a BLT of both signs has to be better than one with positive weights.
 const WORTH_IT: f64 = 1e-6;
@@ -44,7 +52,7 @@ impl Setting<'_> {
         watch: &Watch<'_>,
     ) -> Result<Option<(Point, Design)>> {
         let n = self.problem.n as usize;
-        if count < 2 || self.problem.participations < 2 || n > MAX_STEPS || watch.stopped() {
+        if !self.may_gain(count, positive) || n > MAX_STEPS || watch.stopped() {
             return Ok(None);
         }
         let mut starts: Vec<(f64, Point)> = Vec::new();
@@ -61,15 +69,16 @@ impl Setting<'_> {
         starts.sort_by(|a, b| a.0.total_cmp(&b.0));
         let what = format!("buffered_toeplitz, {count} buffers of both signs");
         let mut best: Option<Minimum> = None;
-        for (_, start) in starts.into_iter().take(STARTS_KEPT) {
+        let (kept, max_iterations) = match n > MANY_STEPS {
+            true => (STARTS_KEPT_OF_MANY, MAX_ITERATIONS_OF_MANY),
+            false => (STARTS_KEPT, MAX_ITERATIONS),
+        };
+        for (_, start) in starts.into_iter().take(kept) {
             let mut on_iteration = |iteration, value: f64| {
                 watch.report(Progress { what: what.clone(), iteration, loss: value.exp() })
             };
-            let options = MinimizeOptions {
-                max_iterations: MAX_ITERATIONS,
-                relative_tolerance: 1e-8,
-                ..MinimizeOptions::default()
-            };
+            let options =
+                MinimizeOptions { max_iterations, relative_tolerance: 1e-8, ..MinimizeOptions::default() };
             let mut function = |point: &[f64], gradient: &mut [f64]| self.signed_loss(point, gradient);
             let found = match minimize(start, &mut function, &options, &mut on_iteration) {
                 Err(Error::Invalid { .. }) => continue,
@@ -96,6 +105,14 @@ impl Setting<'_> {
         Ok(Some((best.point, design)).filter(|(_, design)| design.sensitivity.exact))
     }
 
+    /// Whether weights of any sign can be better. For one buffer or one participation positive ones are best, but where the
+    /// last decay of the inverse would rather be negative.
+    fn may_gain(&self, count: usize, positive: &Minimum) -> bool {
+        let last = positive.point.iter().map(|gap| gap.exp()).sum::<f64>();
+        let several = count > 1 && self.problem.participations > 1;
+        several || self.problem.workload.is_some() || last > LAST_RATE
+    }
+
     /// `fewer` with buffers without weight up to `count` of them: the gradient tells what weight is worth it.
     fn with_a_buffer(&self, count: usize, fewer: &Point) -> Vec<Point> {
         let (logs, weights) = fewer.split_at(fewer.len() / 2);
@@ -117,7 +134,8 @@ impl Setting<'_> {
         let weights: Vec<f64> = pair.weights(0).iter().map(|weight| weight.value).collect();
         let separation = self.problem.separation as f64;
         let sum: f64 = weights.iter().sum();
-        let mut starts = Vec::new();
+        let mut starts: Vec<Point> =
+            vec![rates.iter().map(|rate| rate.ln()).chain(weights.iter().copied()).collect()];
         for (centre, spread) in CENTRES.into_iter().flat_map(|c| SPREADS.map(|spread| (c, spread))) {
             let middle = 0.5 * (count - 1) as f64;
             let near: Vec<f64> =
@@ -131,7 +149,7 @@ impl Setting<'_> {
         starts
     }
 
-    /// The logarithm of the loss at a point, and its gradient; `None` where the coefficients rise or are negative.
+    /// The logarithm of the loss at a point, and its gradient; `None` outside of the domain.
     pub(super) fn signed_loss(&self, point: &[f64], gradient: &mut [f64]) -> Option<f64> {
         let (logs, weights) = point.split_at(point.len() / 2);
         let rates: Vec<f64> = logs.iter().map(|log| log.exp()).collect();
@@ -161,7 +179,13 @@ impl Setting<'_> {
         let mut powers = weights.to_vec();
         for _ in 1..n {
             let entry: f64 = powers.iter().sum();
-            if !(0.0..=column[column.len() - 1]).contains(&entry) {
+            let most = match self.asked.participation {
+                _ if k == 1 => f64::INFINITY,
+                // Those of one user are where they are.
+                Participation::FixedEpochs { .. } => f64::INFINITY,
+                _ => column[column.len() - 1],
+            };
+            if k > 1 && !(0.0..=most).contains(&entry) {
                 return None;
             }
             column.push(entry);
