@@ -33,7 +33,7 @@ pub fn toeplitz_coefs(matrix: &MatrixSpec, n: u64) -> Result<Option<Vec<f64>>> {
 }
 
 /// The first column of a product of Toeplitz recurrences.
-pub(super) fn first_column(stages: &[Stage], n: usize, cancelled: &dyn Fn() -> bool) -> Result<Vec<f64>> {
+pub(crate) fn first_column(stages: &[Stage], n: usize, cancelled: &dyn Fn() -> bool) -> Result<Vec<f64>> {
     if cancelled() {
         return Err(Error::Cancelled);
     }

@@ -36,6 +36,7 @@ mod tests;
 mod way;
 
 pub use calibrate::{Calibration, Given, calibrate};
+pub(crate) use column::first_column;
 pub use column::toeplitz_coefs;
 pub(crate) use covariance::row_norms_squared_gradient_of;
 pub use covariance::{RowNormsGradient, Scan, row_norms_squared_gradient};

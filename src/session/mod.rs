@@ -16,6 +16,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`SessionSpec`], [`ResolvedSpec`] | what a session is bound to; what it costs; its fingerprint |
+//! | `range` | whether its noise fits the numbers that it is answered in |
 //! | [`Session`] | the state, and the rule above |
 //! | [`Assembler`] | a stream's frames of any size, as runs of whole tiles |
 //! | `outputs` | the kept output |
@@ -28,6 +29,7 @@ mod kept;
 mod noise;
 mod outputs;
 mod privatize;
+mod range;
 mod snapshot;
 mod source;
 mod spec;

@@ -117,12 +117,16 @@ impl Noise {
         if !stddev.is_finite() || stddev.is_sign_negative() {
             return Err(Error::invalid(field, format!("must be finite and not negative, found {stddev}")));
         }
-        let fits = match precision {
-            Precision::F32 => *stddev == 0.0 || (*stddev as f32).is_normal(),
-            Precision::F64 => *stddev == 0.0 || stddev.is_normal(),
+        // How large it may be depends on the answers.
+        let smallest = match precision {
+            Precision::F32 => f64::from(f32::MIN_POSITIVE),
+            Precision::F64 => f64::MIN_POSITIVE,
         };
-        if !fits {
-            return Err(Error::invalid(field, format!("{stddev:e} is no normal number of {precision}")));
+        if *stddev != 0.0 && *stddev < smallest {
+            let rule = format!(
+                "must be 0 or at least {smallest:e}, the smallest normal number of {precision}, found {stddev:e}"
+            );
+            return Err(Error::invalid(field, rule));
         }
         match key {
             KeyOrigin::Derived { noise_id } => check_noise_id(noise_id),

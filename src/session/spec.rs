@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::range;
 use super::source::{KeyOrigin, Noise, NoiseOptions, NoiseState, Source};
 use crate::dtype::{DType, Precision};
 use crate::error::{Error, Result};
@@ -53,6 +54,7 @@ impl SessionSpec {
             }
         }
         self.source.validate(self.precision)?;
+        range::check(&self, &plan)?;
         self.horizon = self.horizon.or(plan.horizon());
         let of_leaves = Layout::new(&self.tree, self.shard)?;
         let (layout, gradient_layout) = match self.source {
