@@ -12,6 +12,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{Error, Result};
+use crate::greeting::Greeted;
 use crate::retry::RetryPolicy;
 
 const KIB: usize = 1024;
@@ -21,6 +22,11 @@ const MIB: usize = 1024 * KIB;
 const UNIX_SEND_BUFFER: usize = 4 * MIB;
 /// Space in a message beside its payload: names, numbers, a fingerprint.
 const MESSAGE_OVERHEAD: usize = KIB;
+/// The least time that a server is given to say something.
+const LEAST_HANDSHAKE: Duration = Duration::from_secs(1);
+/// The window of a connection. Those of its streams bound what is under way: a stream whose answers nobody reads fills its
+/// own window, and leaves the connection to the others.
+const CONNECTION_WINDOW: u32 = 1 << 30;
 
 /// Where a server is: `http://host:port`, `host:port` or `unix:///path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +100,18 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(10),
             frame_bytes: MIB as u32,
             stream_window_bytes: 2 * MIB as u32,
-            connection_window_bytes: 4 * MIB as u32,
+            connection_window_bytes: CONNECTION_WINDOW,
+        }
+    }
+}
+
+impl Settings {
+    /// How long a server may take to take a connection, and then to say something. Who does not want to wait for a server does
+    /// not want to wait for one that is silent; but a busy machine takes a moment.
+    fn handshake_timeout(&self) -> Duration {
+        match self.retry.max_elapsed {
+            Duration::ZERO => self.connect_timeout,
+            patience => self.connect_timeout.min(patience.max(LEAST_HANDSHAKE)),
         }
     }
 }
@@ -132,7 +149,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one attempt to connect may take. 10 s unless set.
+    /// How long one attempt to connect may take: until the server takes the connection, and from then on until it says its first
+    /// word. 10 s unless set, and less where calls are tried again for less: the time for retries, but 1 s at least.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
@@ -144,8 +162,9 @@ impl ClientBuilder {
         self
     }
 
-    /// HTTP/2 windows of one stream and of the connection. 2 MiB and 4 MiB unless set; a long fat network wants
-    /// bandwidth times round trip.
+    /// HTTP/2 windows of one stream and of the connection. 2 MiB and 1 GiB unless set; a long fat network wants
+    /// bandwidth times round trip for the stream. With a connection's window that is not larger than those of its streams
+    /// together, streams that nobody reads keep all others from going on.
     pub fn window_bytes(mut self, stream: u32, connection: u32) -> Self {
         self.settings.stream_window_bytes = stream;
         self.settings.connection_window_bytes = connection;
@@ -154,16 +173,17 @@ impl ClientBuilder {
 
     /// A channel that is connected, and connects again whenever the connection is lost.
     pub(crate) async fn channel(&self) -> Result<Channel> {
-        let target = self.target.clone();
-        let connector = tower::service_fn(move |_| open(target.clone()));
+        let (target, patience) = (self.target.clone(), self.settings.handshake_timeout());
+        let connector = tower::service_fn(move |_| open(target.clone(), patience));
         let failed = |e| Error::unreachable(&self.target, &e);
         self.endpoint()?.connect_with_connector(connector).await.map_err(failed)
     }
 
     /// A channel that connects when it is first used.
     pub(crate) fn lazy_channel(&self) -> Result<Channel> {
-        let target = self.target.clone();
-        Ok(self.endpoint()?.connect_with_connector_lazy(tower::service_fn(move |_| open(target.clone()))))
+        let (target, patience) = (self.target.clone(), self.settings.handshake_timeout());
+        let connector = tower::service_fn(move |_| open(target.clone(), patience));
+        Ok(self.endpoint()?.connect_with_connector_lazy(connector))
     }
 
     fn endpoint(&self) -> Result<Endpoint> {
@@ -182,7 +202,7 @@ impl ClientBuilder {
         };
         Ok(Endpoint::from_shared(authority)
             .map_err(|e| Error::invalid("server", e))?
-            .connect_timeout(settings.connect_timeout)
+            .connect_timeout(settings.handshake_timeout())
             .max_frame_size(settings.frame_bytes)
             .initial_stream_window_size(settings.stream_window_bytes)
             .initial_connection_window_size(settings.connection_window_bytes)
@@ -197,10 +217,10 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-async fn open(target: Target) -> std::io::Result<TokioIo<Box<dyn Io>>> {
+async fn open(target: Target, patience: Duration) -> std::io::Result<TokioIo<Box<dyn Io>>> {
     Ok(TokioIo::new(match target {
-        Target::Tcp(address) => Box::new(open_tcp(&address).await?),
-        Target::Unix(path) => Box::new(open_unix(&path).await?),
+        Target::Tcp(address) => Box::new(Greeted::new(open_tcp(&address).await?, patience)),
+        Target::Unix(path) => Box::new(Greeted::new(open_unix(&path).await?, patience)),
     }))
 }
 

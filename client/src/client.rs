@@ -1,5 +1,8 @@
 //! The client: one connection, and the calls that are not of one session.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use noised::SessionSpec;
 use noised::session::{KeyOrigin, NoiseState, ResolvedSpec};
 use noised_proto::name::session_name;
@@ -14,7 +17,8 @@ use crate::channel::{ClientBuilder, Settings, Target};
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
 use crate::key::GivenKey;
-use crate::retry::{Attempts, retrying, retrying_where};
+use crate::resume::ResumedNoise;
+use crate::retry::{Attempts, RetryPolicy, retrying};
 use crate::session::Session;
 
 /// A connection to a server. Cheap to clone; clones share the connection.
@@ -25,6 +29,8 @@ pub struct Client {
     sessions: SessionsClient<Channel>,
     analysis: AnalysisClient<Channel>,
     settings: Settings,
+    /// The ids of requests that nobody knows the outcome of, by the session that they were to make.
+    unanswered: Arc<Mutex<HashMap<String, String>>>,
 }
 
 /// How a session is made. What it is made for is its [`SessionSpec`].
@@ -32,13 +38,20 @@ pub struct Client {
 pub struct CreateOptions {
     /// The last part of its name; where it is empty, one is made up that nobody else has.
     pub id: String,
-    /// Go on with a session of that name that was made for the same, where there is one.
+    /// Go on with a session of that name that was made for the same, where there is one. Where there is none, one is made
+    /// that begins at step 0, and [`SessionInfo::resumed`] is false: unless [`must_exist`](Self::must_exist) forbids it.
     pub resume: bool,
+    /// With [`resume`](Self::resume): where there is no session of that name, fail with [`Error::NotFound`]. What a trainer
+    /// wants that goes on: a session that was deleted, or that did not outlive its server, is not replaced by new noise.
+    pub must_exist: bool,
     /// The key of the noise, where the source's key is [`KeyOrigin::Given`], and only there.
     pub noise_key: Option<GivenKey>,
     /// Where noise of the source's `noise_id` was drawn before, begin it again at step 0 all the same. Whoever says this
     /// answers for no noise being put under two gradients.
     pub start_noise_over: bool,
+    /// Of a `gaussian` source with a `noise_id`: go on with the noise of a session that is gone, from this step on. The server
+    /// goes the way to that step when its noise is first asked for; [`Session::rewind`] to it tells how far that has come.
+    pub resumed_noise: Option<ResumedNoise>,
     /// Where the server draws the noise: steps whose noise is ready before it is asked for. Unless set, the server
     /// chooses.
     pub lookahead: Option<u32>,
@@ -80,6 +93,7 @@ impl Client {
             sessions: sessions.max_decoding_message_size(limit).max_encoding_message_size(limit),
             analysis: analysis.max_decoding_message_size(limit).max_encoding_message_size(limit),
             settings,
+            unanswered: Arc::default(),
         }
     }
 
@@ -107,12 +121,13 @@ impl Client {
 
     /// Makes a session, or goes on with one.
     ///
-    /// A call whose answer was lost is tried again only with [`CreateOptions::resume`] or without an id: else nobody could
-    /// tell a repetition from somebody else's session of the same name. For the same reason a call that a server, or
-    /// whatever stands before it, was too busy to answer may end with [`Error::AlreadyExists`] when it is tried again.
+    /// A call whose answer was lost is tried again: the server knows its own repetition from somebody else's call for the
+    /// same name. Where the time for that is spent, or the future dropped, the same client may be called again for the same
+    /// name and gets the session that the first call has made.
     ///
     /// # Errors
     /// [`Error::Invalid`], [`Error::AlreadyExists`], [`Error::FingerprintMismatch`], [`Error::ResourceExhausted`];
+    /// [`Error::NotFound`] with [`CreateOptions::must_exist`];
     /// [`Error::NoiseInUse`], [`Error::NoiseUsed`] and [`Error::NoMasterKey`] where the noise has a `noise_id`; and the
     /// faults of a connection.
     pub async fn create_session(&self, spec: &SessionSpec, options: CreateOptions) -> Result<Session> {
@@ -135,26 +150,44 @@ impl Client {
         // What the server would refuse is refused here, under the same name.
         let resolved = spec.clone().resolve()?;
         options.check(&resolved)?;
-        let CreateOptions { id, resume, noise_key, start_noise_over, lookahead, noise_state } = options;
+        let CreateOptions {
+            id,
+            resume,
+            must_exist,
+            noise_key,
+            start_noise_over,
+            resumed_noise,
+            lookahead,
+            noise_state,
+        } = options;
         let kept = noise_state.map_or(v1::NoiseState::Unspecified, Into::into);
         let session = v1::Session { lookahead, noise_state: kept.into(), ..session_spec_to_wire(spec) };
-        let resume = resume || own;
         let request = v1::CreateSessionRequest {
-            session_id: id,
+            session_id: id.clone(),
             session: Some(session),
-            resume,
+            // What a name that was just made up belongs to, an older server knows as well.
+            resume: resume || own,
             noise_key: Vec::new(),
             start_noise_over,
             view: v1::SessionView::Basic.into(),
+            must_exist,
+            request_id: self.request_id_for(&id),
+            resumed_noise: resumed_noise
+                .map(|resumed| v1::ResumedNoise { step: resumed.step, token: resumed.token().to_vec() }),
         };
-        let harmless = |error: &Error| resume || !matches!(error, Error::Transport { .. });
-        let made = retrying_where(self.settings.retry, harmless, &request, |request| {
+        let made = retrying(self.settings.retry, &request, |request| {
             let mut sessions = self.sessions();
             // Put in last, since requests are not wiped.
             let noise_key = noise_key.as_ref().map(GivenKey::to_wire).unwrap_or_default();
             async move { sessions.create_session(v1::CreateSessionRequest { noise_key, ..request }).await }
         });
-        let made = made.await?;
+        let made = made.await.inspect_err(|error| {
+            // Of other errors nobody knows what the server did.
+            if !error.is_retryable() && !matches!(error, Error::Other { .. }) {
+                self.unanswered().remove(&id);
+            }
+        })?;
+        self.unanswered().remove(&id);
         let mut info = SessionInfo::try_from(made)?;
         info.resumed &= !own;
         if info.fingerprint != *resolved.fingerprint().as_bytes() {
@@ -163,7 +196,24 @@ impl Client {
             return Err(Error::Protocol { message: message.into() });
         }
         info.spec = Some(resolved.spec().clone());
+        if must_exist && !info.resumed {
+            let message = "the server is older than this client: it has made a session that had to exist";
+            // Nobody uses it, and that it was made is what is told.
+            let _of_deletion = self.delete_session(&info.name).await;
+            return Err(Error::Protocol { message: message.into() });
+        }
         Ok(Session::new(self.clone(), info, resolved))
+    }
+
+    /// The id of the request that makes a session: that of the last one for the same, where nobody knows what came of it.
+    fn request_id_for(&self, session_id: &str) -> String {
+        let mut unanswered = self.unanswered();
+        unanswered.entry(session_id.to_owned()).or_insert_with(|| Uuid::new_v4().to_string()).clone()
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, HashMap<String, String>> {
+        // Each call changes one entry.
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes up a session that exists.
@@ -182,8 +232,16 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`], and the faults of a connection.
     pub async fn get_session(&self, name: &str) -> Result<SessionInfo> {
-        let request = v1::GetSessionRequest { name: full_name(name), view: v1::SessionView::Full.into() };
-        let session = retrying(self.settings.retry, &request, |request| {
+        self.look_at(name, false, self.settings.retry).await
+    }
+
+    /// The same, or where it stands once nothing is under way on it.
+    pub(crate) async fn look_at(&self, name: &str, settled: bool, retry: RetryPolicy) -> Result<SessionInfo> {
+        // What the session is made for is known to whoever has a handle.
+        let view = if settled { v1::SessionView::Basic } else { v1::SessionView::Full };
+        let view = view.into();
+        let request = v1::GetSessionRequest { name: full_name(name), view, settled };
+        let session = retrying(retry, &request, |request| {
             let mut sessions = self.sessions();
             async move { sessions.get_session(request).await }
         });

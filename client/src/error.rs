@@ -6,6 +6,7 @@ use noised_proto::ErrorReport;
 use tonic::{Code, Status};
 
 use crate::channel::Target;
+use crate::greeting::SILENCE;
 
 /// The result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -42,6 +43,16 @@ pub enum Error {
         expected: u64,
         /// The first byte of the tile that differs.
         offset: u64,
+    },
+    /// The noise of a step was given to another handle of the session, and this handle never asked for it: two trainers
+    /// use one session, and one noise under two gradients gives their difference away.
+    #[error(
+        "step {requested} was released to another handle of the session: one noise under two gradients gives their \
+         difference away"
+    )]
+    TakenByAnother {
+        /// The step that was asked for.
+        requested: u64,
     },
     /// The step is at or past the horizon.
     #[error("step {requested} is at or past the horizon of {horizon} steps")]
@@ -200,6 +211,22 @@ impl Error {
         }
     }
 
+    /// Whether the server, or the session, took nothing of the request. Of all other errors nobody knows.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Invalid { .. }
+            | Self::WrongStep { .. }
+            | Self::PayloadMismatch { .. }
+            | Self::TakenByAnother { .. }
+            | Self::PastHorizon { .. }
+            | Self::FingerprintMismatch { .. }
+            | Self::Diverged { .. }
+            | Self::NotFound { .. } => true,
+            Self::Shard { error, .. } => error.is_refusal(),
+            _ => false,
+        }
+    }
+
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
@@ -225,6 +252,9 @@ impl From<Status> for Error {
     fn from(status: Status) -> Self {
         // What the server says has no source; what tonic makes of a fault of the connection has.
         let source = std::error::Error::source(&status);
+        if let Some(silence) = source.map(innermost).filter(|text| text.contains(SILENCE)) {
+            return Self::Unavailable { message: silence, retry_after: None };
+        }
         if let Some(source) = source.filter(|_| status.code() != Code::Unavailable) {
             return Self::Transport { message: innermost(source) };
         }

@@ -71,6 +71,7 @@ impl TryFrom<v1::Session> for SessionInfo {
             released_steps,
             noise_started_over,
             last_used_unix_seconds,
+            resume_token: _,
         } = session;
         // Most answers leave out what the sessions are made for.
         let spec = match (matrix, tree) {

@@ -5,7 +5,8 @@
 //! use noised_client::{Client, CreateOptions};
 //!
 //! let client = Client::connect("http://127.0.0.1:7467").await?;
-//! let options = CreateOptions { id: "run-17".into(), resume: true, ..CreateOptions::default() };
+//! // A run that is started again sets `resume` and `must_exist` as well: new noise must not begin without a word.
+//! let options = CreateOptions { id: "run-17".into(), ..CreateOptions::default() };
 //! let mut session = client.create_session(&spec, options).await?;
 //! let step = session.next_step();
 //! let correlated = session.multiply_next(step, gradient).await?;
@@ -15,13 +16,17 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`Client`], [`ClientBuilder`], `channel` | where the server is, and the connection to it |
+//! | `greeting` | a server that accepts a connection has to say something soon |
 //! | [`CreateOptions`], [`GivenKey`] | how a session is made, and a key of noise that the client gives |
 //! | [`Session`] | a session's handle: one step at a time |
 //! | [`SessionInfo`] | what a server tells of a session |
+//! | [`ResumedNoise`] | going on with the noise of a session that is gone |
 //! | `rewind`, [`WhenFull`] | going back, and states that are kept for it |
 //! | [`ShardedSession`] | a session in shards on several servers, as one |
 //! | [`LocalHost`], [`LocalSession`] | the same sessions in this process, without a server |
 //! | [`StepStream`] | many steps on one stream, the next on its way while the last one's answer still comes |
+//! | `pieces` | the leaves of a step where they lie, sent without being put together first |
+//! | `asked` | which steps of drawn noise a handle asked for itself: a replay of another is an error |
 //! | `window` | what such a stream may send and must receive, without a network |
 //! | [`RetryPolicy`], `retry` | when a call is tried again |
 //! | [`Analysis`] | questions about a matrix that need no session |
@@ -33,13 +38,17 @@
 //! with the same bytes. So every call here that is cut off is tried again, as its [`RetryPolicy`] has it.
 
 mod analysis;
+mod asked;
 mod channel;
 mod check;
 mod client;
 mod error;
+mod greeting;
 mod info;
 mod key;
 mod local;
+mod pieces;
+mod resume;
 mod retry;
 mod rewind;
 mod session;
@@ -57,8 +66,9 @@ pub use client::{Client, CreateOptions};
 pub use error::{Error, Result};
 pub use info::SessionInfo;
 pub use key::GivenKey;
-pub use local::{LocalHost, LocalSession};
+pub use local::{LocalHost, LocalSession, copy_large};
 pub use noised::session::WhenFull;
+pub use resume::ResumedNoise;
 pub use retry::RetryPolicy;
 pub use session::Session;
 pub use sharded::ShardedSession;

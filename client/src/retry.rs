@@ -13,7 +13,8 @@ use crate::error::{Error, Result};
 /// back is respected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Give up where the next attempt would start later than this after the first failed. Zero: never try again.
+    /// Give up where the next attempt would start later than this after the first failed, or after it began where no server
+    /// was there, or none that spoke. Zero: never try again.
     /// A stream that makes progress starts counting anew.
     pub max_elapsed: Duration,
     /// The longest wait before the second attempt; it doubles with each further one.
@@ -48,19 +49,23 @@ impl RetryPolicy {
 #[derive(Debug)]
 pub(crate) struct Attempts {
     policy: RetryPolicy,
-    first_failure: Option<Instant>,
+    /// When the attempt under way began.
+    begun: Instant,
+    /// What the time for retries is counted from.
+    since: Option<Instant>,
     failures: u32,
 }
 
 impl Attempts {
     pub(crate) fn new(policy: RetryPolicy) -> Self {
-        Self { policy, first_failure: None, failures: 0 }
+        Self { policy, begun: Instant::now(), since: None, failures: 0 }
     }
 
     /// Waits until the next attempt is due, or gives the error back where there shall be none.
     pub(crate) async fn pause(&mut self, error: Error) -> Result<()> {
         let wait = self.next_wait(&error, Instant::now()).ok_or(error)?;
         tokio::time::sleep(wait).await;
+        self.begun = Instant::now();
         Ok(())
     }
 
@@ -68,7 +73,10 @@ impl Attempts {
         if !error.is_retryable() {
             return None;
         }
-        let started = *self.first_failure.get_or_insert(now);
+        // An attempt that found no server has been waiting for one since it began; one that broke off may have computed.
+        let found_nobody = matches!(error, Error::Unavailable { retry_after: None, .. });
+        let failed = if found_nobody { self.begun } else { now };
+        let started = *self.since.get_or_insert(failed);
         let ceiling = self.policy.ceiling(self.failures);
         self.failures += 1;
         // Workers that lost the same server must not come back in step: the upper half of the wait is random.
@@ -78,24 +86,11 @@ impl Attempts {
 }
 
 /// Sends a request until there is an answer, a refusal, or no time left.
-pub(crate) async fn retrying<R: Clone, T, F>(
-    policy: RetryPolicy,
-    request: &R,
-    call: impl Fn(R) -> F,
-) -> Result<T>
-where
-    F: Future<Output = std::result::Result<tonic::Response<T>, Status>>,
-{
-    retrying_where(policy, Error::is_retryable, request, call).await
-}
-
-/// The same, for a request that may be repeated only after some errors.
 //
 // A closure that gives a future, and not an async closure: whether the future of one of those may go to another thread
 // cannot be told where the caller spawns it.
-pub(crate) async fn retrying_where<R: Clone, T, F>(
+pub(crate) async fn retrying<R: Clone, T, F>(
     policy: RetryPolicy,
-    harmless: impl Fn(&Error) -> bool,
     request: &R,
     call: impl Fn(R) -> F,
 ) -> Result<T>
@@ -106,8 +101,7 @@ where
     loop {
         match call(request.clone()).await.map_err(Error::from) {
             Ok(answer) => return Ok(answer.into_inner()),
-            Err(error) if harmless(&error) => attempts.pause(error).await?,
-            Err(error) => return Err(error),
+            Err(error) => attempts.pause(error).await?,
         }
     }
 }
@@ -135,6 +129,17 @@ mod tests {
             assert!(ceiling / 2 <= wait && wait <= ceiling, "{wait:?} of {ceiling:?}");
         }
         assert_eq!(attempts.next_wait(&unavailable(None), start + Duration::from_secs(10)), None);
+    }
+
+    #[test]
+    fn waiting_for_a_server_that_is_silent_is_part_of_the_time() {
+        let policy = RetryPolicy { max_elapsed: Duration::from_secs(5), ..RetryPolicy::default() };
+        let mut silent = Attempts::new(policy);
+        let later = silent.begun + Duration::from_secs(5);
+        assert_eq!(silent.next_wait(&unavailable(None), later), None);
+        // A call that was under way for long is tried again.
+        let broken = Error::Transport { message: "cut".into() };
+        assert!(Attempts::new(policy).next_wait(&broken, later).is_some());
     }
 
     #[test]

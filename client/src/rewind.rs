@@ -6,7 +6,7 @@ use noised_proto::v1;
 use crate::client::{Client, full_name};
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
-use crate::retry::{Attempts, retrying};
+use crate::retry::{Attempts, RetryPolicy, retrying};
 use crate::session::Session;
 use crate::window::Position;
 
@@ -19,6 +19,11 @@ impl Client {
     /// [`Error::WrongStep`] where it is neither of these, or the step is applied in part; [`Error::ResourceExhausted`];
     /// [`Error::NotFound`]; the faults of a connection.
     pub async fn keep_state(&self, name: &str, step: u64, when_full: WhenFull) -> Result<SessionInfo> {
+        self.keep(name, step, when_full).await.map(|(info, _)| info)
+    }
+
+    /// The same, with what goes on with the noise at that step; empty where nothing does.
+    async fn keep(&self, name: &str, step: u64, when_full: WhenFull) -> Result<(SessionInfo, Vec<u8>)> {
         let when_full = match when_full {
             WhenFull::Refuse => v1::WhenFull::Refuse,
             WhenFull::ReleaseOldest => v1::WhenFull::ReleaseOldest,
@@ -29,7 +34,9 @@ impl Client {
             let mut sessions = self.sessions();
             async move { sessions.keep_state(request).await }
         });
-        session.await?.try_into()
+        let mut session = session.await?;
+        let resume_token = std::mem::take(&mut session.resume_token);
+        Ok((session.try_into()?, resume_token))
     }
 
     /// Has a session go back to `step`. `on_progress` gets the steps whose state has been computed again, and how many
@@ -90,7 +97,8 @@ impl Session {
     /// # Errors
     /// Those of [`Client::keep_state`].
     pub async fn keep_state(&mut self, step: u64, when_full: WhenFull) -> Result<()> {
-        let info = self.client().keep_state(self.name(), step, when_full).await?;
+        let (info, resume_token) = self.client().keep(self.name(), step, when_full).await?;
+        self.resume_token = resume_token;
         self.note(info)
     }
 
@@ -102,7 +110,8 @@ impl Session {
     /// under two gradients is accounted for elsewhere.
     ///
     /// Dropping the future cancels the rewind, and so does a fault of the connection once it has begun: see
-    /// [`Client::rewind_session`]. [`refresh`](Self::refresh) then tells where the session stands.
+    /// [`Client::rewind_session`]. The handle then asks where the session stands: at once where the call failed, and else
+    /// before it takes a step. [`refresh`](Self::refresh) does that as well.
     ///
     /// # Errors
     /// Those of [`Client::rewind_session`].
@@ -114,10 +123,40 @@ impl Session {
     ) -> Result<()> {
         // First, since this future may be dropped: nothing that is under way is of any use after it.
         self.go_to(Position::start_of(self.next_step()));
+        self.is_unsettled = true;
         let client = self.client();
-        let info = client.rewind_session(self.name(), step, allow_divergence, on_progress).await?;
+        match client.rewind_session(self.name(), step, allow_divergence, on_progress).await {
+            Ok(info) => self.stand_as(info),
+            Err(error) => {
+                // Once is enough: whoever takes a step is told of what is wrong, and asks again.
+                let _of_asking = self.ask_where(RetryPolicy::NEVER).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Asks where the session stands, where a rewind broke off.
+    ///
+    /// # Errors
+    /// Those of [`refresh`](Self::refresh).
+    pub async fn settle(&mut self) -> Result<()> {
+        match self.is_unsettled {
+            true => self.ask_where(self.client().settings().retry).await,
+            false => Ok(()),
+        }
+    }
+
+    async fn ask_where(&mut self, retry: RetryPolicy) -> Result<()> {
+        let info = self.client().look_at(self.name(), true, retry).await?;
+        self.stand_as(info)
+    }
+
+    /// Stands where a session that went back stands.
+    fn stand_as(&mut self, info: SessionInfo) -> Result<()> {
         self.note(info)?;
+        self.take_up();
         self.go_to(Position::start_of(self.info().next_step));
+        self.is_unsettled = false;
         Ok(())
     }
 
@@ -127,8 +166,10 @@ impl Session {
     /// # Errors
     /// Those of [`Client::get_session`], and [`Error::FingerprintMismatch`] where another session has the name now.
     pub async fn refresh(&mut self) -> Result<()> {
-        let info = self.client().get_session(self.name()).await?;
+        let info = self.client().look_at(self.name(), true, self.client().settings().retry).await?;
         self.note(info)?;
+        self.take_up();
+        self.is_unsettled = false;
         let Position { step, offset } = self.position();
         let expected = self.info().next_step;
         let in_the_middle = offset > 0 && (expected == step || expected == step + 1);

@@ -2,16 +2,18 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use noised::session::ResolvedSpec;
 use noised::{Layout, SessionSpec};
 use noised_proto::v1;
 use tokio_stream::Stream;
 
+use crate::asked::Asked;
 use crate::check;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
+use crate::pieces::Pieces;
 use crate::retry::retrying;
 use crate::stream::{Flight, StepStream};
 use crate::window::{Answer, Position, Traffic};
@@ -22,6 +24,7 @@ pub(crate) struct Binding {
     name: String,
     fingerprint: Vec<u8>,
     pub(crate) traffic: Traffic,
+    pub(crate) asked: Asked,
 }
 
 impl Binding {
@@ -55,6 +58,10 @@ pub struct Session {
     position: Position,
     /// Kept open from step to step.
     flight: Flight,
+    /// A rewind broke off, and nobody has told this handle since where the session stands.
+    pub(crate) is_unsettled: bool,
+    /// What the server gave when it last kept a state.
+    pub(crate) resume_token: Vec<u8>,
 }
 
 impl Session {
@@ -63,10 +70,12 @@ impl Session {
             name: info.name.clone(),
             fingerprint: info.fingerprint.to_vec(),
             traffic: Traffic::of(&resolved),
+            asked: Asked::new(&resolved.spec().source, &info),
         };
         let position = Position::start_of(info.next_step);
         let flight = Flight::new(client.clone(), binding.clone(), position);
-        Self { client, info, resolved, binding, position, flight }
+        let (is_unsettled, resume_token) = (false, Vec::new());
+        Self { client, info, resolved, binding, position, flight, is_unsettled, resume_token }
     }
 
     /// `sessions/{id}`.
@@ -116,6 +125,13 @@ impl Session {
         self.position.step
     }
 
+    /// What the server gave when it [kept](Self::keep_state) a state last: with it, and with the description, any server of the
+    /// same master key goes on with the noise at that step, once this session is gone ([`ResumedNoise`](crate::ResumedNoise)).
+    /// It is secret: keep it as the checkpoint is kept. `None` where the source is not `gaussian` with a `noise_id`.
+    pub fn resume_token(&self) -> Option<&[u8]> {
+        Some(&*self.resume_token).filter(|token| !token.is_empty())
+    }
+
     /// `(A x)_t` for a step's bytes `x_t`, laid out alike; or, where the source is `privatize`, `g_t + (A z)_t` for the
     /// gradient's bytes `g_t`.
     ///
@@ -149,21 +165,20 @@ impl Session {
         pieces: &[&[u8]],
         output: &mut [u8],
     ) -> Result<()> {
-        check::takes_input(&self.spec().source)?;
-        let ends = ends_of(pieces);
-        let len = ends.last().copied().unwrap_or(0);
-        self.take_step_into(step, len, |range| gather(pieces, &ends, range), output).await
+        let pieces = Pieces::of(pieces);
+        self.multiply_next_chunks_into(step, pieces.len(), |range| pieces.gather(range), output).await
     }
 
-    /// The same, from memory that can be shared.
-    pub(crate) async fn multiply_next_bytes_into(
+    /// The same from `len` bytes that `chunk` gives parts of.
+    pub(crate) async fn multiply_next_chunks_into(
         &mut self,
         step: u64,
-        payload: Bytes,
+        len: usize,
+        chunk: impl Fn(Range<usize>) -> Bytes,
         output: &mut [u8],
     ) -> Result<()> {
         check::takes_input(&self.spec().source)?;
-        self.take_step_into(step, payload.len(), |range| payload.slice(range), output).await
+        self.take_step_into(step, len, chunk, output).await
     }
 
     /// [`multiply_next`](Self::multiply_next) of a session that is sure to add noise.
@@ -178,8 +193,8 @@ impl Session {
     /// `(A z)_t`, where the server draws all of the input.
     ///
     /// # Errors
-    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::Invalid`] on `source` where that is not `gaussian`; the faults
-    /// of a connection.
+    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::TakenByAnother`] where another handle was given the step and
+    /// this one never asked for it; [`Error::Invalid`] on `source` where that is not `gaussian`; the faults of a connection.
     pub async fn fetch(&mut self, step: u64) -> Result<Bytes> {
         check::is_drawn(&self.spec().source)?;
         self.take_step(step, Bytes::new()).await
@@ -229,6 +244,11 @@ impl Session {
         self.flight = Flight::new(self.client.clone(), self.binding.clone(), position);
     }
 
+    /// Goes on with the session as it stands, whoever took it there.
+    pub(crate) fn take_up(&self) {
+        self.binding.asked.take_up(&self.info);
+    }
+
     pub(crate) fn position(&self) -> Position {
         self.position
     }
@@ -264,6 +284,7 @@ impl Session {
         on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         check::takes_input(&self.spec().source)?;
+        self.settle().await?;
         self.take_steps(inputs, on_answer).await
     }
 
@@ -279,6 +300,7 @@ impl Session {
         on_answer: impl FnMut(Answer) -> std::result::Result<(), E>,
     ) -> std::result::Result<(), E> {
         check::is_drawn(&self.spec().source)?;
+        self.settle().await?;
         let inputs = (self.next_step()..end).map(|_| Ok(Bytes::new()));
         self.take_steps(tokio_stream::iter(inputs), on_answer).await
     }
@@ -307,6 +329,7 @@ impl Session {
     /// One step, whatever the source.
     async fn take_step(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
         self.binding.check_payload(payload.len())?;
+        self.settle().await?;
         if self.is_unary() {
             return self.take_unary(step, payload).await;
         }
@@ -325,6 +348,7 @@ impl Session {
     ) -> Result<()> {
         self.binding.check_payload(len)?;
         check::length("output", self.step_bytes(), output.len())?;
+        self.settle().await?;
         if self.is_unary() {
             let answer = self.take_unary(step, chunk(0..len)).await?;
             output.copy_from_slice(&answer);
@@ -344,15 +368,20 @@ impl Session {
             payload,
             fingerprint: self.binding.fingerprint.clone(),
         };
+        let asked = &self.binding.asked;
         let answer = retrying(self.client.settings().retry, &request, |request| {
             let mut sessions = self.client.sessions();
+            asked.begin();
+            asked.note(step);
             async move { sessions.multiply_next(request).await }
         });
-        let v1::MultiplyNextResponse { step: answered, payload, replay: _ } = answer.await?;
+        let answer = answer.await.inspect_err(|error| asked.note_failure(error))?;
+        let v1::MultiplyNextResponse { step: answered, payload, replay } = answer;
         if answered != step || payload.len() != self.step_bytes() {
             let message = format!("{} bytes of step {answered} in answer to step {step}", payload.len());
             return Err(Error::Protocol { message });
         }
+        asked.check(step, replay)?;
         self.position = Position::start_of(step + 1);
         Ok(payload)
     }
@@ -379,31 +408,6 @@ impl Session {
     }
 }
 
-/// Where each of several pieces ends, from the start of the first.
-fn ends_of(pieces: &[&[u8]]) -> Vec<usize> {
-    let mut end = 0;
-    let add = |piece: &&[u8]| {
-        end += piece.len();
-        end
-    };
-    pieces.iter().map(add).collect()
-}
-
-/// A range of the bytes of several pieces, which end at `ends`.
-fn gather(pieces: &[&[u8]], ends: &[usize], range: Range<usize>) -> Bytes {
-    let mut bytes = BytesMut::with_capacity(range.len());
-    let mut index = ends.partition_point(|&end| end <= range.start);
-    while bytes.len() < range.len() {
-        let piece = pieces[index];
-        let first = ends[index] - piece.len();
-        let start = range.start + bytes.len() - first;
-        let end = (range.end - first).min(piece.len());
-        bytes.extend_from_slice(&piece[start..end]);
-        index += 1;
-    }
-    bytes.freeze()
-}
-
 /// The place after an answer.
 fn end_of(answer: &Answer) -> Position {
     let Answer { step, offset, payload, step_end, replay: _ } = answer;
@@ -417,19 +421,6 @@ fn end_of(answer: &Answer) -> Position {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn pieces_are_gathered() {
-        let pieces: [&[u8]; 4] = [&[0, 1, 2], &[], &[3], &[4, 5, 6, 7]];
-        let ends = ends_of(&pieces);
-        let whole: Vec<u8> = (0..8).collect();
-        for start in 0..=8 {
-            for end in start..=8 {
-                assert_eq!(gather(&pieces, &ends, start..end), whole[start..end], "{start}..{end}");
-            }
-        }
-        assert!(gather(&[], &ends_of(&[]), 0..0).is_empty());
-    }
 
     /// What a program spawns on a runtime of many threads. That it compiles is the test.
     #[allow(dead_code, reason = "compiled, never called")]

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::client::{Client, CreateOptions};
 use crate::error::{Error, Result};
+use crate::pieces::Pieces;
 use crate::session::Session;
 
 /// A session of a whole tree whose shards are held by several servers.
@@ -54,7 +55,9 @@ impl ShardedSession {
         let id = if own { Uuid::new_v4().to_string() } else { options.id.clone() };
         let calls = clients.iter().zip(&specs).map(|(client, spec)| {
             let id = format!("{id}-{}", spec.shard.index);
-            client.create_named(spec, CreateOptions { id, ..options.clone() }, own)
+            let shard = spec.shard.index as usize;
+            let resumed_noise = options.resumed_noise.as_ref().map(|resumed| resumed.of_shard(shard));
+            client.create_named(spec, CreateOptions { id, resumed_noise, ..options.clone() }, own)
         });
         // All are waited for, so that it is known which sessions there are.
         let made = join_all(calls).await;
@@ -165,16 +168,41 @@ impl ShardedSession {
     /// # Errors
     /// As [`multiply_next`](Self::multiply_next), and [`Error::Invalid`] where `output` has the wrong size.
     pub async fn multiply_next_into(&mut self, step: u64, payload: Bytes, output: &mut [u8]) -> Result<()> {
-        let inputs = parts_of(&self.shards, Session::input_bytes, "payload", payload.len())?;
+        self.multiply_chunks_into(step, payload.len(), |range| payload.slice(range), output).await
+    }
+
+    /// The same from several pieces of memory that follow one another, such as the leaves of a tree where they lie.
+    ///
+    /// # Errors
+    /// As [`multiply_next_into`](Self::multiply_next_into).
+    pub async fn multiply_next_pieces_into(
+        &mut self,
+        step: u64,
+        pieces: &[&[u8]],
+        output: &mut [u8],
+    ) -> Result<()> {
+        let pieces = Pieces::of(pieces);
+        self.multiply_chunks_into(step, pieces.len(), |range| pieces.gather(range), output).await
+    }
+
+    /// The same from `len` bytes that `chunk` gives parts of.
+    async fn multiply_chunks_into(
+        &mut self,
+        step: u64,
+        len: usize,
+        chunk: impl Fn(Range<usize>) -> Bytes,
+        output: &mut [u8],
+    ) -> Result<()> {
+        let inputs = parts_of(&self.shards, Session::input_bytes, "payload", len)?;
         let outputs = parts_of(&self.shards, Session::step_bytes, "output", output.len())?;
         let parts = inputs.into_iter().zip(split(output, &outputs));
         let calls = self.shards.iter_mut().zip(parts).enumerate();
-        let calls = calls.map(|(i, (shard, (input, output)))| {
-            let payload = payload.slice(input);
-            async move {
-                let taken = shard.multiply_next_bytes_into(step, payload, output).await;
-                taken.map_err(|error| of_shard(i, shard.client(), error))
-            }
+        let chunk = &chunk;
+        let calls = calls.map(|(i, (shard, (input, output)))| async move {
+            let of_shard_alone =
+                |range: Range<usize>| chunk(input.start + range.start..input.start + range.end);
+            let taken = shard.multiply_next_chunks_into(step, input.len(), of_shard_alone, output).await;
+            taken.map_err(|error| of_shard(i, shard.client(), error))
         });
         try_join_all(calls).await.map(drop)
     }
@@ -226,6 +254,22 @@ impl ShardedSession {
             };
             let rewound = shard.rewind(step, allow_divergence, note).await;
             rewound.map_err(|error| of_shard(i, shard.client(), error))
+        });
+        try_join_all(calls).await.map(drop)
+    }
+
+    /// [`Session::resume_token`] of every shard, in tree order. `None` where one of them has none.
+    pub fn resume_tokens(&self) -> Option<Vec<&[u8]>> {
+        self.shards.iter().map(Session::resume_token).collect()
+    }
+
+    /// [`Session::settle`] of every shard.
+    ///
+    /// # Errors
+    /// [`Error::Shard`] with those of [`Session::settle`].
+    pub async fn settle(&mut self) -> Result<()> {
+        let calls = self.shards.iter_mut().enumerate().map(|(i, shard)| async move {
+            shard.settle().await.map_err(|error| of_shard(i, shard.client(), error))
         });
         try_join_all(calls).await.map(drop)
     }

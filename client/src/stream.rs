@@ -88,7 +88,8 @@ impl StepStream {
     /// The next part of an answer, or `None` where every step pushed is answered. Dropping the future loses nothing.
     ///
     /// # Errors
-    /// A refusal of the server, or the last fault of the connection once the time for retries is spent.
+    /// A refusal of the server, or the last fault of the connection once the time for retries is spent;
+    /// [`Error::TakenByAnother`] where another handle was given the step and this one never asked for it.
     pub async fn next(&mut self) -> Result<Option<Answer>> {
         loop {
             match self.advance().await {
@@ -190,12 +191,18 @@ impl Flight {
         while self.window.delivered() < Position::start_of(inputs_end) {
             match self.answer(inputs_end, &chunk_of).await {
                 Ok(answer) => {
+                    // An error leaves the answers that follow to nobody.
+                    self.binding
+                        .asked
+                        .check(answer.step, answer.replay)
+                        .inspect_err(|_| self.exchange = None)?;
                     if let Some(answer) = self.window.take(answer)? {
                         return Ok(Some(answer));
                     }
                 }
                 Err(error) => {
                     self.exchange = None;
+                    self.binding.asked.note_failure(&error);
                     attempts.pause(error).await?;
                 }
             }
@@ -212,6 +219,7 @@ impl Flight {
             Some(exchange) => exchange,
             none => {
                 self.window.reconnect();
+                self.binding.asked.begin();
                 none.insert(Exchange::open(&self.client))
             }
         };
@@ -226,6 +234,7 @@ impl Flight {
                     if let (Ok(permit), Some(chunk)) = (permit, chunk) {
                         self.window.note_sent(&chunk);
                         let Chunk { step, offset, input } = chunk;
+                        self.binding.asked.note(step);
                         let payload = chunk_of(step, input);
                         permit.send(self.binding.request(step, offset as u64, payload, &mut exchange.opened));
                     }

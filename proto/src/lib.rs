@@ -37,9 +37,19 @@ pub mod v1 {
 }
 
 impl std::fmt::Debug for v1::CreateSessionRequest {
-    /// Without the key.
+    /// Without the key and the token.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { session_id, session, resume, noise_key, start_noise_over, view } = self;
+        let Self {
+            session_id,
+            session,
+            resume,
+            noise_key,
+            start_noise_over,
+            view,
+            must_exist,
+            request_id,
+            resumed_noise,
+        } = self;
         let given = !noise_key.is_empty();
         f.debug_struct("CreateSessionRequest")
             .field("session_id", session_id)
@@ -48,6 +58,9 @@ impl std::fmt::Debug for v1::CreateSessionRequest {
             .field("noise_key_given", &given)
             .field("start_noise_over", start_noise_over)
             .field("view", view)
+            .field("must_exist", must_exist)
+            .field("request_id", request_id)
+            .field("resumed_at", &resumed_noise.as_ref().map(|resumed| resumed.step))
             .finish()
     }
 }

@@ -93,13 +93,34 @@ impl Entry {
         }
     }
 
+    /// Takes the drawer past the steps that a session which is gone released, unless this one is deleted meanwhile.
+    async fn catch_up(
+        self: &Arc<Self>,
+        compute: &Compute,
+        mut drawer: OwnedMutexGuard<NoiseDrawer>,
+    ) -> Result<OwnedMutexGuard<NoiseDrawer>, ServiceError> {
+        while drawer.steps_behind() > 0 {
+            if self.deleted.is_cancelled() {
+                return Err(self.not_found());
+            }
+            let entry = Arc::clone(self);
+            let pass = move || {
+                entry.with_drawer(&mut drawer, NoiseDrawer::catch_up);
+                drawer
+            };
+            drawer = compute.run(pass).await?;
+        }
+        Ok(drawer)
+    }
+
     /// Draws, and hands over what was drawn before the drawer is free for others.
     async fn draw(
         self: &Arc<Self>,
         compute: &Compute,
-        mut drawer: OwnedMutexGuard<NoiseDrawer>,
+        drawer: OwnedMutexGuard<NoiseDrawer>,
         buffers: Vec<StepBuffer>,
     ) -> Result<(), ServiceError> {
+        let mut drawer = self.catch_up(compute, drawer).await?;
         let planes = self.resolved.plan().planes() + DRAW_PLANES * buffers.len();
         let drawn: Result<(_, Vec<DrawnStep>), _> = if self.resolved.layout().lanes() * planes <= INLINE_WORK
         {

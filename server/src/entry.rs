@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use noised::limits::TILE_LANES;
-use noised::noise::KeyCheck;
+use noised::noise::{KeyCheck, StepProof};
 use noised::session::{
-    NoiseDrawer, NoiseOptions, NoiseSession, Outcome, OutputChunk, ResolvedSpec, Rewind, Source, WhenFull,
+    KeyOrigin, NoiseDrawer, NoiseOptions, NoiseSession, Outcome, OutputChunk, ResolvedSpec, Rewind, Source,
+    WhenFull,
 };
 use noised::{Error, Session};
 use noised_proto::ServiceError;
@@ -33,6 +34,8 @@ pub(crate) struct Entry {
     /// Whether the client chose the name, so that somebody may come back to the session.
     pub(crate) named: bool,
     pub(crate) last_use: LastUse,
+    /// Of the request that made it; empty where that said nothing.
+    pub(crate) request_id: String,
     pub(crate) resolved: Arc<ResolvedSpec>,
     /// Fires when the session is deleted.
     pub(crate) deleted: CancellationToken,
@@ -96,7 +99,7 @@ impl Answering {
     }
 
     /// The same with what changes more rarely.
-    fn note_all(&self, progress: &mut Progress) {
+    pub(crate) fn note_all(&self, progress: &mut Progress) {
         self.note(progress);
         progress.kept_steps = self.kept_steps();
         (progress.rewinds, progress.rewind_count) = match self {
@@ -114,6 +117,11 @@ impl Answering {
 }
 
 impl Entry {
+    /// Whether the request of that id made it.
+    pub(crate) fn is_made_by(&self, request_id: &str) -> bool {
+        !request_id.is_empty() && self.request_id == request_id
+    }
+
     /// Whether a step is asked for without a payload.
     pub(crate) fn draws_all(&self) -> bool {
         matches!(self.resolved.spec().source, Source::Gaussian(_))
@@ -210,17 +218,28 @@ impl Entry {
     }
 
     /// Keeps the state of the step that comes next, or of the one before where its answer is held. There may be `most`.
+    /// Gives what goes on with a noise at that step, where others may draw it as well.
     pub(crate) async fn keep_state(
         self: &Arc<Self>,
         compute: &Compute,
         step: u64,
         when_full: WhenFull,
         most: usize,
-    ) -> Result<(), ServiceError> {
+    ) -> Result<Option<StepProof>, ServiceError> {
         let drawer = self.lock_drawer().await?;
         let mut session = self.lock().await?;
         let entry = Arc::clone(self);
-        compute.run(move || entry.keep_locked(drawer.as_deref(), &mut session, step, when_full, most)).await?
+        let keep = move || {
+            entry.keep_locked(drawer.as_deref(), &mut session, step, when_full, most)?;
+            Ok(drawer.filter(|_| entry.is_resumable()).map(|drawer| drawer.proof_of_step(step)))
+        };
+        compute.run(keep).await?
+    }
+
+    /// Whether its noise can be gone on with once it is gone.
+    fn is_resumable(&self) -> bool {
+        let noise = self.resolved.spec().source.noise();
+        self.draws_all() && noise.is_some_and(|noise| matches!(noise.key, KeyOrigin::Derived { .. }))
     }
 
     fn keep_locked(

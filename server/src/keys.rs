@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use noised::Error;
 use noised::noise::{MasterKey, NoiseKey};
-use noised::session::{KeyOrigin, ResolvedSpec};
+use noised::session::{KeyOrigin, ResolvedSpec, Source};
 use noised_proto::ServiceError;
 use zeroize::Zeroizing;
 
 use crate::entry::Entry;
 use crate::ledger::{Claim, Ledger};
-use crate::registry::AskedNoise;
+use crate::registry::{AskedNoise, Resumed};
 
 /// What keys come from.
 #[derive(Debug)]
@@ -39,7 +39,8 @@ impl Keys {
         resolved: &ResolvedSpec,
         asked: AskedNoise,
     ) -> Result<Option<Keyed>, ServiceError> {
-        let AskedNoise { lookahead: _, state: _, given_key, start_over } = asked;
+        let AskedNoise { lookahead: _, state: _, given_key, start_over, resumed } = asked;
+        check_resumable(resolved, resumed.is_some())?;
         check_given(resolved, given_key.as_ref())?;
         let Some(noise) = resolved.spec().source.noise() else {
             return Ok(None);
@@ -52,7 +53,13 @@ impl Keys {
                 let fingerprint = resolved.noise_fingerprint();
                 let key = master.derive(noise_id, &fingerprint);
                 let lanes = resolved.lanes();
-                let claim = self.ledger.claim(noise_id, fingerprint, lanes, session, start_over)?;
+                if resumed.is_some_and(|Resumed { step, proof }| key.proof_of_step(step, &lanes) != proof) {
+                    let rule = "must be what KeepState gave for this step of this noise, by a server of this master key";
+                    return Err(Error::invalid("resumed_noise.token", rule).into());
+                }
+                // Going on draws no noise for other gradients than before: it is not begun again.
+                let may_be_used = start_over || resumed.is_some();
+                let claim = self.ledger.claim(noise_id, fingerprint, lanes, session, may_be_used)?;
                 Keyed { key, claim: Some(claim) }
             }
         };
@@ -68,6 +75,19 @@ impl Keys {
             return Err(Error::FingerprintMismatch { field: "noise_key" }.into());
         }
         Ok(())
+    }
+}
+
+/// What the server can draw again is gone on with, and only where nobody puts it under gradients but whoever had it before.
+fn check_resumable(resolved: &ResolvedSpec, is_resumed: bool) -> Result<(), ServiceError> {
+    match &resolved.spec().source {
+        Source::Gaussian(noise) if matches!(noise.key, KeyOrigin::Derived { .. }) => Ok(()),
+        _ if !is_resumed => Ok(()),
+        _ => Err(Error::invalid(
+            "resumed_noise",
+            "must not be set: the source is not gaussian with a noise_id",
+        )
+        .into()),
     }
 }
 

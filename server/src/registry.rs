@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use noised::Session;
-use noised::noise::NoiseKey;
+use noised::noise::{NoiseKey, StepProof};
 use noised::session::{NoiseOptions, NoiseSession, NoiseState, ResolvedSpec};
 use noised_proto::ServiceError;
 use tokio_util::sync::CancellationToken;
 
-use crate::entry::{Answering, Entry, NoiseHalf};
+use crate::entry::{Answering, Entry, NoiseHalf, Progress};
 use crate::keys::{Keyed, Keys};
 use crate::last_use::LastUse;
 
@@ -27,6 +27,10 @@ pub(crate) struct Asked {
     pub(crate) resume: bool,
     /// Whether the client chose the name.
     pub(crate) named: bool,
+    /// Whether nothing else will do.
+    pub(crate) must_exist: bool,
+    /// What a repetition of the request is known by; empty where it is not to be repeated.
+    pub(crate) request_id: String,
     pub(crate) noise: AskedNoise,
 }
 
@@ -38,6 +42,15 @@ pub(crate) struct AskedNoise {
     /// The key, where the client gave it.
     pub(crate) given_key: Option<NoiseKey>,
     pub(crate) start_over: bool,
+    /// Where the noise of a session that is gone is gone on with.
+    pub(crate) resumed: Option<Resumed>,
+}
+
+/// A step of a noise, and what proves that somebody's checkpoint is of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Resumed {
+    pub(crate) step: u64,
+    pub(crate) proof: StepProof,
 }
 
 /// The sessions of a server.
@@ -105,12 +118,14 @@ impl Registry {
     /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait for a
     /// [turn](Self::turn_to_create) first.
     pub(crate) fn create(&self, name: String, asked: Asked) -> Result<(Arc<Entry>, bool), ServiceError> {
-        let Asked { resolved, resume, named, noise } = asked;
-        if let Some(found) = self.find(&self.sessions(), &name, &resolved, resume)? {
-            Keys::check_same(&found, noise.given_key.as_ref())?;
+        if let Some(found) = self.find(&self.sessions(), &name, &asked)? {
+            Keys::check_same(&found, asked.noise.given_key.as_ref())?;
             found.last_use.note();
-            return Ok((found, true));
+            let is_repeated = !asked.resume && found.is_made_by(&asked.request_id);
+            return Ok((found, !is_repeated));
         }
+        let Asked { resolved, resume: _, named, must_exist: _, request_id, noise } = asked;
+        let (resumed, start_over) = (noise.resumed, noise.start_over);
         let (options, reservation) = self.reserve(&resolved, noise.lookahead, noise.state)?;
         let keyed = self.keys.key_of(&name, &resolved, noise)?;
         let resolved = Arc::new(resolved);
@@ -118,29 +133,37 @@ impl Registry {
             None => (Answering::Input(Session::new(Arc::clone(&resolved))), None),
             Some(Keyed { key, claim }) => {
                 let key_check = key.check();
-                let (session, drawer) = NoiseSession::new(Arc::clone(&resolved), key, options)?;
+                let (session, drawer) = match resumed {
+                    None => NoiseSession::new(Arc::clone(&resolved), key, options)?,
+                    Some(Resumed { step, proof: _ }) => {
+                        NoiseSession::resumed(Arc::clone(&resolved), key, options, step)?
+                    }
+                };
                 let half = NoiseHalf {
                     drawer: Arc::new(tokio::sync::Mutex::new(drawer)),
                     options,
                     broken: AtomicBool::new(false),
                     drawing_ahead: AtomicBool::new(false),
                     key_check,
-                    started_over: claim.as_ref().is_some_and(|claim| claim.started_over),
+                    started_over: start_over && claim.as_ref().is_some_and(|claim| claim.started_over),
                     claim: Mutex::new(claim),
                 };
                 (Answering::Noise(session), Some(half))
             }
         };
+        let mut progress = Progress::default();
+        session.note_all(&mut progress);
         let entry = Arc::new(Entry {
             name: name.clone(),
             named,
             last_use: LastUse::now(),
+            request_id,
             resolved,
             deleted: CancellationToken::new(),
             noise,
             session: Arc::new(tokio::sync::Mutex::new(session)),
             memory: Arc::clone(&self.memory),
-            progress: Mutex::default(),
+            progress: Mutex::new(progress),
             reservation,
             kept_memory: Mutex::default(),
             held_memory: Mutex::default(),
@@ -185,15 +208,15 @@ impl Registry {
         &self,
         sessions: &BTreeMap<String, Arc<Entry>>,
         name: &str,
-        resolved: &ResolvedSpec,
-        resume: bool,
+        asked: &Asked,
     ) -> Result<Option<Arc<Entry>>, ServiceError> {
         match sessions.get(name) {
-            Some(_) if !resume => Err(ServiceError::SessionExists { name: name.to_owned() }),
-            Some(entry) => {
-                entry.resolved.check_same(resolved)?;
+            Some(entry) if asked.resume || entry.is_made_by(&asked.request_id) => {
+                entry.resolved.check_same(&asked.resolved)?;
                 Ok(Some(Arc::clone(entry)))
             }
+            Some(_) => Err(ServiceError::SessionExists { name: name.to_owned() }),
+            None if asked.must_exist => Err(ServiceError::SessionNotFound { name: name.to_owned() }),
             None if sessions.len() >= self.max_sessions => {
                 Err(ServiceError::SessionQuota { limit: self.max_sessions })
             }
@@ -274,7 +297,9 @@ mod tests {
     }
 
     fn asked(lanes: u64, resume: bool) -> Asked {
-        Asked { resolved: resolved(lanes), resume, named: true, noise: AskedNoise::default() }
+        let (must_exist, request_id) = (false, String::new());
+        let noise = AskedNoise::default();
+        Asked { resolved: resolved(lanes), resume, named: true, must_exist, request_id, noise }
     }
 
     fn bytes(lanes: u64) -> u64 {
@@ -312,7 +337,7 @@ mod tests {
         let kept = resolved().cost().total() + OVERHEAD_BYTES;
         let state_of = |room, state| {
             let noise = AskedNoise { state, ..AskedNoise::default() };
-            let asked = Asked { resolved: resolved(), resume: false, named: true, noise };
+            let asked = Asked { resolved: resolved(), noise, ..asked(1, false) };
             registry(10, room)
                 .create("a".into(), asked)
                 .map(|(entry, _)| entry.noise.as_ref().unwrap().options.state)
@@ -343,7 +368,19 @@ mod tests {
             registry.create("a".into(), asked(6, true)).unwrap_err(),
             Error::FingerprintMismatch { field: "tree" }.into()
         );
-        assert!(!registry.create("b".into(), asked(5, true)).unwrap().1);
+        let gone = Asked { must_exist: true, ..asked(5, true) };
+        let missing = ServiceError::SessionNotFound { name: "b".into() };
+        assert_eq!(registry.create("b".into(), gone).unwrap_err(), missing);
+        // A request that is repeated is answered as it was the first time.
+        let by = |id: &str, lanes| Asked { request_id: id.into(), ..asked(lanes, false) };
+        assert!(!registry.create("b".into(), by("one", 5)).unwrap().1);
+        assert!(!registry.create("b".into(), by("one", 5)).unwrap().1);
+        let other = registry.create("b".into(), by("one", 6)).unwrap_err();
+        assert_eq!(other, Error::FingerprintMismatch { field: "tree" }.into());
+        for id in ["two", ""] {
+            let taken = registry.create("b".into(), by(id, 5)).unwrap_err();
+            assert_eq!(taken, ServiceError::SessionExists { name: "b".into() });
+        }
         assert_eq!(
             registry.create("c".into(), asked(5, false)).unwrap_err(),
             ServiceError::SessionQuota { limit: 2 }

@@ -1,6 +1,7 @@
 //! Keys of noise, and what is derived from what.
 
 use std::fmt;
+use std::ops::Range;
 
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
@@ -21,8 +22,26 @@ pub struct MasterKey([u8; 32]);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyCheck(blake3::Hash);
 
+/// Proves that whoever has it was told by a holder of a [`NoiseKey`] that some lanes of its noise stood at some step. It tells
+/// nothing of the key. Comparing two takes the same time wherever they differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepProof(blake3::Hash);
+
+impl StepProof {
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        self.0.as_bytes()
+    }
+
+    /// Reads 32 bytes; `None` where there are not as many.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        Some(Self(<[u8; 32]>::try_from(bytes).ok()?.into()))
+    }
+}
+
 const OF_NOISE: &str = "noised 2026 key of a noise from master key, noise_id and fingerprint";
 const OF_CHECK: &str = "noised 2026 check of a noise key";
+const OF_RESUMING: &str = "noised 2026 proofs of steps from a noise key";
 const OF_DIGESTS: &str = "noised 2026 digests of released gradients from a noise key";
 
 impl NoiseKey {
@@ -61,6 +80,16 @@ impl NoiseKey {
     /// The key of the cipher at a step.
     pub(super) fn of_step(&self, step: u64) -> Zeroizing<[u8; 32]> {
         Zeroizing::new(blake3::keyed_hash(&self.0, &step.to_le_bytes()).into())
+    }
+
+    /// What only somebody can have who was told it by a holder of this key: that these lanes of the noise stood at `step`.
+    pub fn proof_of_step(&self, step: u64, lanes: &Range<u64>) -> StepProof {
+        let key = self.derive(OF_RESUMING);
+        let mut hash = Zeroizing::new(blake3::Hasher::new_keyed(key.as_bytes()));
+        for number in [step, lanes.start, lanes.end] {
+            hash.update(&number.to_le_bytes());
+        }
+        StepProof(hash.finalize())
     }
 
     /// The key of digests that nobody without this key can make two gradients agree in.

@@ -12,6 +12,8 @@
 //!
 //! # The generator
 //!
+//! docs/noise.md has the construction to the bit, for whoever writes another program that gives the same noise.
+//!
 //! - The subkey of step `t` is the BLAKE3 keyed hash of `t` (8 bytes, little endian) under the noise key.
 //! - The random words of a step are AES-256 in counter mode (NIST SP 800-38A) under that subkey, from counter 0 on,
 //!   read as little-endian words: 32 bits a lane for f32, 64 bits a lane for f64.
@@ -27,7 +29,9 @@
 //! | bits of the angle | 24 | 53 |
 //! | largest `\|z\|` | `sqrt(2 ln 2^41)` = 7.54 | `sqrt(2 ln 2^65)` = 9.49 |
 //! | smallest `\|z\|` | 6.4e-11 | 5e-24 |
-//! | error of one value, relative to `r` | 4e-7 | 1e-15 |
+//! | error of one value of radius `r` | `4e-7 r + 2^-23 / r` | `1e-15 r + 2^-52 / r` |
+//!
+//! The second part of the error is the rounding of `u` to the format, which counts near `u = 1` alone: there radii are small.
 //!
 //! Why: the two 32-bit words of a pair hold 64 bits. An angle of 24 bits is as fine as f32 can tell, and what is left goes
 //! to the radius, where each bit more carries the tail further out. Past its largest value a true normal has a
@@ -52,7 +56,7 @@ mod keystream;
 mod step;
 
 pub(crate) use gaussian::Normal;
-pub use key::{KeyCheck, MasterKey, NoiseKey, key_from_hex};
+pub use key::{KeyCheck, MasterKey, NoiseKey, StepProof, key_from_hex};
 pub(crate) use step::StepNoise;
 
 /// Lanes whose words lie together: 16 pairs, whose first and second halves are each a vector of every instruction set.

@@ -9,7 +9,7 @@ use super::{NoiseSession, NoiseState, Outcome, OutputChunk, ResolvedSpec, Source
 use crate::error::Result;
 use crate::kernel::{Backend, Data, Draw, LaneState, Pass, PassState, Program, Real, StepIo, Steps};
 use crate::limits::{MAX_STEPS_A_PASS, TILE_LANES};
-use crate::noise::{NoiseKey, StepNoise};
+use crate::noise::{NoiseKey, StepNoise, StepProof};
 use crate::tree::Layout;
 
 /// Draws the noise of one step after the other: `(A z)_t`, with `z` scaled by the source's stddev.
@@ -25,8 +25,9 @@ pub struct NoiseDrawer {
     /// How the noise of a step is written: as answers go out, or where it is still to be added to, in full precision.
     layout: Layout,
     state: DrawerState,
-    /// The step whose noise comes next.
+    /// The step whose noise comes next, once the drawer is past the steps before `first`.
     step: u64,
+    first: u64,
 }
 
 /// What is kept between steps.
@@ -98,7 +99,7 @@ impl NoiseDrawer {
                 resolved.plan.planes(),
             )),
         };
-        Ok(Self { resolved, backend, key, stddev, layout, state, step: 0 })
+        Ok(Self { resolved, backend, key, stddev, layout, state, step: 0, first: 0 })
     }
 
     /// The step whose noise comes next.
@@ -106,11 +107,34 @@ impl NoiseDrawer {
         self.step
     }
 
+    /// Has the drawer go past the steps before this one before it draws.
+    pub(super) fn begin_at(&mut self, first: u64) {
+        self.first = first;
+    }
+
+    /// Steps that the drawer has to go past before it can draw: those that a session which is gone released.
+    pub fn steps_behind(&self) -> u64 {
+        self.first.saturating_sub(self.step)
+    }
+
+    /// Goes past some of them.
+    pub fn catch_up(&mut self) {
+        self.pass_over(self.first);
+    }
+
+    /// Proves to whoever has the key that these lanes of the noise stood at `step`.
+    pub fn proof_of_step(&self, step: u64) -> StepProof {
+        self.key.proof_of_step(step, &self.resolved.lanes())
+    }
+
     /// Draws a step into each buffer, the first first, in one sweep through the state where there are at most
     /// [`MAX_STEPS_A_PASS`]. There are fewer steps than buffers where the session's horizon comes first.
     ///
     /// Call it within a rayon pool to have the lanes split between its threads.
     pub fn draw(&mut self, mut buffers: Vec<StepBuffer>) -> Vec<DrawnStep> {
+        while self.steps_behind() > 0 {
+            self.catch_up();
+        }
         buffers.truncate(self.steps_left(buffers.len() as u64) as usize);
         for of_pass in buffers.chunks_mut(MAX_STEPS_A_PASS) {
             self.pass(of_pass.len(), of_pass);

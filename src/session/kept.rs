@@ -44,6 +44,11 @@ impl Rewinds {
         self.released.max(step + u64::from(in_part))
     }
 
+    /// No act, of a session whose steps before `step` were released by another that is gone.
+    pub(super) fn after(step: u64) -> Self {
+        Self { released: step, ..Self::default() }
+    }
+
     /// Notes one, of a session that had ever released so many steps.
     pub(super) fn note(&mut self, rewind: Rewind, released: u64) {
         if self.last.len() == MAX_REWINDS_KEPT {

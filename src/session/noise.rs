@@ -89,7 +89,35 @@ impl NoiseSession {
         Self::with_backend(resolved, key, options, Backend::best())
     }
 
-    /// The same on a given backend. The bits do not depend on it.
+    /// Both halves of a `gaussian` session that goes on at `step` with the noise of a session that is gone, which released
+    /// the steps before. None of those is released again, unless the session is told to go back.
+    ///
+    /// The drawer is at step 0 still, and goes past the steps before `step` when it first draws; or before that, within
+    /// going back to `step`, which tells how far it has come.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where the source is another, or an option breaks its rule; [`Error::PastHorizon`].
+    pub fn resumed(
+        resolved: impl Into<Arc<ResolvedSpec>>,
+        key: NoiseKey,
+        options: NoiseOptions,
+        step: u64,
+    ) -> Result<(Self, NoiseDrawer)> {
+        let (mut session, mut drawer) = Self::new(resolved, key, options)?;
+        let Release::Gaussian { next_step, last: _ } = &mut session.release else {
+            let rule = "must be `gaussian`: of another source nobody knows which gradients had the noise of the steps before";
+            return Err(Error::invalid("source", rule));
+        };
+        if let Some(horizon) = session.resolved.spec.horizon.filter(|&horizon| step > horizon) {
+            return Err(Error::PastHorizon { requested: step, horizon });
+        }
+        *next_step = step;
+        session.rewinds = Rewinds::after(step);
+        drawer.begin_at(step);
+        Ok((session, drawer))
+    }
+
+    /// [`new`](Self::new) on a given backend. The bits do not depend on it.
     ///
     /// # Errors
     /// As [`NoiseSession::new`].
@@ -341,6 +369,8 @@ impl NoiseSession {
         if (first..=drawer.next_step()).contains(&step) {
             return Ok(NoiseRewind { to_step: step, drawn: self.drawn_from(step) });
         }
+        // Where the drawer is to begin at a later step, it is told now where.
+        drawer.begin_at(0);
         let kept = self.kept.range(..=step).next_back().map(|(_, kept)| kept);
         let nearest = kept.map_or(0, |kept| kept.mark.step);
         let mut drawn = VecDeque::new();

@@ -144,7 +144,7 @@ pub async fn view(
     name: &str,
     view: v1::SessionView,
 ) -> Result<v1::Session, Status> {
-    let request = v1::GetSessionRequest { name: name.to_owned(), view: view.into() };
+    let request = v1::GetSessionRequest { name: name.to_owned(), view: view.into(), ..Default::default() };
     client.get_session(request).await.map(tonic::Response::into_inner)
 }
 

@@ -1,5 +1,5 @@
 //! Sessions whose noise the server draws: the same bits however they are drawn, released once, and again after going back.
-#![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use std::sync::Arc;
 
@@ -345,4 +345,145 @@ fn answers_that_are_held_bound_what_is_drawn() {
     assert_eq!(driven.session.room(), 0);
     driven.keep(driven.session.next_step());
     assert_eq!(driven.session.room(), 2);
+}
+
+/// The largest standard deviation that an error names, and whether it is one about that.
+fn named_by(error: &Error) -> f64 {
+    let Error::Invalid { field, rule } = error else { panic!("{error}") };
+    assert_eq!(field, "source.stddev");
+    let named = rule.strip_prefix("must be at most ").and_then(|rest| rest.split(' ').next());
+    named.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{rule}"))
+}
+
+/// For every format, precision, source and kind of matrix: what is refused names what is not, and of that no value is infinite.
+#[test]
+fn noise_fits_the_format_of_its_answers() {
+    let unbounded = MatrixSpec::PrefixSum;
+    let matrices = [
+        (MatrixSpec::Identity, 1.0),
+        (MatrixSpec::Diagonal { diag: vec![1.0, -3.0, 0.0] }, 3.0),
+        (specs::toeplitz(&[1.0, -0.5, 0.2]), 1.7),
+        (MatrixSpec::PrefixSum.inverse(), 2.0),
+        (MatrixSpec::Dense { rows: vec![vec![1.0], vec![2.0, 2.0]] }, 4.0),
+    ];
+    for (dtype, range) in [(DType::F16, 65504.0), (DType::Bf16, 3.39e38), (DType::F32, 3.4e38)] {
+        for (matrix, growth) in &matrices {
+            for privatizes in [false, true] {
+                let with = |stddev: f64| {
+                    let noise = Noise { stddev, ..noises::given() };
+                    let source = match privatizes {
+                        true => Source::Privatize { noise, answer_dtype: Some(dtype) },
+                        false => Source::Gaussian(noise),
+                    };
+                    let tree = Tree::flat(3000, if privatizes { DType::F32 } else { dtype }).unwrap();
+                    SessionSpec { source, ..SessionSpec::new(matrix.clone(), tree) }
+                };
+                let most = named_by(&with(range).resolve().unwrap_err());
+                let share = if privatizes { 0.5 } else { 1.0 };
+                let expected = share * range / (7.54 * growth);
+                assert!((most / expected - 1.0).abs() < 0.01, "{dtype} {matrix:?}: {most} is not {expected}");
+                let named = with(most);
+                assert!(named.clone().resolve().is_ok());
+                assert!(with(most * 1.000_001).resolve().is_err());
+                if dtype == DType::F16 && !privatizes {
+                    let answers = run(Driven::new(named, options(0, KEPT)), 2);
+                    let infinite = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes) & 0x7fff == 0x7c00;
+                    assert!(answers.iter().all(|step| !step.as_chunks().0.iter().any(infinite)));
+                }
+            }
+        }
+    }
+    // Of what sums without end, each row is as large as its norm.
+    let noise = |stddev| Noise { stddev, ..noises::given() };
+    let long = |stddev| SessionSpec {
+        horizon: Some(1000),
+        ..noises::gaussian(noise(stddev), unbounded.clone(), Tree::flat(5, DType::F16).unwrap())
+    };
+    let most = named_by(&long(1e4).resolve().unwrap_err());
+    assert!((most - 65504.0 / (7.54 * 1000_f64.sqrt())).abs() < 1.0, "{most}");
+    // The narrowest leaf counts, and of wide leaves the arithmetic.
+    let mixed = noises::gaussian(noise(3e4), MatrixSpec::Identity, tree());
+    assert!(named_by(&mixed.resolve().unwrap_err()) < 8700.0);
+    let narrow = SessionSpec {
+        precision: Precision::F32,
+        ..noises::gaussian(noise(1e38), MatrixSpec::Identity, Tree::flat(5, DType::F64).unwrap())
+    };
+    assert!(named_by(&narrow.clone().resolve().unwrap_err()) < 4.6e37);
+    assert!(SessionSpec { precision: Precision::F64, ..narrow }.resolve().is_ok());
+}
+
+/// A session that goes on with the noise of another that is gone begins where it is told, however it draws.
+#[test]
+fn a_noise_is_gone_on_with() {
+    let key = || NoiseKey::from_bytes(KEY);
+    for (state, matrix) in [(KEPT, specs::noising()), (REPLAYED, specs::toeplitz(&[1.0, -0.5, 0.2]))] {
+        for lookahead in [0, 3] {
+            let spec = SessionSpec { horizon: Some(30), ..gaussian(matrix.clone(), tree()) };
+            let expected = run(Driven::new(spec.clone(), options(0, KEPT)), 30);
+            for first in [0, 1, 9, 17, 30] {
+                let resumed = || {
+                    let resolved = spec.clone().resolve().unwrap();
+                    let (session, drawer) =
+                        NoiseSession::resumed(resolved, key(), options(lookahead, state), first).unwrap();
+                    Driven { session, drawer }
+                };
+                let mut driven = resumed();
+                assert_eq!(driven.drawer.steps_behind(), first);
+                assert_eq!((driven.session.next_step(), driven.session.released_steps()), (first, first));
+                for before in [0, first.saturating_sub(1)].into_iter().filter(|&before| before < first) {
+                    let refused = driven.fetch(before);
+                    assert_eq!(refused, Err(Error::WrongStep { requested: before, expected: first }));
+                }
+                for step in first..30 {
+                    assert!(
+                        driven.fetch(step).unwrap() == expected[step as usize],
+                        "step {step} from {first}"
+                    );
+                    driven.look_ahead();
+                }
+                assert!(matches!(driven.fetch(30), Err(Error::PastHorizon { .. })));
+                // The way there may be gone step by step, and on from where it was called off; back is an explicit act.
+                let mut driven = resumed();
+                let mut rewind = driven.session.begin_rewind(first, &mut driven.drawer).unwrap();
+                if rewind.steps_left(&driven.drawer) > 8 {
+                    driven.drawer.pass_over(8);
+                    driven.session.finish_rewind(rewind, &driven.drawer, 17, false);
+                    rewind = driven.session.begin_rewind(first, &mut driven.drawer).unwrap();
+                }
+                while rewind.steps_left(&driven.drawer) > 0 {
+                    driven.drawer.pass_over(first);
+                }
+                driven.session.finish_rewind(rewind, &driven.drawer, 17, false);
+                driven.keep(first);
+                for to in [first, 3.min(first), first] {
+                    driven.rewind(to, false).unwrap();
+                    for step in to..30 {
+                        assert!(
+                            driven.fetch(step).unwrap() == expected[step as usize],
+                            "step {step} from {to}"
+                        );
+                    }
+                }
+            }
+            let resolved = || spec.clone().resolve().unwrap();
+            let past = NoiseSession::resumed(resolved(), key(), options(0, state), 31).unwrap_err();
+            assert_eq!(past, Error::PastHorizon { requested: 31, horizon: 30 });
+        }
+    }
+    let private = noises::privatize(noises::given(), specs::noising(), tree(), None).resolve().unwrap();
+    let refused = NoiseSession::resumed(private, key(), options(0, KEPT), 3).unwrap_err();
+    assert!(matches!(refused, Error::Invalid { field, .. } if field == "source"));
+}
+
+/// A proof is of one key, one step and some lanes.
+#[test]
+fn proofs_of_steps_differ() {
+    let proof = |key: u8, step, lanes| NoiseKey::from_bytes([key; 32]).proof_of_step(step, &lanes);
+    let one = proof(1, 5, 0..10);
+    assert_eq!(one, proof(1, 5, 0..10));
+    for other in [proof(2, 5, 0..10), proof(1, 6, 0..10), proof(1, 5, 0..11), proof(1, 5, 1..10)] {
+        assert_ne!(one, other);
+    }
+    assert_eq!(noised::noise::StepProof::from_slice(one.as_bytes()), Some(one));
+    assert_eq!(noised::noise::StepProof::from_slice(&[0; 31]), None);
 }

@@ -102,6 +102,9 @@ fn parts<'py>(py: Python<'py>, error: &Error) -> PyResult<(&'static str, Bound<'
             ("PayloadMismatchError", steps(*requested, *expected))
         }
         Error::Diverged { requested, expected } => ("DivergedError", steps(*requested, *expected)),
+        Error::TakenByAnother { requested } => {
+            ("TakenByAnotherError", [("requested", requested)].into_py_dict(py))
+        }
         Error::PastHorizon { requested, horizon } => {
             ("PastHorizonError", [("requested", requested), ("horizon", horizon)].into_py_dict(py))
         }

@@ -2,17 +2,19 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use noised::DType;
-use noised::session::{Rewind, Source, WhenFull};
+use noised::session::{KeyOrigin, Rewind, SessionSpec, Source, WhenFull};
+use noised::{DType, ShardCut};
 use noised_client::{LocalSession, SessionInfo, ShardedSession};
 use numpy::{PyArray1, PyArrayMethods, PyReadonlyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 use tokio::sync::Mutex;
+use tokio::time::timeout;
 
-use crate::error::{Failure, invalid};
+use crate::error::{Failure, invalid, unusable};
 use crate::runtime::{CancelToken, Driver};
 
 /// Where a session is held.
@@ -29,7 +31,7 @@ pub(crate) enum Held {
 #[pyclass(frozen, module = "noised._noised")]
 pub(crate) struct Session {
     driver: Arc<Driver>,
-    held: Mutex<Held>,
+    held: Arc<Mutex<Held>>,
     facts: Facts,
 }
 
@@ -50,6 +52,7 @@ struct Facts {
     leaves: Vec<(String, &'static str, Vec<u64>)>,
     resumed: bool,
     is_shard: bool,
+    is_local: bool,
 }
 
 impl Facts {
@@ -86,6 +89,7 @@ impl Facts {
             horizon: spec.horizon,
             leaves: leaves.map(|leaf| (leaf.path.clone(), leaf.dtype.name(), leaf.shape.clone())).collect(),
             is_shard: spec.shard.count > 1,
+            is_local: matches!(held, Held::Local(_)),
         })
     }
 }
@@ -93,9 +97,58 @@ impl Facts {
 impl Session {
     pub(crate) fn new(driver: Arc<Driver>, held: Held) -> Result<Self, Failure> {
         let facts = Facts::of(&held)?;
-        Ok(Self { driver, held: Mutex::new(held), facts })
+        Ok(Self { driver, held: Arc::new(Mutex::new(held)), facts })
+    }
+
+    async fn settle(&self) -> noised_client::Result<()> {
+        match &mut *self.held.lock().await {
+            Held::Server(session) => session.settle().await,
+            Held::Sharded(session) => session.settle().await,
+            Held::Local(_) => Ok(()),
+        }
+    }
+
+    /// A step of a session in this process that takes a while: on a thread of its own, so that a signal is heard meanwhile.
+    /// Where nobody waits for it any more, the step is taken all the same, and given again to whoever asks for it again.
+    fn take_large(
+        &self,
+        py: Python<'_>,
+        step: u64,
+        pieces: Option<&[&[u8]]>,
+        output: &mut [u8],
+        cancel: Option<&CancelToken>,
+    ) -> PyResult<()> {
+        if output.len() != self.facts.step_bytes {
+            let rule = format!("must have {} bytes, found {}", self.facts.step_bytes, output.len());
+            return Err(invalid("output", rule));
+        }
+        let answer = self.driver.wait(py, cancel, async {
+            let mut held = Arc::clone(&self.held).lock_owned().await;
+            let input = match &mut *held {
+                Held::Local(session) => pieces.map(|pieces| session.gather(pieces)).transpose()?,
+                Held::Server(_) | Held::Sharded(_) => None,
+            };
+            let taking = tokio::task::spawn_blocking(move || match (&mut *held, input) {
+                (Held::Local(session), None) => session.fetch(step),
+                (Held::Local(session), Some(input)) => {
+                    let taken = session.multiply_next(step, input.clone());
+                    session.reuse(input);
+                    taken
+                }
+                (Held::Server(_) | Held::Sharded(_), _) => Ok(Bytes::new()),
+            });
+            Ok(taking.await.map_err(|e| unusable(&e.to_string()))??)
+        })?;
+        py.detach(|| noised_client::copy_large(&answer, output));
+        Ok(())
     }
 }
+
+/// How long a handle waits to be told where a session stands whose rewind broke off.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Bytes of a local step from which on it is taken on a thread of its own: the hand-over is nothing beside it.
+const LARGE_STEP: usize = 4 << 20;
 
 #[pymethods]
 impl Session {
@@ -178,6 +231,9 @@ impl Session {
         let mut output = output.try_readwrite().map_err(|e| invalid("output", e))?;
         let output = output.as_slice_mut().map_err(|e| invalid("output", e))?;
         let pieces = pieces.as_deref().map(slices).transpose()?;
+        if self.facts.is_local && output.len() >= LARGE_STEP {
+            return self.take_large(py, step, pieces.as_deref(), output, cancel);
+        }
         self.driver.wait(py, cancel, async {
             match (&mut *self.held.lock().await, pieces) {
                 (Held::Server(session), None) => session.fetch_into(step, output).await?,
@@ -186,8 +242,7 @@ impl Session {
                 }
                 (Held::Sharded(session), None) => session.fetch_into(step, output).await?,
                 (Held::Sharded(session), Some(pieces)) => {
-                    let payload = Bytes::from(pieces.concat());
-                    session.multiply_next_into(step, payload, output).await?;
+                    session.multiply_next_pieces_into(step, &pieces, output).await?;
                 }
                 (Held::Local(session), None) => session.fetch_into(step, output)?,
                 (Held::Local(session), Some(pieces)) => {
@@ -198,15 +253,25 @@ impl Session {
         })
     }
 
-    fn keep_state(&self, py: Python<'_>, step: u64, release_oldest: bool) -> PyResult<()> {
+    /// Keeps the state of a step. Gives the tokens of the shards with which its noise is gone on with, if the session is gone.
+    fn keep_state(&self, py: Python<'_>, step: u64, release_oldest: bool) -> PyResult<Option<Vec<Vec<u8>>>> {
         let when_full = if release_oldest { WhenFull::ReleaseOldest } else { WhenFull::Refuse };
         self.driver.wait(py, None, async {
-            match &mut *self.held.lock().await {
-                Held::Server(session) => session.keep_state(step, when_full).await?,
-                Held::Sharded(session) => session.keep_state(step, when_full).await?,
-                Held::Local(session) => session.keep_state(step, when_full)?,
-            }
-            Ok(())
+            let owned = |tokens: Vec<&[u8]>| tokens.into_iter().map(<[u8]>::to_vec).collect();
+            Ok(match &mut *self.held.lock().await {
+                Held::Server(session) => {
+                    session.keep_state(step, when_full).await?;
+                    session.resume_token().map(|token| owned(vec![token]))
+                }
+                Held::Sharded(session) => {
+                    session.keep_state(step, when_full).await?;
+                    session.resume_tokens().map(owned)
+                }
+                Held::Local(session) => {
+                    session.keep_state(step, when_full)?;
+                    session.resume_token().map(|token| owned(vec![token]))
+                }
+            })
         })
     }
 
@@ -243,10 +308,49 @@ impl Session {
             }
             Ok(())
         });
-        match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
+        let rewound = match failed.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner) {
             Some(error) => Err(error),
             None => rewound,
+        };
+        if rewound.is_err() {
+            // Where that cannot be told soon, the handle asks before it takes a step.
+            let _of_asking = self.driver.wait(py, None, async {
+                Ok(timeout(SETTLE_TIMEOUT, self.settle()).await.unwrap_or(Ok(()))?)
+            });
         }
+        rewound
+    }
+
+    /// What makes the same session again, but for keys: of the matrix and where the input comes from. The tree is in `leaves`.
+    fn description<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let spec = self.driver.wait(py, None, async {
+            Ok(match &*self.held.lock().await {
+                Held::Server(session) => session.spec().clone(),
+                Held::Sharded(session) => session.spec().clone(),
+                Held::Local(session) => session.spec().clone(),
+            })
+        })?;
+        let SessionSpec { matrix, tree: _, shard, source, precision, horizon } = &spec;
+        let noise = source.noise();
+        let noise_id = noise.and_then(|noise| match &noise.key {
+            KeyOrigin::Derived { noise_id } => Some(noise_id.clone()),
+            KeyOrigin::Fresh | KeyOrigin::Given => None,
+        });
+        let cut = match shard.cut {
+            ShardCut::Lanes => "lanes",
+            ShardCut::Leaves => "leaves",
+        };
+        let dict = PyDict::new(py);
+        dict.set_item("matrix", matrix.to_json())?;
+        dict.set_item("shard", (shard.count > 1).then_some((shard.index, shard.count)))?;
+        dict.set_item("cut", cut)?;
+        dict.set_item("source", source.kind())?;
+        dict.set_item("stddev", noise.map_or(0.0, |noise| noise.stddev))?;
+        dict.set_item("noise_id", noise_id)?;
+        dict.set_item("answer_dtype", self.facts.answer_dtype)?;
+        dict.set_item("precision", precision.name())?;
+        dict.set_item("horizon", horizon)?;
+        Ok(dict)
     }
 
     /// Asks again where the session stands.

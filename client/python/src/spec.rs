@@ -2,7 +2,7 @@
 
 use noised::session::{KeyOrigin, Noise, NoiseState, SessionSpec, Source};
 use noised::{DType, Leaf, MatrixSpec, Precision, Shard, ShardCut, Tree};
-use noised_client::{CreateOptions, GivenKey};
+use noised_client::{CreateOptions, GivenKey, ResumedNoise};
 use pyo3::prelude::*;
 
 use crate::error::{Failure, invalid};
@@ -25,7 +25,10 @@ pub(crate) struct Description {
     horizon: Option<u64>,
     id: String,
     resume: bool,
+    must_exist: bool,
     start_noise_over: bool,
+    /// The step at which the noise of a session that is gone is gone on with, and the token of every shard.
+    resumed_noise: Option<(u64, Vec<Vec<u8>>)>,
     lookahead: Option<u32>,
     noise_state: Option<String>,
 }
@@ -89,6 +92,8 @@ impl Description {
         let options = CreateOptions {
             id: self.id,
             resume: self.resume,
+            must_exist: self.must_exist,
+            resumed_noise: self.resumed_noise.map(|(step, tokens)| ResumedNoise { step, tokens }),
             noise_key: noise_key.map(GivenKey::from_bytes),
             start_noise_over: self.start_noise_over,
             lookahead: self.lookahead,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Server
+from proxy import Proxy
 
 import noised
 from noised.errors import (
@@ -23,6 +27,7 @@ from noised.errors import (
     InvalidArgumentError,
     NoisedError,
     SessionNotFoundError,
+    TakenByAnotherError,
     UnavailableError,
 )
 
@@ -376,3 +381,264 @@ def test_a_state_that_is_none_is_refused(client: noised.Client) -> None:
         with pytest.raises(InvalidArgumentError, match="tree"):
             noised.resume(session.state(), np.ones(4, np.float32))
         session.delete()
+
+
+def test_a_session_that_its_server_lost_is_not_begun_anew(server: Server) -> None:
+    client = noised.connect(server.target, patience=0.2)
+    for source in (noised.Gaussian(1.0), noised.Privatize(1.0), noised.Input()):
+        session = client.create_session(noised.identity(), PARAMS, source, id="lost", fetch_ahead=False)
+        call: Callable[[], object] = session.fetch
+        if session.source != "gaussian":
+            call = partial(session.multiply_next, ONES)
+        call()
+        server.kill()
+        with pytest.raises(ConnectionError) as away:
+            call()
+        assert "nothing is lost" not in str(away.value)
+        server.start()
+        for _ in range(2):
+            with pytest.raises(SessionNotFoundError, match=r"noised\.resume"):
+                client.create_session(noised.identity(), PARAMS, source, id="lost", resume=True)
+        with pytest.raises(SessionNotFoundError):
+            call()
+        # Who wants a new one says so.
+        with client.create_session(noised.identity(), PARAMS, source, id="lost") as again:
+            assert not again.resumed
+            again.delete()
+    with pytest.raises(InvalidArgumentError, match="id: must name"):
+        client.create_session(noised.identity(), PARAMS, resume=True)
+
+
+@pytest.mark.parametrize("how", ["kill", "delete", "kill, and again"])
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("fetch_ahead", [False, True])
+def test_noise_goes_on_after_its_session_is_gone(
+    tmp_path: Path, how: str, shards: int, fetch_ahead: bool
+) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    servers = [
+        Server(tmp_path / name, "127.0.0.1:0", "--noise-ledger", str(tmp_path / name / "ledger"))
+        for name in ("a", "b")[:shards]
+    ]
+    params = {"w": np.zeros((40, 50), np.float32), "b": np.zeros(7, np.float32)}
+    matrix = noised.BufferedToeplitz.build([0.9, 0.5], [0.1, 0.2]).inverse_as_streaming_matrix()
+    source = noised.Gaussian(0.3, noise_id="run/1")
+    try:
+        client = noised.connect([server.target for server in servers])
+        session = client.create_session(matrix, params, source, id="run", horizon=30, fetch_ahead=fetch_ahead)
+        noises = [session.fetch() for _ in range(10)]
+        state = session.state()
+        noises += [session.fetch() for _ in range(3)]
+        if how == "delete":
+            session.delete()
+        else:
+            # The second server's shard outlives the first one's.
+            servers[0].kill()
+            servers[0].start()
+        progress: list[tuple[int, int]] = []
+        resumed = noised.resume(
+            state, params, fetch_ahead=fetch_ahead, on_progress=lambda *told: progress.append(told)
+        )
+        assert (resumed.step, progress[-1][0] >= 10) == (10, True)
+        for expected in noises[10:]:
+            found = resumed.fetch()
+            assert all((found[name] == expected[name]).all() for name in params)
+        later = resumed.state()
+        thirteenth = resumed.fetch()
+        if how == "kill, and again":
+            servers[0].kill()
+            servers[0].start()
+            resumed = noised.resume(later, params, fetch_ahead=fetch_ahead)
+            assert (resumed.fetch()["w"] == thirteenth["w"]).all()
+        # Nobody else gets it: not as a new noise, not as that of another step, and not while it is drawn.
+        with pytest.raises((noised.errors.NoiseInUseError, noised.errors.NoiseUsedError)):
+            client.create_session(matrix, params, source, id="other", horizon=30)
+        resumed.delete()
+        with pytest.raises(noised.errors.NoiseUsedError):
+            client.create_session(matrix, params, source, id="other", horizon=30)
+        forged = json.loads(state)
+        forged["step"] = 9
+        with pytest.raises(InvalidArgumentError, match=r"resumed_noise\.token"):
+            noised.resume(json.dumps(forged).encode(), params)
+    finally:
+        for server in servers:
+            server.kill()
+
+
+@pytest.mark.parametrize("source", [noised.Gaussian(1.0), noised.Privatize(1.0, noise_id="private")])
+def test_noise_that_cannot_be_drawn_again_is_not_gone_on_with(server: Server, source: Any) -> None:
+    client = noised.connect(server.target)
+    session = client.create_session(noised.identity(), np.zeros(10, np.float32), source, id="gone")
+    if session.source == "gaussian":
+        session.fetch()
+    else:
+        session.privatize(np.zeros(10, np.float32))
+    state = session.state()
+    assert b"noise_id" not in state
+    server.kill()
+    server.start()
+    with pytest.raises(CannotResumeError, match="gone"):
+        noised.resume(state, np.zeros(10, np.float32))
+
+
+def test_a_local_noise_goes_on_in_another_process() -> None:
+    code = """
+        import sys, numpy as np, noised
+        client = noised.connect("local:", master_key=bytes(range(32)))
+        params = np.zeros(100, np.float32)
+        if sys.argv[1] == "first":
+            source = noised.Gaussian(1.0, noise_id="here")
+            session = client.create_session(noised.prefix_sum(), params, source, id="here")
+            for _ in range(5):
+                session.fetch()
+            print(session.state().hex())
+        else:
+            session = noised.resume(bytes.fromhex(sys.argv[1]), params, client=client)
+        print(session.step, session.fetch().tobytes().hex())
+    """
+    first = run_python(code, "first").communicate(timeout=60)[0].split("\n")
+    second = run_python(code, first[0]).communicate(timeout=60)[0].split("\n")
+    assert first[1].startswith("5 ")
+    assert second[0] == first[1]
+
+
+@pytest.mark.parametrize("fetch_ahead", [False, True])
+@pytest.mark.parametrize("params", [PARAMS, {"w": noised.ShapeDtype((10,), "float32")}])
+@pytest.mark.parametrize("place", ["server", "servers", "local"])
+def test_two_trainers_on_one_session_do_not_get_one_noise(
+    shared_server: Server, fetch_ahead: bool, params: Any, place: str
+) -> None:
+    target = {"server": shared_server.target, "servers": [shared_server.target] * 2, "local": "local:"}[place]
+    clients = [noised.connect(target) for _ in range(2)]
+    name = f"shared-{place}-{fetch_ahead}-{params['w'].shape[0]}"
+    source = noised.Gaussian(1.0)
+    one = clients[0].create_session(noised.identity(), params, source, id=name, fetch_ahead=fetch_ahead)
+    two = clients[1].create_session(
+        noised.identity(), params, source, id=name, resume=True, fetch_ahead=fetch_ahead
+    )
+    given: list[bytes] = []
+    refused: list[int] = []
+    for step in range(8):
+        for session in (one, two):
+            try:
+                given.append(session.fetch(step)["w"].tobytes())
+            except (TakenByAnotherError, noised.errors.WrongStepError) as error:
+                refused.append(error.requested)
+    assert len(set(given)) == len(given) > 0
+    assert sorted(set(refused)) == list(range(8))
+    two.refresh()
+    session = two
+    session.fetch()
+    one.close()
+    session.delete()
+
+
+def test_a_session_that_was_cut_on_its_way_is_made_once(server: Server) -> None:
+    proxy = Proxy(server.target)
+    client = noised.connect(proxy.target, patience=20)
+    for i in range(6):
+        # Cut at some moment of the call, and there again soon after.
+        cut = threading.Timer(0.002 * i, proxy.cut)
+        mend = threading.Timer(0.3, proxy.mend)
+        cut.start()
+        mend.start()
+        session = client.create_session(noised.identity(), PARAMS, noised.Gaussian(1.0), id=f"cut-{i}")
+        assert (session.step, session.resumed) == (0, False)
+        cut.join()
+        mend.join()
+        session.fetch()
+        session.delete()
+
+
+def test_a_session_whose_creation_was_given_up_is_made_by_the_next_call(server: Server) -> None:
+    proxy = Proxy(server.target)
+    client = noised.connect(proxy.target, patience=0.3)
+    server.pause()
+    process_is_back = threading.Timer(3.0, server.proceed)
+    process_is_back.start()
+    cut = threading.Timer(0.2, proxy.cut)
+    cut.start()
+    with pytest.raises(ConnectionError):
+        # The server gets the call, and does it once it proceeds: the answer finds nobody.
+        client.create_session(noised.identity(), PARAMS, noised.Gaussian(1.0), id="given-up")
+    process_is_back.join()
+    proxy.mend()
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            session = client.create_session(noised.identity(), PARAMS, noised.Gaussian(1.0), id="given-up")
+            break
+        except ConnectionError:
+            assert time.monotonic() < deadline
+    assert (session.step, session.resumed) == (0, False)
+    # Somebody else's call for that name is no repetition.
+    with pytest.raises(noised.errors.SessionExistsError):
+        noised.connect(server.target).create_session(
+            noised.identity(), PARAMS, noised.Gaussian(1.0), id="given-up"
+        )
+
+
+def test_a_port_that_says_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UnavailableError, match="nothing was said"):
+            noised.connect(target, patience=1.0).list_sessions()
+
+
+def test_a_rewind_that_breaks_off_leaves_the_handle_where_the_session_is(server: Server) -> None:
+    proxy = Proxy(server.target)
+    client = noised.connect(proxy.target)
+    matrix = noised.BufferedToeplitz.build([0.9] * 1, [0.1] * 1).inverse_as_streaming_matrix()
+    source = noised.Gaussian(1.0, noise_key=bytes(range(32)))
+    with client.create_session(matrix, PARAMS, source, id="broken", fetch_ahead=False) as session:
+        noises = [session.fetch()["w"] for _ in range(70)]
+
+        def stop(done: int, total: int) -> None:
+            raise ZeroDivisionError
+
+        def cut(done: int, total: int) -> None:
+            proxy.cut()
+            proxy.mend()
+
+        for on_progress, error in ((stop, ZeroDivisionError), (cut, ConnectionError)):
+            with pytest.raises(error):
+                session.rewind(69 if session.step < 60 else 60, on_progress=on_progress)
+            assert session.step == client.get_session("broken")["next_step"] < 70
+            np.testing.assert_array_equal(session.fetch()["w"], noises[session.step - 1])
+        session.delete()
+
+
+@pytest.mark.parametrize("call", ["session.multiply_next(x)", "session.fetch()"])
+def test_a_ctrl_c_is_heard_in_the_middle_of_a_local_step(call: str) -> None:
+    code = f"""
+        import os, signal, threading, time, numpy as np, noised
+        x = np.ones(4_000_000, np.float32)
+        source = noised.Gaussian(1.0) if "fetch" in {call!r} else noised.Input()
+        matrix = noised.toeplitz.matrix([1.0] + [0.01] * 200)
+        session = noised.connect("local:").create_session(
+            matrix, x, source, fetch_ahead=False, lookahead=None if source == noised.Input() else 8
+        )
+        heard = []
+        class Heard(Exception):
+            pass
+        def handler(*_):
+            heard.append(session.step)
+            raise Heard
+        signal.signal(signal.SIGUSR1, handler)
+        threading.Timer(0.15, lambda: os.kill(os.getpid(), signal.SIGUSR1)).start()
+        taken = 0
+        try:
+            while True:
+                {call}
+                taken += 1
+        except Heard:
+            pass
+        assert heard == [taken] and session.step == taken, (heard, taken, session.step)
+        {call}
+        assert session.step == taken + 1
+        print("usable", flush=True)
+    """
+    process = run_python(code)
+    said = process.communicate(timeout=300)[0]
+    assert said.strip() == "usable", said

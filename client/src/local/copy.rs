@@ -10,14 +10,22 @@ use rayon::slice::{ParallelSlice, ParallelSliceMut};
 /// copying a large step takes as long as drawing it does.
 pub(super) fn into(chunks: &[OutputChunk], output: &mut [u8]) {
     for OutputChunk { offset, bytes, replay: _ } in chunks {
-        let output = &mut output[*offset..offset + bytes.len()];
-        if bytes.len() <= PARALLEL_GRAIN_BYTES {
-            output.copy_from_slice(bytes);
-            continue;
-        }
-        let parts = output.par_chunks_mut(PARALLEL_GRAIN_BYTES).zip(bytes.par_chunks(PARALLEL_GRAIN_BYTES));
-        parts.for_each(|(output, bytes)| output.copy_from_slice(bytes));
+        copy_large(bytes, &mut output[*offset..offset + bytes.len()]);
     }
+}
+
+/// Copies a step's answer into memory that is as long, on several threads where that is faster.
+///
+/// # Panics
+/// Where the lengths differ.
+pub fn copy_large(answer: &[u8], output: &mut [u8]) {
+    assert_eq!(answer.len(), output.len(), "an answer goes into memory of its length");
+    if answer.len() <= PARALLEL_GRAIN_BYTES {
+        output.copy_from_slice(answer);
+        return;
+    }
+    let parts = output.par_chunks_mut(PARALLEL_GRAIN_BYTES).zip(answer.par_chunks(PARALLEL_GRAIN_BYTES));
+    parts.for_each(|(output, answer)| output.copy_from_slice(answer));
 }
 
 /// Pieces that follow one another into `memory`, which may hold anything and becomes as long as they are together.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use noised::limits::MAX_STEPS_A_PASS;
-use noised::noise::NoiseKey;
+use noised::noise::{NoiseKey, StepProof};
 use noised::session::{
-    NoiseDrawer, NoiseOptions, NoiseSession, Outcome, OutputChunk, ResolvedSpec, Session, Source, WhenFull,
+    KeyOrigin, NoiseDrawer, NoiseOptions, NoiseSession, Outcome, OutputChunk, ResolvedSpec, Session, Source,
+    WhenFull,
 };
 use noised::{Error, Result};
 
@@ -36,12 +37,19 @@ pub(super) struct Wanted {
 }
 
 impl Engine {
-    /// A session at step 0; one that draws where there is something to draw with.
-    pub(super) fn new(resolved: Arc<ResolvedSpec>, noise: Option<(NoiseKey, NoiseOptions)>) -> Result<Self> {
+    /// A session at step 0, or one that goes on at `first`; one that draws where there is something to draw with.
+    pub(super) fn new(
+        resolved: Arc<ResolvedSpec>,
+        noise: Option<(NoiseKey, NoiseOptions)>,
+        first: Option<u64>,
+    ) -> Result<Self> {
         let Some((key, options)) = noise else {
             return Ok(Self::Input(Session::new(resolved)));
         };
-        let (session, drawer) = NoiseSession::new(resolved, key, options)?;
+        let (session, drawer) = match first {
+            None => NoiseSession::new(resolved, key, options)?,
+            Some(first) => NoiseSession::resumed(resolved, key, options, first)?,
+        };
         Ok(Self::Drawn(Drawn { session, drawer }))
     }
 
@@ -84,6 +92,17 @@ impl Engine {
             let _done = on_progress(steps, steps);
         }
         Ok(stands)
+    }
+
+    /// What goes on with the noise at a step, where others may draw it as well.
+    pub(super) fn proof_of_step(&self, step: u64) -> Option<StepProof> {
+        let Self::Drawn(Drawn { session, drawer }) = self else { return None };
+        match &session.resolved().spec().source {
+            Source::Gaussian(noise) if matches!(noise.key, KeyOrigin::Derived { .. }) => {
+                Some(drawer.proof_of_step(step))
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn next_step(&self) -> u64 {

@@ -5,8 +5,8 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use noised::SessionSpec;
-use noised::noise::{MasterKey, NoiseKey};
-use noised::session::{KeyOrigin, ResolvedSpec};
+use noised::noise::{MasterKey, NoiseKey, StepProof};
+use noised::session::{KeyOrigin, ResolvedSpec, Source};
 use noised_proto::ServiceError;
 use noised_proto::name::{check_session_id, session_id, session_name};
 use tonic::Code;
@@ -20,6 +20,7 @@ use crate::client::{CreateOptions, full_name};
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
 use crate::key::GivenKey;
+use crate::resume::ResumedNoise;
 
 /// Sessions in this process, by name. Cheap to clone; clones have the same sessions.
 ///
@@ -85,12 +86,25 @@ impl LocalHost {
     pub fn create_session(&self, spec: &SessionSpec, options: CreateOptions) -> Result<LocalSession> {
         let resolved = spec.clone().resolve()?;
         options.check(&resolved)?;
-        let CreateOptions { id, resume, noise_key, start_noise_over, lookahead, noise_state } = options;
+        let CreateOptions {
+            id,
+            resume,
+            must_exist,
+            noise_key,
+            start_noise_over,
+            resumed_noise,
+            lookahead,
+            noise_state,
+        } = options;
+        if must_exist && !resume {
+            return Err(Error::invalid("must_exist", "must not be set without resume"));
+        }
         let id = if id.is_empty() { Uuid::new_v4().to_string() } else { id };
         check_session_id(&id)?;
         let name = session_name(&id);
         let given = noise_key.as_ref().map(GivenKey::to_noise_key).transpose()?;
         let find = |held: &Held, resolved: &ResolvedSpec| match held.sessions.get(&name) {
+            None if must_exist => Err(of_service(ServiceError::SessionNotFound { name: name.clone() })),
             None => Ok(None),
             Some(_) if !resume => Err(of_service(ServiceError::SessionExists { name: name.clone() })),
             Some(found) => found.check_same(resolved, given.as_ref()).map(|()| Some(Arc::clone(found))),
@@ -101,15 +115,17 @@ impl LocalHost {
         let noise_options = resolved.noise_options(lookahead, noise_state);
         resolved.check_noise_options(noise_options)?;
         let key = self.key_of(&resolved, given.as_ref())?;
+        check_resumed(&resolved, key.as_ref(), resumed_noise.as_ref())?;
+        let first = resumed_noise.as_ref().map(|resumed| resumed.step);
         // Clearing the memory of a large session takes a while: nobody waits for that.
-        let made = Shared::new(name.clone(), resolved, key.map(|key| (key, noise_options)))?;
+        let made = Shared::new(name.clone(), resolved, key.map(|key| (key, noise_options)), first)?;
         let mut held = self.held();
         if let Some(found) = find(&held, &made.resolved)? {
             return Ok(LocalSession::new(found, true));
         }
         if let Some(claim) = &made.claim {
-            let begun = held.noises.begin(claim, &name, start_noise_over);
-            made.noted().noise_started_over = begun.map_err(of_service)?;
+            let begun = held.noises.begin(claim, &name, start_noise_over || first.is_some());
+            made.noted().noise_started_over = begun.map_err(of_service)? && start_noise_over;
         }
         let made = Arc::new(made);
         held.sessions.insert(name, Arc::clone(&made));
@@ -191,6 +207,29 @@ impl fmt::Debug for LocalHost {
         let names: Vec<_> = self.held().sessions.keys().cloned().collect();
         f.debug_struct("LocalHost").field("sessions", &names).finish_non_exhaustive()
     }
+}
+
+/// Whether a noise may be gone on with.
+fn check_resumed(
+    resolved: &ResolvedSpec,
+    key: Option<&NoiseKey>,
+    resumed: Option<&ResumedNoise>,
+) -> Result<()> {
+    let Some(resumed) = resumed else { return Ok(()) };
+    let is_resumable = match &resolved.spec().source {
+        Source::Gaussian(noise) => matches!(noise.key, KeyOrigin::Derived { .. }),
+        Source::Input | Source::Privatize { .. } => false,
+    };
+    let Some(key) = key.filter(|_| is_resumable) else {
+        let rule = "must not be set: the source is not gaussian with a noise_id";
+        return Err(Error::invalid("resumed_noise", rule));
+    };
+    let proof = StepProof::from_slice(resumed.token());
+    if proof != Some(key.proof_of_step(resumed.step, &resolved.lanes())) {
+        let rule = "must be what was given for this step of this noise, by a holder of this master key";
+        return Err(Error::invalid("resumed_noise.token", rule));
+    }
+    Ok(())
 }
 
 /// A key that the operating system makes.

@@ -19,5 +19,6 @@ mod noises;
 mod session;
 mod shared;
 
+pub use copy::copy_large;
 pub use host::LocalHost;
 pub use session::LocalSession;

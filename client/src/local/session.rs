@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
+use noised::noise::StepProof;
 use noised::session::{OutputChunk, Source, WhenFull};
 use noised::{Layout, SessionSpec};
 use tonic::Code;
@@ -13,6 +14,7 @@ use super::copy;
 use super::engine::Wanted;
 use super::host::LocalHost;
 use super::shared::{Shared, check_room};
+use crate::asked::Asked;
 use crate::check;
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
@@ -28,14 +30,19 @@ pub struct LocalSession {
     shared: Arc<Shared>,
     resumed: bool,
     next_step: u64,
+    asked: Asked,
+    resume_token: Option<StepProof>,
     /// Memory in which pieces are put together: fresh memory costs more than the step.
     gathered: BytesMut,
 }
 
 impl LocalSession {
     pub(super) fn new(shared: Arc<Shared>, resumed: bool) -> Self {
-        let next_step = shared.noted().next_step;
-        Self { shared, resumed, next_step, gathered: BytesMut::new() }
+        let (next_step, asked) = {
+            let info = shared.noted();
+            (info.next_step, Asked::new(&shared.resolved.spec().source, &info))
+        };
+        Self { shared, resumed, next_step, asked, resume_token: None, gathered: BytesMut::new() }
     }
 
     /// `sessions/{id}`.
@@ -118,15 +125,29 @@ impl LocalSession {
         pieces: &[&[u8]],
         output: &mut [u8],
     ) -> Result<()> {
+        let payload = self.gather(pieces)?;
+        let taken = self.take_into(step, payload.clone(), output);
+        self.reuse(payload);
+        taken
+    }
+
+    /// Pieces of memory that follow one another as the payload of a step, in memory of the handle's. Give it back to
+    /// [`reuse`](Self::reuse) after that step: fresh memory costs more than the step.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] where together they have the wrong size, or on `source` where all of the input is drawn.
+    pub fn gather(&mut self, pieces: &[&[u8]]) -> Result<Bytes> {
         check::takes_input(self.source())?;
         // Before memory is taken for them.
         check::length("payload", self.input_bytes(), pieces.iter().map(|piece| piece.len()).sum())?;
         let mut gathered = std::mem::take(&mut self.gathered);
         copy::gather(pieces, &mut gathered);
-        let payload = gathered.freeze();
-        let taken = self.take_into(step, payload.clone(), output);
+        Ok(gathered.freeze())
+    }
+
+    /// Takes memory back that [`gather`](Self::gather) gave.
+    pub fn reuse(&mut self, payload: Bytes) {
         self.gathered = payload.try_into_mut().unwrap_or_default();
-        taken
     }
 
     /// [`multiply_next`](Self::multiply_next) of a session that is sure to add noise.
@@ -151,8 +172,9 @@ impl LocalSession {
     /// memory is used again once the answer is dropped.
     ///
     /// # Errors
-    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::Invalid`] on `source` where that is not `gaussian`;
-    /// [`Error::NotFound`], [`Error::DataLoss`].
+    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::TakenByAnother`] where another handle was given the step and
+    /// this one never asked for it; [`Error::Invalid`] on `source` where that is not `gaussian`; [`Error::NotFound`],
+    /// [`Error::DataLoss`].
     pub fn fetch(&mut self, step: u64) -> Result<Bytes> {
         check::is_drawn(self.source())?;
         self.take(step, Bytes::new()).map(copy::join)
@@ -180,8 +202,16 @@ impl LocalSession {
             check_room(engine.kept_state_bytes())?;
             let kept = engine.keep_state(step, when_full, LocalHost::MAX_KEPT_STATES);
             engine.note_all(&mut self.shared.noted());
-            Ok(kept?)
+            kept?;
+            self.resume_token = engine.proof_of_step(step);
+            Ok(())
         })
+    }
+
+    /// What the session gave when it kept a state last: see [`Session::resume_token`](crate::Session::resume_token). A host of
+    /// the same master key takes it, and so does a server.
+    pub fn resume_token(&self) -> Option<&[u8]> {
+        self.resume_token.as_ref().map(|proof| &proof.as_bytes()[..])
     }
 
     /// Goes back to `step`, so that it and those after it are asked for again. `on_progress` gets the steps whose state has
@@ -213,6 +243,7 @@ impl LocalSession {
             Ok(stands?)
         });
         self.next_step = rewound?;
+        self.asked.take_up(&self.shared.noted());
         if self.next_step == step {
             return Ok(());
         }
@@ -228,7 +259,9 @@ impl LocalSession {
     /// # Errors
     /// [`Error::NotFound`] where it is deleted, also where another session has its name now.
     pub fn refresh(&mut self) -> Result<()> {
-        self.next_step = self.info()?.next_step;
+        let info = self.info()?;
+        self.next_step = info.next_step;
+        self.asked.take_up(&info);
         Ok(())
     }
 
@@ -238,7 +271,11 @@ impl LocalSession {
 
     fn take(&mut self, step: u64, payload: Bytes) -> Result<Vec<OutputChunk>> {
         check::length("payload", self.input_bytes(), payload.len())?;
-        let chunks = self.shared.with_engine(|engine| Ok(engine.take(step, payload)?))?;
+        self.asked.begin();
+        self.asked.note(step);
+        let taken = self.shared.with_engine(|engine| Ok(engine.take(step, payload)?));
+        let chunks = taken.inspect_err(|error| self.asked.note_failure(error))?;
+        self.asked.check(step, chunks.iter().any(|chunk| chunk.replay))?;
         self.next_step = step + 1;
         Ok(chunks)
     }

@@ -30,18 +30,19 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// A session that is still to be put under its name.
+    /// A session that is still to be put under its name. With `first`, it goes on there with the noise of another.
     pub(super) fn new(
         name: String,
         resolved: ResolvedSpec,
         noise: Option<(NoiseKey, NoiseOptions)>,
+        first: Option<u64>,
     ) -> Result<Self> {
         let resolved = Arc::new(resolved);
         let options = noise.as_ref().map(|(_, options)| *options);
         let cost = options.map_or_else(|| resolved.cost(), |options| resolved.cost_with(options));
         check_room(cost.total())?;
         let key_check = noise.as_ref().map(|(key, _)| key.check());
-        let engine = Engine::new(Arc::clone(&resolved), noise)?;
+        let engine = Engine::new(Arc::clone(&resolved), noise, first)?;
         let fingerprint = resolved.fingerprint();
         let mut info = SessionInfo {
             name: name.clone(),

@@ -182,7 +182,13 @@ async fn shards_on_several_servers_are_one_session() {
         let mut session = ShardedSession::create(&clients, &spec, options, ShardCut::Lanes).await.unwrap();
         let ask = async |session: &mut ShardedSession, step| match resolved.input_bytes() {
             0 => session.fetch(step).await,
-            _ => session.privatize(step, input(&resolved, step)).await,
+            // From pieces that end anywhere.
+            _ => {
+                let (gradient, mut output) = (input(&resolved, step), vec![0; session.step_bytes()]);
+                let pieces: Vec<&[u8]> = gradient.chunks(7919).collect();
+                let taken = session.multiply_next_pieces_into(step, &pieces, &mut output).await;
+                taken.map(|()| output.into())
+            }
         };
         assert!(ask(&mut session, 0).await.unwrap() == expected[0]);
         // A crash between the shards leaves one of them a step ahead.
@@ -263,4 +269,94 @@ async fn noisectl_verifies_a_server_and_leaves_nothing() {
     assert!(String::from_utf8(output.stdout).unwrap().contains("0 of "));
     let client = client(server).connect().await.unwrap();
     assert!(matches!(client.get_session("test").await, Err(Error::NotFound { .. })));
+}
+
+/// Two trainers on one session: what one of them was given, the other is refused, however it asks.
+#[tokio::test]
+async fn noise_that_another_handle_was_given_is_refused() {
+    let spec = gaussian(60_000);
+    let expected = expected(&spec, 9);
+    for unary_bytes in [0, 1 << 20] {
+        let client =
+            client(serve(OneSession::default()).await).unary_bytes(unary_bytes).connect().await.unwrap();
+        let mut one = session(&client, &spec).await;
+        let mut two = session(&client, &spec).await;
+        assert!(one.fetch(0).await.unwrap() == expected[0]);
+        let taken = |requested| Err(Error::TakenByAnother { requested });
+        for _ in 0..3 {
+            assert_eq!(two.fetch(0).await, taken(0));
+            assert_eq!(
+                two.fetch_into(0, &mut vec![0; two.step_bytes()]).await.map(|()| Bytes::new()),
+                taken(0)
+            );
+            let mut stream = two.stream();
+            stream.push(0, Bytes::new()).unwrap();
+            for _ in 0..2 {
+                assert_eq!(stream.next().await.map(|_| Bytes::new()), taken(0));
+            }
+            let handed_out =
+                two.fetch_steps(1, |_| Err(Error::Protocol { message: "an answer".into() })).await;
+            assert_eq!(handed_out.map(|()| Bytes::new()), taken(0));
+        }
+        assert_eq!(two.next_step(), 0);
+        // The one that was given it may ask again.
+        assert!(one.fetch(0).await.unwrap() == expected[0]);
+        // The other goes on behind it: then it is the first that is refused.
+        two.refresh().await.unwrap();
+        assert!(two.fetch(1).await.unwrap() == expected[1]);
+        assert!(two.fetch(0).await.is_err());
+        assert_eq!(one.fetch(1).await, taken(1));
+        // Going back is an explicit act, and so is taking the session up where it stands.
+        one.rewind(0, false, |_, _| ()).await.unwrap();
+        assert!(one.fetch(0).await.unwrap() == expected[0]);
+        assert!(one.fetch(1).await.unwrap() == expected[1]);
+        let mut three = client.open_session("test").await.unwrap();
+        assert!(three.fetch(1).await.unwrap() == expected[1]);
+        assert!(three.fetch(2).await.unwrap() == expected[2]);
+        assert_eq!(one.fetch(2).await, taken(2));
+        // A refusal took nothing of the session.
+        assert_eq!(one.fetch(7).await, Err(Error::WrongStep { requested: 7, expected: 3 }));
+        three.fetch(3).await.unwrap();
+        one.fetch(3).await.unwrap_err();
+        assert_eq!(one.fetch(3).await, taken(3));
+    }
+}
+
+/// One's own request that is repeated after a cut is answered, though another handle looks on.
+#[tokio::test]
+async fn the_answer_to_a_request_that_was_cut_off_is_ones_own() {
+    let spec = gaussian(60_000);
+    let expected = expected(&spec, 8);
+    for unary_bytes in [0, 1 << 20] {
+        let server = serve(OneSession::default()).await;
+        // Answers of every step are cut off once they are computed.
+        let (address, connections) = break_after(server, (1..6).map(|i| i * 40_000).collect()).await;
+        let client = client(address).unary_bytes(unary_bytes).connect().await.unwrap();
+        let mut session = session(&client, &spec).await;
+        for (step, expected) in (0..).zip(&expected) {
+            // A call that is given up has asked all the same.
+            let given_up = tokio::time::timeout(Duration::from_millis(step % 3), session.fetch(step)).await;
+            assert!(given_up.is_err() || given_up.unwrap().unwrap() == *expected);
+            assert!(session.fetch(step).await.unwrap() == *expected, "step {step}");
+        }
+        assert!(connections.load(Ordering::Relaxed) > 3);
+    }
+}
+
+#[tokio::test]
+async fn a_shard_that_another_handle_was_given_is_refused() {
+    let spec = SessionSpec { shard: Shard::WHOLE, ..gaussian(60_000) };
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        clients.push(client(serve(OneSession::default()).await).connect().await.unwrap());
+    }
+    let options = || CreateOptions { noise_key: Some(GivenKey::from_bytes(KEY)), ..named("a", true) };
+    let create = || ShardedSession::create(&clients, &spec, options(), ShardCut::Lanes);
+    let (mut one, mut two) = (create().await.unwrap(), create().await.unwrap());
+    one.fetch(0).await.unwrap();
+    let taken = two.fetch(0).await.unwrap_err();
+    assert!(
+        matches!(&taken, Error::Shard { error, .. } if **error == Error::TakenByAnother { requested: 0 })
+    );
+    assert!(!taken.is_retryable());
 }

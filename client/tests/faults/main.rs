@@ -325,3 +325,42 @@ async fn a_busy_server_is_waited_for() {
     client.create_session(&spec(6000), named("test", false)).await.unwrap();
     assert!(start.elapsed() >= Duration::from_millis(60));
 }
+
+/// A port that accepts and says nothing, for a call and for a stream.
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = listener.local_addr().unwrap().to_string();
+    let retry = RetryPolicy { max_elapsed: Duration::from_millis(10), ..RetryPolicy::default() };
+    let client = ClientBuilder::new(&target).unwrap().retry(retry).connect().await.unwrap();
+    let silent = client.list_sessions().await.unwrap_err();
+    assert!(
+        matches!(&silent, Error::Unavailable { message, .. } if message.contains("nothing was said")),
+        "{silent:?}"
+    );
+    let silent = client.analysis().describe(&MatrixSpec::PrefixSum, None, None).await.map(|_| ());
+    assert!(matches!(silent, Err(Error::Unavailable { .. })), "{silent:?}");
+}
+
+/// Streams whose answers nobody reads, as many as fill any window that streams share.
+#[tokio::test]
+async fn streams_that_are_left_alone_are_in_nobodys_way() {
+    let spec = spec(3_000_000);
+    let resolved = spec.clone().resolve().unwrap();
+    let client = client(serve(OneSession::default()).await).connect().await.unwrap();
+    let session = session(&client, &spec).await;
+    let mut left_alone = Vec::new();
+    for _ in 0..6 {
+        let mut stream = session.stream();
+        stream.push(0, input(&resolved, 0)).unwrap();
+        // One answer is read, and those behind it stay where they are.
+        stream.next().await.unwrap();
+        left_alone.push(stream);
+    }
+    let looked = tokio::time::timeout(Duration::from_secs(60), client.get_session("test")).await;
+    assert_eq!(looked.unwrap().unwrap().next_step, 1);
+    let mut again = client.open_session("test").await.unwrap();
+    let taken =
+        tokio::time::timeout(Duration::from_secs(60), again.multiply_next(0, input(&resolved, 0))).await;
+    assert!(taken.unwrap().unwrap() == expected(&spec, 1)[0]);
+}

@@ -61,6 +61,13 @@ impl Held {
         }
     }
 
+    fn released_steps(&self) -> u64 {
+        match self {
+            Self::Input(session) => session.released_steps(),
+            Self::Drawn(session, _) => session.released_steps(),
+        }
+    }
+
     /// One request, of a payload or, of a gaussian source, of none.
     pub(crate) fn take(
         &mut self,
@@ -106,6 +113,7 @@ impl OneSession {
             fingerprint: resolved.fingerprint().as_bytes().to_vec(),
             next_step,
             next_offset: next_offset as u64,
+            released_steps: session.released_steps(),
             lanes: resolved.layout().lanes() as u64,
             step_bytes: resolved.layout().byte_len() as u64,
             resumed,

@@ -47,6 +47,7 @@ pub fn asked_session(session: v1::Session) -> Result<AskedSession> {
         released_steps,
         noise_started_over,
         last_used_unix_seconds,
+        resume_token,
     } = session;
     let set = [
         ("name", !name.is_empty()),
@@ -63,6 +64,7 @@ pub fn asked_session(session: v1::Session) -> Result<AskedSession> {
         ("released_steps", released_steps != 0),
         ("noise_started_over", noise_started_over),
         ("last_used_unix_seconds", last_used_unix_seconds != 0),
+        ("resume_token", !resume_token.is_empty()),
     ];
     if let Some((field, _)) = set.into_iter().find(|(_, set)| *set) {
         return Err(Error::invalid(field, "is set by the server"));
@@ -181,5 +183,7 @@ pub fn session_summary_to_wire(resolved: &ResolvedSpec, status: SessionStatus) -
         released_steps,
         noise_started_over,
         last_used_unix_seconds,
+        // A secret of the holder's: KeepState alone gives it.
+        resume_token: Vec::new(),
     }
 }

@@ -3,16 +3,38 @@
 use std::sync::Arc;
 
 use noised::Error;
-use noised::noise::NoiseKey;
+use noised::noise::{NoiseKey, StepProof};
 use noised_proto::{AskedSession, ServiceError, asked_session, name, v1};
 use prost::Message;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::entry::Entry;
-use crate::registry::{Asked, AskedNoise, Registry};
+use crate::registry::{Asked, AskedNoise, Registry, Resumed};
 
 use super::{STATUS_BYTES, SessionsService, View};
+
+/// Bytes of a request's id.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+fn check(resume: bool, must_exist: bool, request_id: &str) -> Result<(), Error> {
+    if must_exist && !resume {
+        return Err(Error::invalid("must_exist", "must not be set without resume"));
+    }
+    let length = request_id.len();
+    if length > MAX_REQUEST_ID_BYTES {
+        let rule = format!("must have at most {MAX_REQUEST_ID_BYTES} bytes, found {length}");
+        return Err(Error::invalid("request_id", rule));
+    }
+    Ok(())
+}
+
+fn resumed(asked: v1::ResumedNoise) -> Result<Resumed, Error> {
+    let v1::ResumedNoise { step, token } = asked;
+    let length = token.len();
+    let rule = || Error::invalid("resumed_noise.token", format!("must have 32 bytes, found {length}"));
+    Ok(Resumed { step, proof: StepProof::from_slice(&token).ok_or_else(rule)? })
+}
 
 impl SessionsService {
     pub(super) async fn create(
@@ -20,9 +42,20 @@ impl SessionsService {
         request: v1::CreateSessionRequest,
     ) -> Result<v1::Session, ServiceError> {
         self.lifecycle.check_open()?;
-        let v1::CreateSessionRequest { session_id, session, resume, noise_key, start_noise_over, view } =
-            request;
+        let v1::CreateSessionRequest {
+            session_id,
+            session,
+            resume,
+            noise_key,
+            start_noise_over,
+            view,
+            must_exist,
+            request_id,
+            resumed_noise,
+        } = request;
         let noise_key = Zeroizing::new(noise_key);
+        check(resume, must_exist, &request_id)?;
+        let goes_on = resumed_noise.map(resumed).transpose()?;
         let view = View::asked(view, View::Basic)?;
         let named = !session_id.is_empty();
         let id = if named { session_id } else { Uuid::new_v4().to_string() };
@@ -43,8 +76,9 @@ impl SessionsService {
             let AskedSession { spec, lookahead, noise_state } = asked_session(session)?;
             let given_key =
                 (!noise_key.is_empty()).then(|| NoiseKey::from_slice("noise_key", &noise_key)).transpose()?;
-            let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over: start_noise_over };
-            let asked = Asked { resolved: spec.resolve()?, resume, named, noise };
+            let start_over = start_noise_over;
+            let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over, resumed: goes_on };
+            let asked = Asked { resolved: spec.resolve()?, resume, named, must_exist, request_id, noise };
             let (entry, resumed) = registry.create(name::session_name(&id), asked)?;
             let untold = (!named).then(|| Untold(Some((registry, Arc::clone(&entry)))));
             Ok::<_, ServiceError>((entry, resumed, untold))
@@ -62,7 +96,11 @@ impl SessionsService {
             memory_bytes = entry.memory_bytes(),
             "session opened"
         );
-        entry.draw_ahead(&self.compute);
+        // The way to a step of a noise that is gone on with may be long: a rewind to it tells how far it has come, and may be
+        // called off. Drawing ahead would go it without a word.
+        if goes_on.is_none() {
+            entry.draw_ahead(&self.compute);
+        }
         // From here on nothing waits, so the caller gets the answer.
         if let Some(untold) = untold {
             untold.told();

@@ -19,8 +19,9 @@ impl SessionsService {
             }
         };
         let entry = self.used_entry(&name)?;
-        entry.keep_state(&self.compute, step, when_full, self.max_kept_states).await?;
+        let proof = entry.keep_state(&self.compute, step, when_full, self.max_kept_states).await?;
         tracing::info!(session = %entry.name, step, "state kept");
-        Ok(View::Basic.of(&entry, false))
+        let resume_token = proof.map(|proof| proof.as_bytes().to_vec()).unwrap_or_default();
+        Ok(v1::Session { resume_token, ..View::Basic.of(&entry, false) })
     }
 }

@@ -136,7 +136,7 @@ impl Sessions for SessionsService {
         &self,
         request: Request<v1::GetSessionRequest>,
     ) -> Result<Response<v1::Session>, Status> {
-        Ok(Response::new(self.get(request.into_inner())?))
+        Ok(Response::new(self.get(request.into_inner()).await?))
     }
 
     async fn list_sessions(

@@ -75,6 +75,10 @@ impl SessionsService {
     ) -> Result<u64, ServiceError> {
         let drawer = entry.lock_drawer().await?;
         let session = entry.lock().await?;
+        if answers.is_closed() {
+            // Called off before it began: nothing has moved.
+            return Err(noised::Error::Cancelled.into());
+        }
         let from_step = entry.progress().next_step;
         let steps = match drawer {
             Some(drawer) => self.rewind_noise(entry, Halves { drawer, session }, wanted, answers).await?,

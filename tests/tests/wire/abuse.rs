@@ -44,7 +44,7 @@ fn sound(job: &Job, name: &str) -> [Vec<u8>; 10] {
     let payload = job.payloads[0].clone();
     [
         create_request("", &job.spec).encode_to_vec(),
-        v1::GetSessionRequest { name: name.clone(), view: 1 }.encode_to_vec(),
+        v1::GetSessionRequest { name: name.clone(), view: 1, ..Default::default() }.encode_to_vec(),
         v1::ListSessionsRequest { page_size: 3, page_token: name.clone() }.encode_to_vec(),
         v1::DeleteSessionRequest { name: "sessions/none".to_owned() }.encode_to_vec(),
         v1::MultiplyNextRequest {

@@ -418,3 +418,92 @@ async fn a_given_key_is_given_where_it_is_wanted() {
     })
     .await;
 }
+
+/// What a request may say of a session that is gone, and what it may not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_noise_outlives_its_session_for_whoever_can_prove_that_it_is_theirs() {
+    let master = Master::new();
+    on_both(master.options.clone(), async |server: &mut Server| {
+        let mut client = server.sessions().await;
+        let spec = run("going/on");
+        let made = client.create_session(noises::request("first", &spec)).await.unwrap().into_inner();
+        assert!(made.resume_token.is_empty());
+        let name = made.name;
+        let mut answers = Vec::new();
+        for step in 0..12 {
+            answers.push(wire::unary(&mut client, &name, step, bytes::Bytes::new()).await.unwrap().payload);
+        }
+        let keep = |step| v1::KeepStateRequest { name: name.clone(), step, when_full: 0 };
+        let token = client.keep_state(keep(11)).await.unwrap().into_inner().resume_token;
+        let other = client.keep_state(keep(12)).await.unwrap().into_inner().resume_token;
+        assert!(token.len() == 32 && other.len() == 32 && token != other);
+        assert!(wire::get(&mut client, &name).await.unwrap().resume_token.is_empty());
+        let going_on = |id: &str, spec: &SessionSpec, step, token: &[u8]| v1::CreateSessionRequest {
+            resumed_noise: Some(v1::ResumedNoise { step, token: token.to_vec() }),
+            ..noises::request(id, spec)
+        };
+        // While it is drawn, nobody else draws it.
+        let status = client.create_session(going_on("second", &spec, 11, &token)).await.unwrap_err();
+        assert_refused(&status, Code::FailedPrecondition, "NOISE_IN_USE");
+        wire::delete(&mut client, &name).await.unwrap();
+        for (step, token, rule) in [
+            (10, &token[..], "for this step"),
+            (12, &token[..], "for this step"),
+            (11, &other[..], "for this step"),
+            (11, &token[1..], "32 bytes, found 31"),
+            (11, &[], "32 bytes, found 0"),
+        ] {
+            let status = client.create_session(going_on("second", &spec, step, token)).await.unwrap_err();
+            assert_invalid(&status, "resumed_noise.token", rule);
+        }
+        for spec in [gaussian(given(), specs::noising(), trees::mixed()), run("going/elsewhere")] {
+            let status = client.create_session(going_on("second", &spec, 11, &token)).await.unwrap_err();
+            assert_eq!(status.code(), Code::InvalidArgument);
+        }
+        let private = privatize(derived("going/on"), specs::noising(), trees::mixed(), None);
+        let status = client.create_session(going_on("second", &private, 11, &token)).await.unwrap_err();
+        assert_invalid(&status, "resumed_noise", "not gaussian");
+        // The refusals used nothing up, and the steps before are not given again.
+        let made = client.create_session(going_on("second", &spec, 11, &token)).await.unwrap().into_inner();
+        assert_eq!((made.next_step, made.released_steps, made.noise_started_over), (11, 11, false));
+        let status = wire::unary(&mut client, &made.name, 10, bytes::Bytes::new()).await.unwrap_err();
+        assert_refused(&status, Code::FailedPrecondition, "WRONG_STEP");
+        let again = wire::unary(&mut client, &made.name, 11, bytes::Bytes::new()).await.unwrap();
+        assert!(again.payload == answers[11]);
+        wire::delete(&mut client, &made.name).await.unwrap();
+    })
+    .await;
+}
+
+/// A session that is gone is not made anew for somebody who goes on with it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_must_exist_is_not_made() {
+    on_both(Options::default(), async |server: &mut Server| {
+        let mut client = server.sessions().await;
+        let spec = gaussian(noises::given(), specs::noising(), trees::mixed());
+        let going_on =
+            || v1::CreateSessionRequest { resume: true, must_exist: true, ..noises::request("run", &spec) };
+        let status = client.create_session(going_on()).await.unwrap_err();
+        assert_refused(&status, Code::NotFound, "SESSION_NOT_FOUND");
+        assert!(wire::list(&mut client, 0).await.is_empty());
+        client.create_session(noises::request("run", &spec)).await.unwrap();
+        assert!(client.create_session(going_on()).await.unwrap().into_inner().resumed);
+        let alone = v1::CreateSessionRequest { resume: false, ..going_on() };
+        assert_invalid(&client.create_session(alone).await.unwrap_err(), "must_exist", "without resume");
+        let long = v1::CreateSessionRequest { request_id: "x".repeat(129), ..noises::request("b", &spec) };
+        assert_invalid(&client.create_session(long).await.unwrap_err(), "request_id", "found 129");
+        // By the Rust client as well.
+        let client = server.client().await;
+        let options = |id: &str| CreateOptions {
+            id: id.into(),
+            resume: true,
+            must_exist: true,
+            noise_key: Some(noised_client::GivenKey::from_bytes(noises::KEY)),
+            ..CreateOptions::default()
+        };
+        assert!(client.create_session(&spec, options("run")).await.unwrap().info().resumed);
+        let gone = client.create_session(&spec, options("gone")).await.unwrap_err();
+        assert!(matches!(gone, Error::NotFound { .. }), "{gone:?}");
+    })
+    .await;
+}

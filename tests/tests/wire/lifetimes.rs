@@ -65,7 +65,7 @@ async fn a_view_that_is_not_known_is_refused_before_anything_is_made() {
             let request = v1::CreateSessionRequest { view, ..unnamed(&small().spec) };
             let status = client.create_session(request).await.unwrap_err();
             assert_invalid(&status, "view", &format!("found {view}"));
-            let request = v1::GetSessionRequest { name: "sessions/a".into(), view };
+            let request = v1::GetSessionRequest { name: "sessions/a".into(), view, ..Default::default() };
             assert_invalid(&client.get_session(request).await.unwrap_err(), "view", "SESSION_VIEW_BASIC");
         }
         assert_eq!(wire::list(&mut client, 0).await, Vec::<String>::new());

@@ -94,15 +94,17 @@ class Ahead:
         if request is not None:
             request.token.cancel()
 
-    def stop(self) -> None:
-        """Calls off what is under way, and waits until it is."""
+    def stop(self) -> BaseException | None:
+        """Calls off what is under way, waits until it is, and tells what it failed with."""
         request = self._mailbox.request
+        failure = None
         if request is not None:
             request.token.cancel()
             if not request.is_queued:
                 self._queue(request)
-            request.answer.exception()
+            failure = request.answer.exception()
         self._mailbox.request = None
+        return failure
 
 
 def _run(native: _noised.Session, pool: Pool, mailbox: _Mailbox) -> None:

@@ -140,7 +140,7 @@ class Steps:
 
     def _take_in_callback(self, step: jax.Array, leaves: list[Any]) -> tuple[jax.Array, list[Any]]:
         following = _shape((), step.dtype)
-        shapes = [_shape(leaf.shape, self._dtype or leaf.dtype) for leaf in leaves]
+        shapes = [_shape(leaf.shape, self._answer_dtype(leaf.dtype)) for leaf in leaves]
         if not self._privatizes:
 
             def ask(step: jax.Array) -> Any:
@@ -264,8 +264,15 @@ class Steps:
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             leaf = jnp.asarray(leaf)
         # The server rounds noise to the format that it is asked for; a gradient is sent as it is.
-        dtype = leaf.dtype if self._dtype is None or self._privatizes else self._dtype
+        dtype = leaf.dtype if self._privatizes else self._answer_dtype(leaf.dtype)
         return ShapeDtype(tuple(leaf.shape), np.dtype(dtype))
+
+    def _answer_dtype(self, dtype: Any) -> Any:
+        if self._dtype is not None:
+            return self._dtype
+        # As `Gaussian.answer_dtype` has it: noise of 16 bits does not cover the digits of the sum.
+        is_short = jnp.issubdtype(dtype, jnp.floating) and np.dtype(dtype).itemsize == 2
+        return np.dtype(np.float32) if is_short and not self._privatizes else dtype
 
     def _check(self, gradients: Any) -> None:
         if not self._is_shard:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
@@ -17,9 +17,13 @@ from noised.errors import (
     FingerprintMismatchError,
     InvalidArgumentError,
     NoisedError,
+    NoiseInUseError,
+    NoiseUsedError,
+    NoMasterKeyError,
     NotKeptError,
     PastReleasedError,
     SessionNotFoundError,
+    UnavailableError,
 )
 from noised.session import _STATE, Session
 from noised.sources import Gaussian, Input, Privatize, Shard, Source
@@ -46,9 +50,12 @@ class _Description:
     horizon: int | None
     id: str
     resume: bool
+    must_exist: bool
     start_noise_over: bool
     lookahead: int | None
     noise_state: str | None
+    #: The step at which the noise of a session that is gone is gone on with, and the token of every shard.
+    resumed_noise: tuple[int, list[bytes]] | None = field(default=None, repr=False)
 
 
 class Client:
@@ -92,8 +99,9 @@ class Client:
                 has: a model's parameters. Answers are of the same kind and on the same device.
             source: Where the input comes from: `Input()` unless given, `Gaussian(stddev)` or `Privatize(stddev)`.
             id: The last part of its name; where it is empty, one is made up.
-            resume: Go on with a session of that id that was made for the same, where there is one. Look at `step`: a
-                training run that goes on from a checkpoint wants `noised.resume`.
+            resume: Go on with the session of that id, which must exist and be made for the same. It is never made anew: a
+                server that was started again may have lost it, and new noise from step 0 is not what a trainer goes on
+                with. Look at `step`: a training run that goes on from a checkpoint wants `noised.resume`.
             shard: The part of the tree that this worker holds. Steps are then arrays with one axis.
             cut: Where the client has several servers, how the tree is cut between them: by `lanes` or `leaves`.
             precision: The format of state and arithmetic, `float32` or `float64`; unless set, float64 where a leaf is.
@@ -107,14 +115,19 @@ class Client:
         Raises:
             InvalidArgumentError: Names the field at fault.
             SessionExistsError, FingerprintMismatchError: The id is taken, or by a session for something else.
+            SessionNotFoundError: With `resume`: no session has that id.
             NoiseInUseError, NoiseUsedError, NoMasterKeyError: Of a `noise_id`.
             ResourceExhaustedError: The server has no room.
         """
         source = Input() if source is None else source
         is_a("source", source, _SOURCES, "a source of noised.sources")
+        if resume and not id:
+            raise InvalidArgumentError(field="id", rule="must name the session to resume, found nothing")
         if shard is not None:
             is_a("shard", shard, Shard, "a noised.Shard")
         leaves, rebuild = _leaves_of(tree)
+        if isinstance(source, Gaussian):
+            leaves = _noise_leaves(leaves, source)
         description = _Description(
             matrix=_json_of(matrix),
             leaves=[(leaf.path, leaf.dtype, leaf.shape) for leaf in leaves],
@@ -131,6 +144,7 @@ class Client:
             horizon=maybe_whole("horizon", horizon),
             id=is_a("id", id, str, "a string"),
             resume=resume,
+            must_exist=resume,
             start_noise_over=start_noise_over,
             lookahead=maybe_whole("lookahead", lookahead),
             noise_state=noise_state,
@@ -167,8 +181,16 @@ class Client:
     def _open_session(
         self, names: list[str], tree: Any, *, fetch_ahead: bool, is_flat: bool | None
     ) -> Session:
-        native = self._connection.open_session(names)
+        return self._adopt(
+            self._connection.open_session(names), tree, fetch_ahead=fetch_ahead, is_flat=is_flat
+        )
+
+    def _adopt(
+        self, native: _noised.Session, tree: Any, *, fetch_ahead: bool, is_flat: bool | None
+    ) -> Session:
         leaves, rebuild = _leaves_of_native(native) if tree is None else _leaves_of(tree)
+        if native.source == "gaussian":
+            leaves = _as_made_for(native, leaves)
         _check_same(native, leaves)
         flat = native.is_shard if is_flat is None else is_flat
         return self._session(
@@ -262,7 +284,8 @@ def connect(
         target: `host:port`, `http://host:port` or `unix:///path` of a server; several, of which each then holds a shard; or
             `local:` for this process, which needs no server: sessions end with it.
         patience: Seconds for which a call whose server is away is tried again, and for which a server is waited for here. One
-            that stands still without a word is noticed later, after a minute or so.
+            that takes connections and says nothing is away; one that stands still in the middle of a call is noticed later,
+            after a minute or so.
         master_key: Of `local:`: 32 bytes from which the noise of a `noise_id` is derived.
 
     Raises:
@@ -280,7 +303,12 @@ def connect(
         raise InvalidArgumentError(
             field="master_key", rule="is the server's to have: --master-key-file of noised serve"
         )
-    return Client(_noised.Connection(targets, real("patience", patience)))
+    try:
+        return Client(_noised.Connection(targets, real("patience", patience)))
+    except UnavailableError as error:
+        # No session is concerned yet.
+        error.hint = "nothing is lost: call again once the server is there"
+        raise
 
 
 def resume(
@@ -293,6 +321,10 @@ def resume(
     on_progress: Callable[[int, int], object] | None = None,
 ) -> Session:
     """Goes on with the session of a training checkpoint: rewinds it to the step that the checkpoint was made at.
+
+    A session that is gone, since its server was killed or it was deleted, is made again where its source is `Gaussian` with a
+    `noise_id`: the bits of its noise are a function of the master key, the step and the lane. It begins at the step of the
+    checkpoint; no step before that is released again.
 
     Args:
         state: What `Session.state` gave.
@@ -307,25 +339,27 @@ def resume(
         InvalidArgumentError: The state is none, or the tree is not the session's.
         UnavailableError: The server is away.
     """
-    targets, names, fingerprints, step, is_flat = _parse(state)
+    targets, names, fingerprints, step, is_flat, noise = _parse(state)
     client = connect(targets if len(targets) > 1 else targets[0]) if client is None else client
+    is_gone = False
     try:
-        session = client._open_session(names, tree, fetch_ahead=fetch_ahead, is_flat=is_flat)
-    except SessionNotFoundError as error:
-        where = ", ".join(client.targets)
-        why = (
-            "a session of local: ends with its process, and is found with its master key alone"
-            if client.is_local
-            else "it was deleted, or the server was started again and its noise is gone with it"
-        )
+        try:
+            session = client._open_session(names, tree, fetch_ahead=fetch_ahead, is_flat=is_flat)
+        except SessionNotFoundError as error:
+            if noise is None:
+                raise _gone(client, names, step) from error
+            is_gone = True
+            native = client._connection.create_session(noise)
+            session = client._adopt(native, tree, fetch_ahead=fetch_ahead, is_flat=is_flat)
+    except (NoiseInUseError, NoiseUsedError, NoMasterKeyError) as error:
         raise CannotResumeError(
-            f"{', '.join(names)} is not on {where} ({why}). What was released up to step {step} stays accounted for; a new "
-            f"session draws new noise, whose first step is not step {step} of the old one"
+            f"{session_name(names)} is gone, and its noise cannot be gone on with at step {step}: {error}"
         ) from error
     try:
         if session._fingerprints() != fingerprints:
             raise FingerprintMismatchError("it was made for something else since", field="session")
-        if session.step != step:
+        if is_gone or session.step != step:
+            # The noise before this step is computed again, and released to nobody.
             session.rewind(step, allow_divergence=allow_divergence, on_progress=on_progress)
     except (FingerprintMismatchError, NotKeptError, PastReleasedError) as error:
         session.close()
@@ -336,12 +370,26 @@ def resume(
     return session
 
 
+def _gone(client: Client, names: list[str], step: int) -> CannotResumeError:
+    where = ", ".join(client.targets)
+    why = (
+        "a session of local: ends with its process, and is found with its master key alone"
+        if client.is_local
+        else "it was deleted, or the server was started again and its noise is gone with it"
+    )
+    return CannotResumeError(
+        f"{', '.join(names)} is not on {where} ({why}; that of a Gaussian source with a noise_id would not be). What was "
+        f"released up to step {step} stays accounted for; a new session draws new noise, whose first step is not step "
+        f"{step} of the old one"
+    )
+
+
 def session_name(names: Sequence[str]) -> str:
     """How messages call a session."""
     return names[0] if len(names) == 1 else f"{names[0]} and its other shards"
 
 
-def _parse(state: bytes) -> tuple[list[str], list[str], list[str], int, bool]:
+def _parse(state: bytes) -> tuple[list[str], list[str], list[str], int, bool, _Description | None]:
     try:
         fields = json.loads(state)
         if fields["noised"] != _STATE:
@@ -349,9 +397,60 @@ def _parse(state: bytes) -> tuple[list[str], list[str], list[str], int, bool]:
         targets, names, fingerprints = fields["targets"], fields["names"], fields["fingerprints"]
         if not len(targets) == len(names) == len(fingerprints) > 0:
             raise ValueError("it names no session")
-        return targets, names, fingerprints, whole("step", fields["step"]), bool(fields["flat"])
+        step = whole("step", fields["step"])
+        noise = _noise_of(fields["noise"], names, step) if fields.get("noise") else None
+        return targets, names, fingerprints, step, bool(fields["flat"]), noise
     except (ValueError, KeyError, TypeError) as error:
         raise InvalidArgumentError(field="state", rule=f"must be what Session.state gave: {error}") from error
+
+
+def _noise_of(noise: dict[str, Any], names: list[str], step: int) -> _Description | None:
+    """How a session that is gone is made again, of a noise that can be drawn again."""
+    identifier = names[0].removeprefix("sessions/")
+    if len(names) > 1:
+        identifier = identifier.removesuffix("-0")
+        if names != [f"sessions/{identifier}-{i}" for i in range(len(names))]:
+            # Shards that were put together by hand have names that cannot be made again.
+            return None
+    leaves = [(path, dtype, tuple(shape)) for path, dtype, shape in noise["leaves"]]
+    shard = noise["shard"]
+    return _Description(
+        matrix=noise["matrix"],
+        leaves=leaves,
+        shard=None if shard is None else (shard[0], shard[1]),
+        cut=noise["cut"],
+        source=noise["source"],
+        stddev=noise["stddev"],
+        noise_id=noise["noise_id"],
+        noise_key=None,
+        answer_dtype=noise["answer_dtype"],
+        precision=noise["precision"],
+        horizon=noise["horizon"],
+        id=identifier,
+        # Shards whose servers did not lose them are there.
+        resume=True,
+        must_exist=False,
+        start_noise_over=False,
+        lookahead=None,
+        noise_state=None,
+        resumed_noise=(step, [bytes.fromhex(token) for token in noise["tokens"]]),
+    )
+
+
+def _noise_leaves(leaves: list[Leaf], source: Gaussian) -> list[Leaf]:
+    """The leaves of noise that is fetched: rounded to 16 bits it would not cover the digits of what it is added to."""
+    if source.answer_dtype is not None:
+        dtype = dtype_name(source.answer_dtype, "answer_dtype")
+        return [replace(leaf, dtype=dtype) for leaf in leaves]
+    return [replace(leaf, dtype="f32") if leaf.dtype in ("f16", "bf16") else leaf for leaf in leaves]
+
+
+def _as_made_for(native: _noised.Session, leaves: list[Leaf]) -> list[Leaf]:
+    """The leaves in the formats of the session's noise, which need not be those of what it is added to."""
+    formats = [dtype for _, dtype, _ in native.leaves]
+    if len(formats) != len(leaves):
+        return leaves
+    return [replace(leaf, dtype=dtype) for leaf, dtype in zip(leaves, formats, strict=True)]
 
 
 def _json_of(matrix: StreamingMatrix) -> str:

@@ -93,6 +93,23 @@ class DivergedError(NoisedError):
     expected: int
 
 
+class TakenByAnotherError(NoisedError):
+    """The noise of a step was given to another handle of the session, and this handle never asked for it.
+
+    Two trainers use one session. One noise under two gradients gives the difference of the gradients away, so the noise is
+    handed out to one of them.
+
+    Attributes:
+        requested: The step that was asked for.
+    """
+
+    hint = (
+        "give each trainer a session of its own; the one that goes on with this session alone calls session.refresh() to "
+        "stand behind that step, or session.rewind(step) to take it again"
+    )
+    requested: int
+
+
 class PastHorizonError(NoisedError):
     """The step is at or past the number of steps that the session may ever produce.
 
@@ -142,7 +159,12 @@ class FingerprintMismatchError(NoisedError):
 
 
 class SessionNotFoundError(NoisedError):
-    """There is no session of that name: it was deleted, or its server was started again."""
+    """There is no session of that name: it was deleted, or its server was started again without it."""
+
+    hint = (
+        "a run that goes on from a checkpoint wants noised.resume(state), which says whether it can; "
+        "create_session without resume begins a new noise at step 0"
+    )
 
 
 class SessionExistsError(NoisedError):
@@ -153,6 +175,8 @@ class SessionExistsError(NoisedError):
 
 class NoiseInUseError(NoisedError):
     """Another session draws the noise of that `noise_id`."""
+
+    hint = "delete that session if its training is over; two trainers must not have one noise"
 
 
 class NoiseUsedError(NoisedError):
@@ -189,14 +213,20 @@ class UnavailableError(NoisedError, ConnectionError):
         retry_after: When to come back, in seconds, where the server said so.
     """
 
-    hint = "nothing is lost: call again once the server is there"
+    hint = (
+        "call again once the server is there: a step is released once. A session that its server lost is told as "
+        "SessionNotFoundError then, and is not begun anew"
+    )
     retry_after: float | None = None
 
 
 class ConnectionBrokenError(NoisedError, ConnectionError):
     """The connection broke, and the time for trying again is spent."""
 
-    hint = "nothing is lost: call again once the network is there"
+    hint = (
+        "call again once the network is there: a step is released once. A session that its server lost is told as "
+        "SessionNotFoundError then, and is not begun anew"
+    )
 
 
 class ProtocolError(NoisedError):

@@ -172,7 +172,7 @@ def privatizer(
         )
     made_for: Source
     if source == "gaussian":
-        made_for = Gaussian(stddev, noise_id, noise_key)
+        made_for = Gaussian(stddev, noise_id, noise_key, answer_dtype=name)
     elif source == "privatize":
         made_for = Privatize(stddev, noise_id, noise_key, answer_dtype=name)
     else:

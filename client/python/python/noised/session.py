@@ -25,6 +25,7 @@ from noised.errors import (
     NoisedError,
     SessionClosedError,
     SessionNotFoundError,
+    TakenByAnotherError,
     WrongStepError,
 )
 
@@ -198,6 +199,7 @@ class Session(Closing):
         Raises:
             InvalidArgumentError: The source is another.
             WrongStepError, PastHorizonError: The step is refused.
+            TakenByAnotherError: Another handle of the session was given the step, and this one never asked for it.
             UnavailableError, ConnectionBrokenError: The server was away for too long. Call again.
         """
         with self._turn:
@@ -211,7 +213,12 @@ class Session(Closing):
             if data is None:
                 data = self._pool.take()
                 self._asked = wanted
-                native.take(wanted, None, data, self._cancel)
+                try:
+                    native.take(wanted, None, data, self._cancel)
+                except TakenByAnotherError:
+                    # What another has is not this handle's to give back, or to be given again.
+                    self._asked = None
+                    raise
             answer = self._tree_of(data)
             self._begin_ahead(wanted + 1)
             # Only what can be handed out is counted: else the step is asked for again, and answered again.
@@ -265,6 +272,9 @@ class Session(Closing):
     def state(self) -> bytes:
         """A few bytes to put into a training checkpoint, with which `noised.resume` goes on at `self.step`.
 
+        Of a `Gaussian` source with a `noise_id`, the state describes the session as well, and `noised.resume` makes it again
+        where it is gone. Keep that state as secret as the checkpoint: who has it may go on with the noise.
+
         The server is asked to keep the state of this step, so that going back to it is immediate; where it keeps as
         many as it may, it lets go of the oldest.
 
@@ -273,9 +283,9 @@ class Session(Closing):
         """
         with self._turn:
             native = self._open()
-            native.keep_state(self._step, True)
+            tokens = native.keep_state(self._step, True)
             self._is_temporary = False
-            state = {
+            state: dict[str, Any] = {
                 "noised": _STATE,
                 "targets": self._client.targets,
                 "names": native.names,
@@ -283,6 +293,13 @@ class Session(Closing):
                 "step": self._step,
                 "flat": self._is_flat,
             }
+            if tokens is not None:
+                # Enough to go on with the noise where the session is gone, for whoever has this state alone.
+                state["noise"] = {
+                    **native.description(),
+                    "leaves": native.leaves,
+                    "tokens": [token.hex() for token in tokens],
+                }
             return json.dumps(state, separators=(",", ":")).encode()
 
     def rewind(
@@ -327,8 +344,8 @@ class Session(Closing):
         """Asks the server where the session stands, and goes on from there."""
         with self._turn:
             native = self._open()
-            if self._ahead is not None:
-                self._ahead.stop()
+            if self._ahead is not None and isinstance(self._ahead.stop(), TakenByAnotherError):
+                self._asked = None
             native.refresh()
             stands = native.next_step()
             if not self._is_own(stands):
@@ -354,8 +371,8 @@ class Session(Closing):
             native = self._native
             if native is None:
                 return
-            if self._ahead is not None:
-                self._ahead.stop()
+            if self._ahead is not None and isinstance(self._ahead.stop(), TakenByAnotherError):
+                self._asked = None
             self._native = None
             # Somebody may have deleted it.
             with contextlib.suppress(SessionNotFoundError):

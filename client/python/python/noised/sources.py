@@ -22,12 +22,17 @@ class Gaussian:
             servers draw the same noise.
         noise_key: The key itself, 32 bytes, for research that has to be repeatable. Whoever knows it knows the noise.
 
+        answer_dtype: The format of every leaf of the noise. Unless set, it is that of the tree's leaf, and float32 for leaves
+            of 16 bits: noise that is rounded to 16 bits and then added to gradients of more digits does not cover those digits,
+            and gives small gradients away. Who sets `bfloat16` or `float16` adds it to nothing that has more.
+
     Without `noise_id` and `noise_key` the key is a fresh one of the operating system, which nobody can draw again.
     """
 
     stddev: float
     noise_id: str | None = None
     noise_key: bytes | None = field(default=None, repr=False)
+    answer_dtype: Any = None
 
 
 @dataclass(frozen=True)

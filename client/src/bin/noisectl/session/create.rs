@@ -14,7 +14,7 @@ pub(crate) struct Args {
     id: String,
     #[command(flatten)]
     spec: SpecArgs,
-    /// Where a session of that name was made for the same, show it; otherwise that is an error.
+    /// Take up the session of that name, which must exist and have been made for the same.
     #[arg(long)]
     resume: bool,
     #[command(flatten)]
@@ -27,7 +27,7 @@ impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let spec = self.spec.read()?;
         let options = self.spec.noise().create_options()?;
-        let options = CreateOptions { id: self.id, resume: self.resume, ..options };
+        let options = CreateOptions { id: self.id, resume: self.resume, must_exist: self.resume, ..options };
         let session = self.server.client().await?.create_session(spec.spec(), options).await?;
         show(session.info(), self.format.format)
     }
