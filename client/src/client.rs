@@ -294,7 +294,10 @@ impl ClientBuilder {
         let mut attempts = Attempts::new(self.settings.retry);
         loop {
             match self.channel().await {
-                Ok(channel) => return Ok(Client::new(self.target, channel, self.settings)),
+                Ok(channel) => {
+                    attempts.succeeded();
+                    return Ok(Client::new(self.target, channel, self.settings));
+                }
                 Err(error) => attempts.pause(error).await?,
             }
         }

@@ -63,10 +63,18 @@ impl Attempts {
 
     /// Waits until the next attempt is due, or gives the error back where there shall be none.
     pub(crate) async fn pause(&mut self, error: Error) -> Result<()> {
-        let wait = self.next_wait(&error, Instant::now()).ok_or(error)?;
+        let Some(wait) = self.next_wait(&error, Instant::now()) else { return Err(error) };
+        tracing::warn!("attempt {} has failed, the next is in {wait:.1?}: {error}", self.failures);
         tokio::time::sleep(wait).await;
         self.begun = Instant::now();
         Ok(())
+    }
+
+    /// Takes note of an attempt that did not fail.
+    pub(crate) fn succeeded(&self) {
+        if let Some(started) = self.first_failure {
+            tracing::info!("goes on after {} failed attempts, {:.1?}", self.failures, started.elapsed());
+        }
     }
 
     fn next_wait(&mut self, error: &Error, now: Instant) -> Option<Duration> {
@@ -100,7 +108,10 @@ where
     let mut attempts = Attempts::new(policy);
     loop {
         match call(request.clone()).await.map_err(Error::from) {
-            Ok(answer) => return Ok(answer.into_inner()),
+            Ok(answer) => {
+                attempts.succeeded();
+                return Ok(answer.into_inner());
+            }
             Err(error) => attempts.pause(error).await?,
         }
     }

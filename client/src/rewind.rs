@@ -64,6 +64,7 @@ impl Client {
                 Err(error) => attempts.pause(error).await?,
             }
         };
+        attempts.succeeded();
         loop {
             let v1::RewindSessionResponse { steps_done, steps_total, session } = answer;
             on_progress(steps_done, steps_total);

@@ -197,6 +197,7 @@ impl Flight {
                         .check(answer.step, answer.replay)
                         .inspect_err(|_| self.exchange = None)?;
                     if let Some(answer) = self.window.take(answer)? {
+                        attempts.succeeded();
                         return Ok(Some(answer));
                     }
                 }

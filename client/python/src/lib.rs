@@ -9,11 +9,13 @@
 //! | `analysis`, `design`, `strategy` | questions about matrices |
 //! | `runtime` | how a Python thread waits |
 //! | `error` | errors as exceptions |
+//! | `log` | what the client reports, for `logging` |
 
 mod analysis;
 mod client;
 mod design;
 mod error;
+mod log;
 mod runtime;
 mod session;
 mod spec;
@@ -27,6 +29,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// What `noised._noised` has.
 #[pyo3::pymodule]
 mod _noised {
+    use pyo3::prelude::*;
+
     #[pymodule_export]
     use crate::analysis::{calibrate, materialize, multiply, query_errors, row_norms_squared, sensitivity};
     #[pymodule_export]
@@ -42,4 +46,10 @@ mod _noised {
         banded_inverse_square_root, banded_square_root, blt_from_rational_approximation, check,
         column_normalized_banded, lambda_cgd, optimal_max_error, toeplitz_coefs,
     };
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        crate::log::listen();
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
 }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Failure, forked, reentrant, unusable};
+use crate::log::tell;
 
 /// How long a Ctrl-C may go unheard.
 const SIGNALS_EVERY: Duration = Duration::from_millis(50);
@@ -69,6 +70,7 @@ impl Driver {
             return Err(unusable("the network is gone"));
         };
         let waited = py.detach(|| runtime.block_on(interruptible(cancel, future)));
+        tell(py)?;
         waited.map_err(PyErr::from)
     }
 
@@ -155,7 +157,7 @@ async fn interruptible<T>(
             biased;
             () = &mut cancelled => return Err(Failure::Cancelled),
             done = &mut future => return done,
-            _ = signals.tick() => Python::attach(|py| py.check_signals())?,
+            _ = signals.tick() => Python::attach(|py| tell(py).and_then(|()| py.check_signals()))?,
         }
     }
 }
