@@ -72,7 +72,7 @@ impl Attempts {
 
     /// Takes note of an attempt that did not fail.
     pub(crate) fn succeeded(&self) {
-        if let Some(started) = self.first_failure {
+        if let Some(started) = self.since {
             tracing::info!("goes on after {} failed attempts, {:.1?}", self.failures, started.elapsed());
         }
     }

@@ -146,9 +146,8 @@ def mechanism(name: str, setup: Setup) -> Mechanism:
         matrix = noised.identity()
         sensitivity = noised.sensitivity(matrix, steps, participation)
     elif name in ("blt", "banded"):
-        family, bands = (
-            ("buffered_toeplitz", None) if name == "blt" else ("banded_toeplitz", setup.steps_per_epoch)
-        )
+        bands = None if name == "blt" else setup.steps_per_epoch
+        family: noised.design.Family = "buffered_toeplitz" if bands is None else "banded_toeplitz"
         design = noised.optimize(family, steps, bands=bands, participation=participation)
         matrix, sensitivity = design.noising_matrix, design.sensitivity
     else:

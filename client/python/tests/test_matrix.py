@@ -160,11 +160,11 @@ def test_calibration_says_what_it_takes() -> None:
         (lambda: noised.StreamingMatrix.from_json("{"), "matrix"),
         (lambda: noised.prefix_sum().materialize(0), "n"),
         (lambda: noised.Participation(min_sep=2, epochs=3), "epochs"),
-        (lambda: noised.recommend(10, max_planes=4, objective="worst"), "objective"),
+        (lambda: noised.recommend(10, max_planes=4, objective="worst"), "objective"),  # type: ignore[arg-type]
         (lambda: noised.optimize("dense", 8, bands=3), "bands"),
         (lambda: noised.optimize("banded_toeplitz", 8, buffers=3), "buffers"),
         (lambda: noised.optimize("banded_toeplitz", 8), "bands"),
-        (lambda: noised.optimize("circulant", 8), "family"),
+        (lambda: noised.optimize("circulant", 8), "family"),  # type: ignore[arg-type]
         (lambda: noised.prefix_sum().multiply(3.0), "x"),
         (lambda: noised.momentum_sgd_matrix(float("nan")), "matrix"),
         (lambda: toeplitz.matrix([1.0], column_normalize_for_n=2.5), "column_normalize_for_n"),  # type: ignore[arg-type]

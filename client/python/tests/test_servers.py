@@ -36,7 +36,7 @@ def flat(tree: Any) -> Any:
 
 
 @pytest.mark.parametrize("cut", ["lanes", "leaves"])
-def test_two_servers_are_as_one(servers: list[Server], client: noised.Client, cut: str) -> None:
+def test_two_servers_are_as_one(servers: list[Server], client: noised.Client, cut: Any) -> None:
     both = noised.connect([server.target for server in servers])
     source = noised.Gaussian(1.0, noise_id="both/1")
     with both.create_session(BLT, PARAMS, source, cut=cut) as session:

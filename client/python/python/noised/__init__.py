@@ -11,11 +11,15 @@
             noisy = session.privatize(gradients)
 
 `noised.jax` and `noised.torch` are adapters for training loops, and `noised.aio` is for asyncio; each is imported when it
-is asked for.
+is asked for. The logger `noised` of `logging` tells of calls that are tried again.
 """
 
-from noised import banded, buffered_toeplitz, design, errors, streaming_matrix, toeplitz
+import logging
+
+from noised import _noised, banded, buffered_toeplitz, design, errors, streaming_matrix, toeplitz
+from noised._info import SessionInfo
 from noised._leaves import ShapeDtype
+from noised._path import ExtendedPath
 from noised.buffered_toeplitz import BufferedToeplitz
 from noised.client import Client, connect, resume
 from noised.design import (
@@ -44,6 +48,13 @@ from noised.streaming_matrix import (
     scale_rows_and_columns,
 )
 
+#: The version of this package, which is that of the server it was made with.
+__version__: str = _noised.__version__
+
+__path__ = ExtendedPath(__path__)
+# What is reported is nobody's business but of those who ask for it.
+logging.getLogger("noised").addHandler(logging.NullHandler())
+
 __all__ = [
     "BufferedToeplitz",
     "Calibration",
@@ -57,6 +68,7 @@ __all__ = [
     "Recommendation",
     "Sensitivity",
     "Session",
+    "SessionInfo",
     "ShapeDtype",
     "Shard",
     "StreamingMatrix",

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TypeVar
+from typing import Any, SupportsIndex, TypeVar
+
+from noised.errors import CannotPickleError
 
 S = TypeVar("S", bound="Closing")
 
 
-class Closing:
+class Unpicklable:
+    """What stays in its process: a copy of it elsewhere would take the same steps."""
+
+    #: What to do in place of pickling it.
+    _elsewhere = ""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        raise CannotPickleError(f"a {type(self).__name__} cannot be pickled or copied: {self._elsewhere}")
+
+
+class Closing(Unpicklable):
     """A context manager of what has `close`."""
 
     def close(self) -> None:

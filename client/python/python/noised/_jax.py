@@ -16,8 +16,9 @@ from jax import custom_batching, lax
 from jax.experimental import io_callback
 from numpy.typing import NDArray
 
-from noised._leaves import ShapeDtype
-from noised._tree import difference, flatten
+from noised._leaves import ShapeDtype, dtype_name, numpy_dtype
+from noised._options import SessionOptions
+from noised._tree import difference, flatten, path_of
 from noised.client import Client, resume
 from noised.errors import CannotResumeError, FingerprintMismatchError, InvalidArgumentError, NoisedError
 from noised.session import Session
@@ -46,10 +47,11 @@ class New(NamedTuple):
     client: Client
     matrix: StreamingMatrix
     source: Source
-    options: dict[str, Any]
+    shard: Shard | None
+    options: SessionOptions
 
     def open(self, tree: Any) -> Session:
-        return self.client.create_session(self.matrix, tree, self.source, **self.options)
+        return self.client.create_session(self.matrix, tree, self.source, shard=self.shard, **self.options)
 
 
 class Old(NamedTuple):
@@ -58,7 +60,8 @@ class Old(NamedTuple):
     client: Client | None
     matrix: StreamingMatrix
     source: Source
-    options: dict[str, Any]
+    shard: Shard | None
+    options: SessionOptions
     state: bytes
     allow_divergence: bool
     fetch_ahead: bool
@@ -79,9 +82,8 @@ class Old(NamedTuple):
             # The id of all shards, whose names end with their numbers.
             identifier = identifier.removesuffix("-0")
         try:
-            session.client.create_session(
-                self.matrix, tree, self.source, id=identifier, resume=True, fetch_ahead=False, **self.options
-            ).close()
+            options: SessionOptions = {**self.options, "id": identifier, "resume": True, "fetch_ahead": False}
+            session.client.create_session(self.matrix, tree, self.source, shard=self.shard, **options).close()
         except FingerprintMismatchError as error:
             session.close()
             raise CannotResumeError(f"{name} was made for something else: {error}") from error
@@ -107,6 +109,8 @@ class Steps:
 
     def init(self, params: Any) -> PrivatizerState:
         self._bind(params)
+        if self._is_empty:
+            return PrivatizerState(jnp.asarray(0, jnp.int32))
         if _is_traced(jax.tree.leaves(params)):
             return PrivatizerState(io_callback(self._step_now, _shape((), jnp.int32)))
         return PrivatizerState(jnp.asarray(self._step_now()))
@@ -116,8 +120,13 @@ class Steps:
     ) -> tuple[Any, PrivatizerState]:
         del params
         step = noise_state.step
-        leaves, structure = jax.tree.flatten(sum_of_clipped_grads)
         self._check(sum_of_clipped_grads)
+        if self._is_empty:
+            # A group of an optimizer may have no parameters, and then there is nothing that noise is drawn for.
+            return sum_of_clipped_grads, PrivatizerState(jnp.asarray(step + 1))
+        leaves, structure = jax.tree.flatten(sum_of_clipped_grads)
+        # What comes from NumPy is as JAX has it from here on: without x64, a float64 is a float32.
+        leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
         if _is_traced([*leaves, step]):
             step, answers = self._take_in_callback(jnp.asarray(step), leaves)
         else:
@@ -128,6 +137,11 @@ class Steps:
             answers = [leaf + noise for leaf, noise in zip(leaves, answers, strict=True)]
         noisy = [answer.astype(leaf.dtype) for answer, leaf in zip(answers, leaves, strict=True)]
         return jax.tree.unflatten(structure, noisy), PrivatizerState(step)
+
+    @property
+    def _is_empty(self) -> bool:
+        """Whether there are no parameters: a step does nothing then, and there is no session."""
+        return self._tree is not None and not jax.tree.leaves(self._tree)
 
     # The callbacks are not `ordered`: one that failed would leave JAX with a token on which every later one fails, in this
     # program and in others. What orders them is that each gives the step that the next one takes.
@@ -235,6 +249,11 @@ class Steps:
                     raise InvalidArgumentError(
                         field="params", rule="must have been given to init: there is no session yet"
                     )
+                if self._is_empty:
+                    raise InvalidArgumentError(
+                        field="params",
+                        rule="has no leaves, so that there is no session: no noise is drawn for it",
+                    )
                 self._session = self._opening.open(self._tree)
                 # A program as one writes it for jax_privacy closes nothing.
                 atexit.register(_close_at_exit, weakref.ref(self))
@@ -255,17 +274,38 @@ class Steps:
             raise KeyboardInterrupt from told
 
     def _bind(self, params: Any) -> None:
-        tree = jax.tree.map(self._spec, params)
+        tree = self._specs(params)
         if self._tree is not None:
             self._compare(tree)
         self._tree = tree
 
-    def _spec(self, leaf: Any) -> ShapeDtype:
+    def _specs(self, tree: Any) -> Any:
+        """The shapes and formats of a tree's leaves."""
+        try:
+            return jax.tree_util.tree_map_with_path(self._spec, tree)
+        except InvalidArgumentError:
+            raise
+        except (ValueError, TypeError, RecursionError) as error:
+            # Keys that cannot be sorted, and the like.
+            raise InvalidArgumentError(
+                field="tree", rule=f"must be one that JAX takes apart: {error}"
+            ) from error
+
+    def _spec(self, keys: tuple[Any, ...], leaf: Any) -> ShapeDtype:
+        field = f"tree.{path_of(keys)}"
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
-            leaf = jnp.asarray(leaf)
+            try:
+                leaf = jnp.asarray(leaf)
+            except (TypeError, ValueError, OverflowError):
+                raise InvalidArgumentError(
+                    field=field, rule=f"must be an array, found {type(leaf).__name__}"
+                ) from None
+        # A key of random numbers, or a counter, is no parameter that noise is for.
+        found = numpy_dtype(dtype_name(leaf.dtype, field))
         # The server rounds noise to the format that it is asked for; a gradient is sent as it is.
-        dtype = leaf.dtype if self._privatizes else self._answer_dtype(leaf.dtype)
-        return ShapeDtype(tuple(leaf.shape), np.dtype(dtype))
+        dtype = found if self._privatizes else self._answer_dtype(found)
+        # Without x64, JAX makes a float32 of a float64 of NumPy's, and so are the gradients.
+        return ShapeDtype(tuple(leaf.shape), np.dtype(jax.dtypes.canonicalize_dtype(dtype)))
 
     def _answer_dtype(self, dtype: Any) -> Any:
         if self._dtype is not None:
@@ -279,7 +319,7 @@ class Steps:
             if self._tree is None:
                 # Nothing says that `init` must be called with more than shapes, or at all, before a run goes on.
                 self._bind(gradients)
-            self._compare(jax.tree.map(self._spec, gradients))
+            self._compare(self._specs(gradients))
             return
         lanes = len(self.open().lanes)
         if getattr(gradients, "shape", None) != (lanes,):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any, Protocol
@@ -12,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from noised._check import is_a, whole
+from noised._check import several, shown, text, whole
 from noised.errors import InvalidArgumentError
 
 #: Names of formats, as arrays have them and as the protocol has them.
@@ -104,37 +103,42 @@ def dtype_name(dtype: Any, field: str = "dtype") -> str:
     """The protocol's name of a format that is given by name, as NumPy, JAX or PyTorch have it."""
     try:
         return _seen[dtype]
-    except (KeyError, TypeError):
+    except Exception:
+        # It has another name yet, or none that could be looked up.
         name = _dtype_name(dtype, field)
-    with contextlib.suppress(TypeError):
+    with contextlib.suppress(Exception):
         _seen[dtype] = name
     return name
 
 
 def _dtype_name(dtype: Any, field: str) -> str:
-    text = str(dtype).removeprefix("torch.")
-    if text in SIZES:
-        return text
-    if text not in _NAMES:
-        # One of PyTorch's, or nothing that anybody knows, stays as it is written.
-        with contextlib.suppress(TypeError):
-            text = np.dtype(dtype).name
-    if text not in _NAMES:
+    # Whatever it is, it can be written out.
+    name = shown(dtype)
+    with contextlib.suppress(Exception):
+        name = str(dtype).removeprefix("torch.")
+    if name in SIZES:
+        return name
+    if name not in _NAMES and dtype is not None:
+        # One of PyTorch's, or nothing that anybody knows, stays as it is written. NumPy raises many things.
+        with contextlib.suppress(Exception):
+            name = np.dtype(dtype).name
+    if name not in _NAMES:
         raise InvalidArgumentError(
-            field=field, rule=f"must be float32, float64, float16 or bfloat16, found {text}: noise is real"
+            field=field,
+            rule=f"must be float32, float64, float16 or bfloat16, found {name[:60]}: noise is real",
         )
-    return _NAMES[text]
+    return _NAMES[name]
 
 
 def describe(path: str, leaf: Any) -> Leaf:
     """What a session is to know of a leaf."""
-    field = f"tree.{path}"
+    field = f"tree.{text('tree', path)}"
     if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
         raise InvalidArgumentError(
             field=field, rule=f"must be an array of NumPy, JAX or PyTorch, found {type(leaf).__name__}"
         )
     _refuse_mask(field, leaf)
-    lengths: Iterable[Any] = is_a(f"{field}.shape", leaf.shape, Iterable, "lengths")
+    lengths = several(f"{field}.shape", leaf.shape, "lengths")
     dtype = dtype_name(leaf.dtype, field)
     shape = tuple(whole(f"{field}.shape", length) for length in lengths)
     kind: Kind = NumpyKind()

@@ -139,6 +139,11 @@ def _parts_of_registered(node: Any) -> Parts | None:
     return children, lambda values: jax.tree_util.tree_unflatten(structure, values)
 
 
+def path_of(keys: tuple[Any, ...]) -> str:
+    """The path of a leaf, of JAX's keys of the nodes above it."""
+    return "/".join(map(_name, keys)) or ROOT
+
+
 def _name(key: Any) -> str:
     """How JAX's key of a child is written in a path."""
     for attribute in ("key", "idx", "name"):

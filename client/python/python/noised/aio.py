@@ -20,8 +20,12 @@ from typing import Any, TypeVar
 
 from noised import _noised
 from noised import client as blocking
+from noised._check import is_a
+from noised._closing import Unpicklable
+from noised._info import SessionInfo
+from noised._options import NoiseState
 from noised.session import Session
-from noised.sources import Shard, Source
+from noised.sources import Cut, Shard, Source
 from noised.streaming_matrix import StreamingMatrix
 
 T = TypeVar("T")
@@ -60,8 +64,10 @@ async def _in_thread(
         raise
 
 
-class AsyncSession:
+class AsyncSession(Unpicklable):
     """A `Session` whose calls are coroutines. They mean what those of `Session` mean; one step is under way at a time."""
+
+    _elsewhere = Session._elsewhere
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -127,7 +133,7 @@ class AsyncSession:
             self._session._uncount(self._kept[0])
             self._kept = None
 
-    async def info(self) -> list[dict[str, Any]]:
+    async def info(self) -> list[SessionInfo]:
         """As `Session.info`."""
         async with self._turn:
             return await _in_thread(self._session.info)
@@ -191,11 +197,11 @@ class AsyncClient:
         id: str = "",
         resume: bool = False,
         shard: Shard | None = None,
-        cut: str = "lanes",
+        cut: Cut = "lanes",
         precision: str | None = None,
         horizon: int | None = None,
         lookahead: int | None = None,
-        noise_state: str | None = None,
+        noise_state: NoiseState | None = None,
         start_noise_over: bool = False,
         fetch_ahead: bool = True,
     ) -> AsyncSession:
@@ -230,11 +236,11 @@ class AsyncClient:
 
         return AsyncSession(await _in_thread(call, on_lost=Session.close))
 
-    async def get_session(self, name: str) -> dict[str, Any]:
+    async def get_session(self, name: str) -> SessionInfo:
         """As `Client.get_session`."""
         return await _in_thread(lambda: self._client.get_session(name))
 
-    async def list_sessions(self) -> list[dict[str, Any]]:
+    async def list_sessions(self) -> list[SessionInfo]:
         """As `Client.list_sessions`."""
         return await _in_thread(self._client.list_sessions)
 
@@ -266,7 +272,7 @@ async def resume(
         return blocking.resume(
             state,
             tree,
-            client=None if client is None else client.blocking,
+            client=None if client is None else is_a("client", client, AsyncClient, "an AsyncClient").blocking,
             allow_divergence=allow_divergence,
             fetch_ahead=fetch_ahead,
         )

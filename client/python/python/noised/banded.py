@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from noised import _noised, design
+from noised._check import floats, whole
 from noised.errors import InvalidArgumentError
-from noised.streaming_matrix import StreamingMatrix
+from noised.streaming_matrix import StreamingMatrix, numbers
 
 if TYPE_CHECKING:
     from noised.client import Client
@@ -28,7 +29,7 @@ class ColumnNormalizedBanded:
     params: NDArray[np.float64]
 
     def __post_init__(self) -> None:
-        params = np.asarray(self.params, np.float64)
+        params = floats("params", self.params)
         if params.ndim != 2:
             raise InvalidArgumentError(field="params", rule=f"must be n x bands, found shape {params.shape}")
         object.__setattr__(self, "params", params)
@@ -47,12 +48,19 @@ class ColumnNormalizedBanded:
     @classmethod
     def default(cls, n: int, bands: int) -> ColumnNormalizedBanded:
         """What optimisers start from."""
-        return cls(np.asarray(json.loads(_noised.column_normalized_banded(n, bands))["params"], np.float64))
+        made = _noised.column_normalized_banded(whole("n", n), whole("bands", bands))
+        return cls(np.asarray(json.loads(made)["params"], np.float64))
 
     @classmethod
     def from_banded_toeplitz(cls, n: int, coef: ArrayLike) -> ColumnNormalizedBanded:
         """A Toeplitz strategy with its columns normalised."""
-        return cls(np.tile(np.asarray(coef, np.float64), (n, 1)))
+        row = np.asarray(numbers("coef", coef))
+        try:
+            return cls(np.tile(row, (whole("n", n), 1)))
+        except (ValueError, MemoryError, OverflowError) as error:
+            if isinstance(error, InvalidArgumentError):
+                raise
+            raise InvalidArgumentError(field="n", rule=f"must fit in memory, found {n}: {error}") from None
 
     def as_streaming_matrix(self) -> StreamingMatrix:
         """`C`. It ends at `n`."""
@@ -72,7 +80,7 @@ def optimize(
     *,
     bands: int,
     A: StreamingMatrix | None = None,  # noqa: N803
-    objective: str = "mean",
+    objective: design.Objective = "mean",
     client: Client | None = None,
 ) -> ColumnNormalizedBanded:
     """The best of them for one participation, or for several at least `bands` apart. `noised.optimize` tells what it

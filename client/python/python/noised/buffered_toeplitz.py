@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from noised import _noised, design
+from noised._check import floats, one_of, real, whole
 from noised.errors import InvalidArgumentError
 from noised.participation import Participation
 from noised.streaming_matrix import StreamingMatrix, numbers
@@ -38,12 +39,12 @@ class BufferedToeplitz:
     @classmethod
     def build(cls, buf_decay: ArrayLike, output_scale: ArrayLike) -> BufferedToeplitz:
         """A BLT of these decays and scales."""
-        return cls(np.asarray(buf_decay, np.float64), np.asarray(output_scale, np.float64))
+        return cls(floats("buf_decay", buf_decay), floats("output_scale", output_scale))
 
     @classmethod
     def from_rational_approx_to_sqrt_x(cls, num_buffers: int) -> BufferedToeplitz:
         """The BLT of a rational approximation of `1 / sqrt(1 - x)` (arXiv 2404.16706, Proposition 4.5)."""
-        spec = json.loads(_noised.blt_from_rational_approximation(num_buffers))
+        spec = json.loads(_noised.blt_from_rational_approximation(whole("num_buffers", num_buffers)))
         return cls.build(spec["buf_decay"], spec["output_scale"])
 
     def as_streaming_matrix(self) -> StreamingMatrix:
@@ -57,7 +58,8 @@ class BufferedToeplitz:
 
     def toeplitz_coefs(self, n: int) -> NDArray[np.float64]:
         """The first `n` coefficients."""
-        return np.asarray(_noised.toeplitz_coefs(self.as_streaming_matrix().to_json(), n), np.float64)
+        found = _noised.toeplitz_coefs(self.as_streaming_matrix().to_json(), whole("n", n))
+        return np.asarray(found, np.float64)
 
     def materialize(self, n: int) -> NDArray[np.float64]:
         """The leading `n x n` block."""
@@ -69,7 +71,7 @@ def optimize(
     n: int,
     min_sep: int = 1,
     max_participations: int | None = 1,
-    error: str = "max",
+    error: design.Objective = "max",
     min_buffers: int = 1,
     max_buffers: int = 10,
     rtol: float = 1.01,
@@ -87,6 +89,9 @@ def optimize(
         rtol: One buffer more has to make the loss less by this factor.
         client: Where it is computed; in this process unless given.
     """
+    min_buffers, max_buffers = whole("min_buffers", min_buffers), whole("max_buffers", max_buffers)
+    one_of("error", error, get_args(design.Objective))
+    rtol = real("rtol", rtol)
     if not 0 <= min_buffers <= max_buffers or max_buffers == 0:
         raise InvalidArgumentError(
             field="min_buffers", rule=f"must be at most max_buffers, which is at least 1; found {min_buffers}"

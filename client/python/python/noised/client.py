@@ -6,13 +6,16 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any
+from typing import Any, get_args
 
 from noised import _noised
-from noised._check import is_a, maybe_whole, real, whole
+from noised._check import flag, is_a, maybe_call, one_of, real, secret, text, whole
+from noised._info import SessionInfo
 from noised._leaves import Leaf, NumpyKind, describe, dtype_name
+from noised._options import NoiseState, checked
 from noised._tree import Rebuild, flatten
 from noised.errors import (
+    CannotPickleError,
     CannotResumeError,
     FingerprintMismatchError,
     InvalidArgumentError,
@@ -26,11 +29,10 @@ from noised.errors import (
     UnavailableError,
 )
 from noised.session import _STATE, Session
-from noised.sources import Gaussian, Input, Privatize, Shard, Source
+from noised.sources import Cut, Gaussian, Input, Privatize, Shard, Source, checked_shard, checked_source
 from noised.streaming_matrix import StreamingMatrix
 
 _LOCAL = "local:"
-_SOURCES = (Input, Gaussian, Privatize)
 
 
 @dataclass
@@ -59,10 +61,26 @@ class _Description:
 
 
 class Client:
-    """Connections to the servers that hold sessions: `noised.connect(...)` makes one. Threads may share it."""
+    """Connections to the servers that hold sessions: `noised.connect(...)` makes one. Threads may share it.
 
-    def __init__(self, connection: _noised.Connection) -> None:
+    It is pickled by its targets: another process connects to them anew, and `local:` is that process there.
+    """
+
+    def __init__(
+        self, connection: _noised.Connection, patience: float = 60.0, *, has_key: bool = False
+    ) -> None:
         self._connection = connection
+        self._patience = patience
+        # A key in a pickle would lie wherever that does.
+        self._has_key = has_key
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._has_key:
+            raise CannotPickleError(
+                "a client of local: with a master key cannot be pickled, since the key would be in the pickle: connect in the "
+                "other process"
+            )
+        return _connect_again, (self.targets, self._patience)
 
     @property
     def targets(self) -> list[str]:
@@ -83,11 +101,11 @@ class Client:
         id: str = "",
         resume: bool = False,
         shard: Shard | None = None,
-        cut: str = "lanes",
+        cut: Cut = "lanes",
         precision: str | None = None,
         horizon: int | None = None,
         lookahead: int | None = None,
-        noise_state: str | None = None,
+        noise_state: NoiseState | None = None,
         start_noise_over: bool = False,
         fetch_ahead: bool = True,
     ) -> Session:
@@ -119,35 +137,43 @@ class Client:
             NoiseInUseError, NoiseUsedError, NoMasterKeyError: Of a `noise_id`.
             ResourceExhaustedError: The server has no room.
         """
-        source = Input() if source is None else source
-        is_a("source", source, _SOURCES, "a source of noised.sources")
+        source = Input() if source is None else checked_source(source)
+        shard = None if shard is None else checked_shard(shard)
+        options = checked(
+            {
+                "id": id,
+                "resume": resume,
+                "precision": precision,
+                "horizon": horizon,
+                "lookahead": lookahead,
+                "noise_state": noise_state,
+                "start_noise_over": start_noise_over,
+                "fetch_ahead": fetch_ahead,
+            }
+        )
         if resume and not id:
             raise InvalidArgumentError(field="id", rule="must name the session to resume, found nothing")
-        if shard is not None:
-            is_a("shard", shard, Shard, "a noised.Shard")
         leaves, rebuild = _leaves_of(tree)
         if isinstance(source, Gaussian):
             leaves = _noise_leaves(leaves, source)
         description = _Description(
             matrix=_json_of(matrix),
             leaves=[(leaf.path, leaf.dtype, leaf.shape) for leaf in leaves],
-            shard=None
-            if shard is None
-            else (whole("shard.index", shard.index), whole("shard.count", shard.count)),
-            cut=cut if shard is None else shard.cut,
+            shard=None if shard is None else (shard.index, shard.count),
+            cut=one_of("cut", cut, get_args(Cut)) if shard is None else shard.cut,
             source={Input: "input", Gaussian: "gaussian", Privatize: "privatize"}[type(source)],
-            stddev=0.0 if isinstance(source, Input) else real("source.stddev", source.stddev),
+            stddev=0.0 if isinstance(source, Input) else source.stddev,
             noise_id=None if isinstance(source, Input) else source.noise_id,
             noise_key=None if isinstance(source, Input) else source.noise_key,
             answer_dtype=_answer_dtype_of(source),
-            precision=None if precision is None else dtype_name(precision, "precision"),
-            horizon=maybe_whole("horizon", horizon),
-            id=is_a("id", id, str, "a string"),
-            resume=resume,
-            must_exist=resume,
-            start_noise_over=start_noise_over,
-            lookahead=maybe_whole("lookahead", lookahead),
-            noise_state=noise_state,
+            precision=options["precision"],
+            horizon=options["horizon"],
+            id=options["id"],
+            resume=options["resume"],
+            must_exist=options["resume"],
+            start_noise_over=options["start_noise_over"],
+            lookahead=options["lookahead"],
+            noise_state=options["noise_state"],
         )
         if shard is not None:
             _one_dtype(leaves)
@@ -176,7 +202,8 @@ class Client:
             SessionNotFoundError: There is none of that name.
             InvalidArgumentError: The tree is not what the session was made for.
         """
-        return self._open_session(self._names(name), tree, fetch_ahead=fetch_ahead, is_flat=None)
+        ahead = flag("fetch_ahead", fetch_ahead)
+        return self._open_session(self._names(name), tree, fetch_ahead=ahead, is_flat=None)
 
     def _open_session(
         self, names: list[str], tree: Any, *, fetch_ahead: bool, is_flat: bool | None
@@ -197,11 +224,11 @@ class Client:
             native, leaves, rebuild, fetch_ahead=fetch_ahead, is_temporary=False, is_flat=flat
         )
 
-    def get_session(self, name: str) -> dict[str, Any]:
-        """What the server says of a session: `name`, `next_step`, `memory_bytes`, `kept_steps`, `rewinds` and more."""
-        return self._get([name])[0]
+    def get_session(self, name: str) -> SessionInfo:
+        """What the server says of a session."""
+        return self._get([text("name", name)])[0]
 
-    def get_shards(self, name: str | Sequence[str]) -> list[dict[str, Any]]:
+    def get_shards(self, name: str | Sequence[str]) -> list[SessionInfo]:
         """The same of every shard, where the client has several servers.
 
         Args:
@@ -209,18 +236,20 @@ class Client:
         """
         return self._get(self._names(name))
 
-    def _get(self, names: list[str]) -> list[dict[str, Any]]:
-        return self._connection.get_sessions(names)
+    def _get(self, names: list[str]) -> list[SessionInfo]:
+        return [SessionInfo._of(found) for found in self._connection.get_sessions(names)]
 
     def _names(self, name: str | Sequence[str]) -> list[str]:
         """The name of a session, or those of its shards: `{id}-{i}` where only the id is given."""
-        names = [name] if isinstance(name, str) else list(name)
+        several = [name] if isinstance(name, str) else name
+        is_a("name", several, (list, tuple), "a name or several")
+        names = [text("name", one, "a name or several") for one in several]
         count = len(self.targets)
         return [f"{names[0]}-{i}" for i in range(count)] if len(names) == 1 < count else names
 
-    def list_sessions(self) -> list[dict[str, Any]]:
+    def list_sessions(self) -> list[SessionInfo]:
         """The same of every session, by name."""
-        return self._connection.list_sessions()
+        return [SessionInfo._of(found) for found in self._connection.list_sessions()]
 
     def delete_session(self, name: str | Sequence[str]) -> None:
         """Ends a session and frees its memory.
@@ -294,9 +323,11 @@ def connect(
     """
     several = [target] if isinstance(target, str) else target
     is_a("target", several, (list, tuple), "a string or several")
-    targets = [is_a("target", one, str, "a string or several") for one in several]
+    targets = [text("target", one, "a string or several") for one in several]
+    patience, master_key = real("patience", patience), secret("master_key", master_key)
     if targets == [_LOCAL]:
-        return Client(_noised.Connection.local(master_key))
+        connection = _noised.Connection.local(master_key)
+        return Client(connection, patience, has_key=master_key is not None)
     if _LOCAL in targets:
         raise InvalidArgumentError(field="target", rule="must not have local: beside others")
     if master_key is not None:
@@ -304,11 +335,16 @@ def connect(
             field="master_key", rule="is the server's to have: --master-key-file of noised serve"
         )
     try:
-        return Client(_noised.Connection(targets, real("patience", patience)))
+        return Client(_noised.Connection(targets, patience), patience)
     except UnavailableError as error:
         # No session is concerned yet.
         error.hint = "nothing is lost: call again once the server is there"
         raise
+
+
+def _connect_again(targets: list[str], patience: float) -> Client:
+    """A client as another process had it."""
+    return connect(targets, patience=patience)
 
 
 def resume(
@@ -340,6 +376,11 @@ def resume(
         UnavailableError: The server is away.
     """
     targets, names, fingerprints, step, is_flat, noise = _parse(state)
+    for name, given in (("allow_divergence", allow_divergence), ("fetch_ahead", fetch_ahead)):
+        flag(name, given)
+    maybe_call("on_progress", on_progress)
+    if client is not None:
+        is_a("client", client, Client, "what noised.connect gives")
     client = connect(targets if len(targets) > 1 else targets[0]) if client is None else client
     is_gone = False
     try:
@@ -394,13 +435,13 @@ def _parse(state: bytes) -> tuple[list[str], list[str], list[str], int, bool, _D
         fields = json.loads(state)
         if fields["noised"] != _STATE:
             raise ValueError("it is of another version")
-        targets, names, fingerprints = fields["targets"], fields["names"], fields["fingerprints"]
+        targets, names, fingerprints = (_texts(fields[key]) for key in ("targets", "names", "fingerprints"))
         if not len(targets) == len(names) == len(fingerprints) > 0:
             raise ValueError("it names no session")
         step = whole("step", fields["step"])
         noise = _noise_of(fields["noise"], names, step) if fields.get("noise") else None
         return targets, names, fingerprints, step, bool(fields["flat"]), noise
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
         raise InvalidArgumentError(field="state", rule=f"must be what Session.state gave: {error}") from error
 
 
@@ -451,6 +492,10 @@ def _as_made_for(native: _noised.Session, leaves: list[Leaf]) -> list[Leaf]:
     if len(formats) != len(leaves):
         return leaves
     return [replace(leaf, dtype=dtype) for leaf, dtype in zip(leaves, formats, strict=True)]
+
+
+def _texts(values: Any) -> list[str]:
+    return [text("state", value) for value in is_a("state", values, list, "a list")]
 
 
 def _json_of(matrix: StreamingMatrix) -> str:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from noised import _noised
-from noised._check import is_a, maybe_whole, real, whole
+from noised._check import is_a, maybe_call, maybe_real, maybe_whole, one_of, real, whole
+from noised._html import table
 from noised.errors import InvalidArgumentError
 from noised.participation import Participation
-from noised.streaming_matrix import StreamingMatrix, _json, _place
+from noised.streaming_matrix import StreamingMatrix, _json, _place, _said
 
 if TYPE_CHECKING:
     from noised.client import Client
+
+#: The families of strategies.
+Family = Literal[
+    "banded_toeplitz", "banded_inverse_toeplitz", "buffered_toeplitz", "column_normalized_banded", "dense"
+]
+#: What is minimised: the mean of the squared errors, or the largest.
+Objective = Literal["mean", "max"]
 
 #: What the size of a family is called, where it is not `bands`.
 _SIZE_OF = {"buffered_toeplitz": "buffers", "dense": ""}
@@ -39,10 +49,14 @@ class Sensitivity:
     exact: bool
     rule: str
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "squared", real("squared", self.squared))
+
     @property
     def value(self) -> float:
         """The sensitivity: gradients clipped to norm `c` take noise of `noise_multiplier * c * value`."""
-        return float(np.sqrt(self.squared))
+        # Of less than 0, NaN, which every question refuses.
+        return math.sqrt(self.squared) if self.squared >= 0 else math.nan
 
 
 @dataclass(frozen=True)
@@ -83,6 +97,17 @@ class Design:
             )
         return np.asarray(spec["coef"], np.float64)
 
+    def __repr__(self) -> str:
+        what = self.name or _said(self.strategy._spec)
+        bound = "" if self.sensitivity.exact else "at most "
+        return (
+            f"<noised.Design {what}: loss {self.loss:.6g}, mean {self.mean:.6g}, max {self.max:.6g}, "
+            f"sensitivity {bound}{self.sensitivity.value:.6g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        return table([_row(self)])
+
     @classmethod
     def _of(cls, found: dict[str, Any]) -> Design:
         return cls(
@@ -116,6 +141,12 @@ class Recommendation:
         """The one to use."""
         return self.candidates[0]
 
+    def __repr__(self) -> str:
+        return f"<noised.Recommendation of {len(self.candidates)}: {self.reason}>"
+
+    def _repr_html_(self) -> str:
+        return f"{table([_row(candidate) for candidate in self.candidates])}<p>{escape(self.reason)}</p>"
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -137,6 +168,9 @@ class Calibration:
     rho: float
     mu: float
 
+    def _repr_html_(self) -> str:
+        return table([{name: value for name, value in asdict(self).items() if value is not None}])
+
 
 @dataclass
 class _Problem:
@@ -144,7 +178,7 @@ class _Problem:
 
     n: int
     participation: Participation
-    objective: str
+    objective: Objective
     workload: str | None
 
     @classmethod
@@ -152,26 +186,26 @@ class _Problem:
         cls,
         n: int,
         participation: Participation | None,
-        objective: str,
+        objective: Objective,
         workload: StreamingMatrix | None,
     ) -> _Problem:
         pattern = Participation() if participation is None else participation
         return cls(
             whole("n", n),
             is_a("participation", pattern, Participation, "a noised.Participation"),
-            is_a("objective", objective, str, "mean or max"),
+            one_of("objective", objective, get_args(Objective)),  # type: ignore[arg-type]  # It is one of them.
             None if workload is None else _json("workload", workload),
         )
 
 
 def optimize(
-    family: str,
+    family: Family,
     n: int,
     *,
     bands: int | None = None,
     buffers: int | None = None,
     participation: Participation | None = None,
-    objective: str = "mean",
+    objective: Objective = "mean",
     workload: StreamingMatrix | None = None,
     client: Client | None = None,
     on_progress: OnProgress | None = None,
@@ -193,13 +227,16 @@ def optimize(
     Raises:
         InvalidArgumentError: Names the field and the rule that it breaks.
     """
+    one_of("family", family, get_args(Family))
     sizes = {"bands": bands, "buffers": buffers}
-    size = maybe_whole("bands", sizes.pop(_SIZE_OF.get(family, "bands"), None))
+    name = _SIZE_OF.get(family, "bands")
+    size = maybe_whole(name, sizes.pop(name, None))
     for name, given in sizes.items():
         if given is not None:
             raise InvalidArgumentError(field=name, rule=f"must not be set for the family {family}")
     problem = _Problem.of(n, participation, objective, workload)
-    return Design._of(_noised.optimize(_place(client), family, size, problem, on_progress))
+    hear = maybe_call("on_progress", on_progress)
+    return Design._of(_noised.optimize(_place(client), family, size, problem, hear))
 
 
 def recommend(
@@ -207,7 +244,7 @@ def recommend(
     *,
     max_planes: int,
     participation: Participation | None = None,
-    objective: str = "mean",
+    objective: Objective = "mean",
     workload: StreamingMatrix | None = None,
     client: Client | None = None,
     on_progress: OnProgress | None = None,
@@ -224,7 +261,8 @@ def recommend(
         on_progress: Gets what is being optimised, the iteration and the loss. What it raises ends the search.
     """
     asked = _Problem.of(n, participation, objective, workload)
-    found, reason = _noised.recommend(_place(client), whole("max_planes", max_planes), asked, on_progress)
+    planes, hear = whole("max_planes", max_planes), maybe_call("on_progress", on_progress)
+    found, reason = _noised.recommend(_place(client), planes, asked, hear)
     return Recommendation([Design._of(candidate) for candidate in found], reason)
 
 
@@ -284,4 +322,38 @@ def calibrate(
             field="target", rule="must be one of epsilon, rho, mu and noise_multiplier"
         )
     of = sensitivity.value if isinstance(sensitivity, Sensitivity) else real("sensitivity", sensitivity)
-    return Calibration(**_noised.calibrate(_place(client), of, *given[0], delta))
+    return Calibration(**_noised.calibrate(_place(client), of, *given[0], maybe_real("delta", delta)))
+
+
+def _row(found: Design) -> dict[str, Any]:
+    """What a table tells of a design."""
+    return {
+        "strategy": found.name or _said(found.strategy._spec),
+        **({} if found.planes is None else {"planes": found.planes}),
+        "loss": found.loss,
+        "mean": found.mean,
+        "max": found.max,
+        "sensitivity": found.sensitivity.value,
+        "exact": "yes" if found.sensitivity.exact else "an upper bound",
+    }
+
+
+def noising_matrix_of(given: StreamingMatrix | Design | None) -> StreamingMatrix:
+    """The noising matrix that an adapter was given, itself or in a design.
+
+    Raises:
+        InvalidArgumentError: It is neither; the message says what gives one.
+    """
+    if isinstance(given, Design):
+        return given.noising_matrix
+    hint = ""
+    if isinstance(given, Recommendation):
+        hint = ": .best is a design, which has one"
+    elif hasattr(given, "inverse_as_streaming_matrix"):
+        hint = ": .inverse_as_streaming_matrix() makes one"
+    if not isinstance(given, StreamingMatrix):
+        raise InvalidArgumentError(
+            field="noising_matrix",
+            rule=f"must be a StreamingMatrix or a Design, found {type(given).__name__}{hint}",
+        )
+    return given

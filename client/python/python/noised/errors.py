@@ -259,6 +259,18 @@ class ReentrantCallError(NoisedError, RuntimeError):
     hint = "a callback or a handler of a signal notes what is wanted, and it is done once that call has ended"
 
 
+class CannotPickleError(NoisedError, TypeError):
+    """An object cannot be sent to another process, nor copied; the text says what to send in its place."""
+
+
+class MissingPackageError(NoisedError, ImportError):
+    """A package that an adapter needs is not installed; the text says how to install it.
+
+    Attributes:
+        name: The package that is missing.
+    """
+
+
 class ForkedError(NoisedError, RuntimeError):
     """A call in the child of a fork. Parent and child would draw one noise twice, and share sockets and threads."""
 

@@ -20,19 +20,29 @@ from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal
 
-import jax
 import numpy as np
-import optax
 from numpy.typing import ArrayLike
 
+from noised._extras import missing
+
+try:
+    import jax
+    import optax
+except ImportError as error:
+    raise missing(error, "jax") from error
+
 from noised import client as _client
+from noised._check import flag, floats, one_of
 from noised._closing import Closing
 from noised._jax import New, Old, PrivatizerState, Steps
 from noised._leaves import dtype_name, numpy_dtype
+from noised._options import NoiseState, checked
+from noised.buffered_toeplitz import BufferedToeplitz
 from noised.client import Client
+from noised.design import Design, Recommendation, noising_matrix_of
 from noised.errors import InvalidArgumentError
 from noised.session import Session
-from noised.sources import Gaussian, Privatize, Shard, Source
+from noised.sources import Cut, Gaussian, Privatize, Shard, Source, checked_shard, checked_source
 from noised.streaming_matrix import StreamingMatrix, dense, identity
 
 __all__ = [
@@ -53,6 +63,10 @@ class Privatizer(Closing, optax.GradientTransformation):  # type: ignore[misc]  
     """
 
     _steps: Steps
+    _elsewhere = (
+        "it holds a session, and two of it would put one noise under two gradients. Make it in the process that trains, "
+        "with resume_from=state_bytes() where the training goes on"
+    )
 
     def __new__(cls, steps: Steps) -> Privatizer:
         """Use `privatizer`."""
@@ -115,7 +129,7 @@ class Privatizer(Closing, optax.GradientTransformation):  # type: ignore[misc]  
 
 
 def privatizer(
-    noising_matrix: StreamingMatrix | ArrayLike,
+    noising_matrix: StreamingMatrix | Design | ArrayLike,
     *,
     stddev: float,
     client: Client | str | Sequence[str] | None = None,
@@ -131,7 +145,7 @@ def privatizer(
     precision: str | None = None,
     shard: Shard | None = None,
     lookahead: int | None = None,
-    noise_state: str | None = None,
+    noise_state: NoiseState | None = None,
     start_noise_over: bool = False,
     fetch_ahead: bool = True,
 ) -> Privatizer:
@@ -143,8 +157,11 @@ def privatizer(
     the next is a `WrongStepError`. So carry the state: of `gaussian`, nobody notices another gradient under the same step, and
     one noise under two gradients gives their difference away. The answer has the gradients' formats.
 
+    A tree without leaves, as an empty group of `optax.multi_transform` has, gets no session, and its updates do nothing. Under
+    `optax.inject_hyperparams`, make the privatizer outside of the function that is wrapped, which is called for every trace.
+
     Args:
-        noising_matrix: `C^-1`, as a matrix of this package or an array, lower triangular.
+        noising_matrix: `C^-1`: a matrix of this package, a `Design`, which has one, or an array, lower triangular.
         stddev: The standard deviation of each `z_t[lane]`, in units of the sum of clipped gradients.
         client: Where the session is: a client, or a target of `noised.connect`. Unless given, `local:`; of `resume_from`,
             where the state says.
@@ -164,6 +181,12 @@ def privatizer(
         InvalidArgumentError: Names the field at fault.
         UnavailableError: No server answers there.
     """
+    if isinstance(stddev, jax.core.Tracer):
+        raise InvalidArgumentError(
+            field="stddev",
+            rule="must be a number, found one that is traced: make the privatizer once, outside of what is traced or wrapped "
+            "by optax.inject_hyperparams, which would make another, with a session of its own, for each trace",
+        )
     matrix = _matrix_of(noising_matrix)
     name = None if dtype is None else dtype_name(dtype)
     if name == "f64" and jax.dtypes.canonicalize_dtype(np.float64) != np.float64:
@@ -171,30 +194,33 @@ def privatizer(
             field="dtype", rule="is f64, which JAX has with jax_enable_x64 alone: switch it on, or use f32"
         )
     made_for: Source
-    if source == "gaussian":
+    if one_of("source", source, ("gaussian", "privatize")) == "gaussian":
         made_for = Gaussian(stddev, noise_id, noise_key, answer_dtype=name)
-    elif source == "privatize":
-        made_for = Privatize(stddev, noise_id, noise_key, answer_dtype=name)
     else:
-        raise InvalidArgumentError(field="source", rule=f"must be gaussian or privatize, found {source!r}")
+        made_for = Privatize(stddev, noise_id, noise_key, answer_dtype=name)
     place = client if isinstance(client, Client) else None if client is None else _client.connect(client)
     if resume_from is not None and (id or resume):
         raise InvalidArgumentError(
             field="resume_from", rule="must not be set beside id or resume: it names a session"
         )
-    options: dict[str, Any] = {
-        "shard": shard,
-        "precision": precision,
-        "horizon": horizon,
-        "lookahead": lookahead,
-        "noise_state": noise_state,
-        "start_noise_over": start_noise_over,
-    }
+    made_for = checked_source(made_for)
+    shard = None if shard is None else checked_shard(shard)
+    ahead = flag("fetch_ahead", fetch_ahead)
+    options = checked(
+        {
+            "precision": precision,
+            "horizon": horizon,
+            "lookahead": lookahead,
+            "noise_state": noise_state,
+            "start_noise_over": start_noise_over,
+        }
+    )
     if resume_from is None:
-        options.update(id=id, resume=resume, fetch_ahead=fetch_ahead)
-        opening: New | Old = New(place or _client.connect(), matrix, made_for, options)
+        options |= checked({"id": id, "resume": resume, "fetch_ahead": ahead})
+        opening: New | Old = New(place or _client.connect(), matrix, made_for, shard, options)
     else:
-        opening = Old(place, matrix, made_for, options, resume_from, allow_divergence, fetch_ahead)
+        diverge = flag("allow_divergence", allow_divergence)
+        opening = Old(place, matrix, made_for, shard, options, resume_from, diverge, ahead)
     return Privatizer(Steps(opening, None if name is None else numpy_dtype(name), shard))
 
 
@@ -207,7 +233,7 @@ def gaussian_privatizer(*, stddev: float, **options: Any) -> Privatizer:
     return privatizer(identity(), stddev=stddev, **options)
 
 
-def shard(cut: str = "lanes") -> Shard:
+def shard(cut: Cut = "lanes") -> Shard:
     """The part of a tree that this process holds, of all processes of `jax.distributed`.
 
     Args:
@@ -216,13 +242,13 @@ def shard(cut: str = "lanes") -> Shard:
     return Shard(jax.process_index(), jax.process_count(), cut)
 
 
-def _matrix_of(noising_matrix: StreamingMatrix | ArrayLike) -> StreamingMatrix:
-    if isinstance(noising_matrix, StreamingMatrix):
-        return noising_matrix
+def _matrix_of(noising_matrix: StreamingMatrix | Design | ArrayLike) -> StreamingMatrix:
+    if isinstance(noising_matrix, (StreamingMatrix, Design, Recommendation, BufferedToeplitz, type(None))):
+        return noising_matrix_of(noising_matrix)
     if hasattr(noising_matrix, "multiply_next"):
         raise InvalidArgumentError(
             field="noising_matrix",
             rule=f"must be a matrix of this package, found {type(noising_matrix).__name__}: make it with the function of the "
             "same name in noised",
         )
-    return dense(np.asarray(noising_matrix))
+    return dense(floats("noising_matrix", noising_matrix))

@@ -7,15 +7,16 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from noised import _noised
 from noised._ahead import Ahead
-from noised._check import whole
+from noised._check import flag, maybe_call, whole
 from noised._closing import Closing
+from noised._info import SessionInfo
 from noised._leaves import SIZES, Leaf, to_bytes
 from noised._pool import Pool
 from noised._tree import Rebuild, difference, flatten
@@ -32,6 +33,8 @@ from noised.errors import (
 if TYPE_CHECKING:
     from noised.client import Client
 
+T = TypeVar("T")
+
 #: The version of what `Session.state` gives.
 _STATE = 1
 
@@ -46,6 +49,11 @@ class Session(Closing):
     As a context manager it is closed at the end. A session that was given no id, and of which `state` was never taken,
     is deleted then: nobody could find it again.
     """
+
+    _elsewhere = (
+        "two handles would take the same steps. Send session.state() where a checkpoint goes on, or client and "
+        "session.name where client.open_session takes the session over"
+    )
 
     def __init__(
         self,
@@ -126,7 +134,7 @@ class Session(Closing):
         """Whether it existed before it was asked for."""
         return self._open().resumed
 
-    def info(self) -> list[dict[str, Any]]:
+    def info(self) -> list[SessionInfo]:
         """What the server, or that of each shard, says of the session now."""
         with self._turn:
             names = self._open().names
@@ -149,6 +157,10 @@ class Session(Closing):
             WrongStepError, PayloadMismatchError, DivergedError, PastHorizonError: The step is refused.
             UnavailableError, ConnectionBrokenError: The server was away for too long. Call again.
         """
+        return self._multiply_next(tree, step, _as_it_is)
+
+    def _multiply_next(self, tree: Any, step: int | None, use: Callable[[Any], T]) -> T:
+        """`multiply_next`, whose answer goes to `use`. Where that fails, the step is not counted: it comes next again."""
         with self._turn:
             native = self._open()
             if self._source == "gaussian":
@@ -159,10 +171,10 @@ class Session(Closing):
             pieces = self._pieces(tree)
             data = self._pool.take()
             native.take(wanted, pieces, data, self._cancel)
-            answer = self._tree_of(data)
+            used = use(self._tree_of(data))
             # Only what can be handed out is counted: else the step is asked for again, and answered again.
             self._step = wanted + 1
-        return answer
+        return used
 
     def privatize(self, gradients: Any, step: int | None = None) -> Any:
         """`multiply_next` of a session that is sure to add noise: its source must be `Privatize`.
@@ -202,6 +214,10 @@ class Session(Closing):
             TakenByAnotherError: Another handle of the session was given the step, and this one never asked for it.
             UnavailableError, ConnectionBrokenError: The server was away for too long. Call again.
         """
+        return self._fetch(step, _as_it_is)
+
+    def _fetch(self, step: int | None, use: Callable[[Any], T]) -> T:
+        """`fetch`, whose answer goes to `use`. Where that fails, the step is not counted: it comes next again."""
         with self._turn:
             native = self._open()
             if self._source != "gaussian":
@@ -219,11 +235,11 @@ class Session(Closing):
                     # What another has is not this handle's to give back, or to be given again.
                     self._asked = None
                     raise
-            answer = self._tree_of(data)
+            used = use(self._tree_of(data))
             self._begin_ahead(wanted + 1)
             # Only what can be handed out is counted: else the step is asked for again, and answered again.
             self._step = wanted + 1
-        return answer
+        return used
 
     def _take_ahead(self, wanted: int) -> NDArray[np.uint8] | None:
         """The bytes of a step, where it was asked for ahead."""
@@ -283,7 +299,7 @@ class Session(Closing):
         """
         with self._turn:
             native = self._open()
-            tokens = native.keep_state(self._step, True)
+            tokens = self._keep_state(native)
             self._is_temporary = False
             state: dict[str, Any] = {
                 "noised": _STATE,
@@ -301,6 +317,17 @@ class Session(Closing):
                     "tokens": [token.hex() for token in tokens],
                 }
             return json.dumps(state, separators=(",", ":")).encode()
+
+    def _keep_state(self, native: _noised.Session) -> list[bytes] | None:
+        try:
+            return native.keep_state(self._step, True)
+        except WrongStepError as error:
+            if self._source != "privatize" or error.expected != self._step + 1:
+                raise
+            # The answer of the last step reached nobody, and the state of the step before it is gone. Noise is drawn again.
+            native.rewind(self._step, False)
+            self._rewinds = _rewinds(native)
+            return native.keep_state(self._step, True)
 
     def rewind(
         self,
@@ -328,6 +355,8 @@ class Session(Closing):
         with self._turn:
             native = self._open()
             step = whole("step", step)
+            flag("allow_divergence", allow_divergence)
+            maybe_call("on_progress", on_progress)
             if self._ahead is not None:
                 self._ahead.stop()
             before = native.next_step()
@@ -432,6 +461,10 @@ class Session(Closing):
         if self._native is None:
             raise SessionClosedError("the session's handle is closed")
         return self._native
+
+
+def _as_it_is(answer: Any) -> Any:
+    return answer
 
 
 def _rewinds(native: _noised.Session) -> list[int]:

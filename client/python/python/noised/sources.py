@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, cast, get_args
+
+from noised._check import MAX_U32, is_a, maybe_text, one_of, real, secret, whole
+
+#: How a tree is cut into shards.
+Cut = Literal["lanes", "leaves"]
 
 
 @dataclass(frozen=True)
@@ -71,4 +76,32 @@ class Shard:
 
     index: int
     count: int
-    cut: str = "lanes"
+    cut: Cut = "lanes"
+
+
+def checked_source(source: Any) -> Source:
+    """A source whose attributes are as the native module takes them.
+
+    Raises:
+        InvalidArgumentError: One is not.
+    """
+    kinds: tuple[type[Source], ...] = (Input, Gaussian, Privatize)
+    found: Source = is_a("source", source, kinds, "a source of noised.sources")
+    if isinstance(found, Input):
+        return found
+    return replace(
+        found,
+        stddev=real("source.stddev", found.stddev),
+        noise_id=maybe_text("source.noise_id", found.noise_id),
+        noise_key=secret("source.noise_key", found.noise_key),
+    )
+
+
+def checked_shard(shard: Any) -> Shard:
+    """The same of a shard."""
+    found = is_a("shard", shard, Shard, "a noised.Shard")
+    return Shard(
+        whole("shard.index", found.index, MAX_U32),
+        whole("shard.count", found.count, MAX_U32),
+        cast(Cut, one_of("shard.cut", found.cut, get_args(Cut))),
+    )

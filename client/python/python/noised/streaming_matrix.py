@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from noised import _noised
-from noised._check import is_a, real, whole
+from noised._check import floats, is_a, real, whole
 from noised.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -36,15 +36,15 @@ class StreamingMatrix:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         """Use the functions of this module, of `toeplitz`, `buffered_toeplitz` and `banded`, or `from_json`."""
-        self._spec = spec
+        self._spec = is_a("matrix", spec, dict, "a dict")
         _noised.check(self.to_json())
 
     @classmethod
     def from_json(cls, text: str) -> StreamingMatrix:
         """A matrix from its description as JSON, which `noisectl` and the server read as well."""
         try:
-            spec = json.loads(text)
-        except ValueError as error:
+            spec = json.loads(text, object_pairs_hook=_without_doubles)
+        except (ValueError, TypeError, RecursionError) as error:
             raise InvalidArgumentError(field="matrix", rule=f"is no JSON: {error}") from error
         return cls(spec)
 
@@ -55,6 +55,10 @@ class StreamingMatrix:
         except ValueError:
             raise InvalidArgumentError(
                 field="matrix", rule="must have finite numbers alone, found one that is not"
+            ) from None
+        except (TypeError, RecursionError) as error:
+            raise InvalidArgumentError(
+                field="matrix", rule=f"must be made of what JSON has: {error}"
             ) from None
 
     # Algebra.
@@ -75,13 +79,13 @@ class StreamingMatrix:
         if isinstance(other, StreamingMatrix):
             return self @ other
         if np.ndim(other) == 0:
-            return self.scale_rows_and_columns(row_scale=[float(other)])
+            return self.scale_rows_and_columns(row_scale=[real("factor", other)])
         return self.multiply(other)
 
     def __rmul__(self, other: float) -> StreamingMatrix:
         if np.ndim(other) != 0:
             return NotImplemented
-        return self.scale_rows_and_columns(row_scale=[float(other)])
+        return self.scale_rows_and_columns(row_scale=[real("factor", other)])
 
     def inverse(self) -> StreamingMatrix:
         """`A^-1`, which streams as `A` does. The diagonal must have no zero."""
@@ -112,9 +116,11 @@ class StreamingMatrix:
 
     def multiply(self, x: ArrayLike, client: Client | None = None) -> NDArray[np.float64]:
         """`A x`, for an array whose first axis is the step."""
-        array = np.asarray(x, np.float64)
-        if array.ndim == 0:
-            raise InvalidArgumentError(field="x", rule="must have an axis of steps")
+        array = floats("x", x)
+        if array.ndim == 0 or array.size == 0:
+            raise InvalidArgumentError(
+                field="x", rule=f"must have an axis of steps and a value for each, found shape {array.shape}"
+            )
         rows = np.ascontiguousarray(array).reshape(array.shape[0], -1)
         return _noised.multiply(_place(client), self.to_json(), rows).reshape(array.shape)
 
@@ -125,8 +131,7 @@ class StreamingMatrix:
         return hash(self.to_json())
 
     def __repr__(self) -> str:
-        text = self.to_json()
-        return f"StreamingMatrix({text if len(text) <= 200 else text[:200] + '...'})"
+        return f"<noised.StreamingMatrix {_said(self._spec)}>"
 
 
 def identity() -> StreamingMatrix:
@@ -160,7 +165,7 @@ def momentum_sgd_matrix(momentum: float = 0, learning_rates: ArrayLike | None = 
 
 def dense(rows: ArrayLike) -> StreamingMatrix:
     """A matrix that is written out, square and lower triangular. It ends at its last row."""
-    array = np.asarray(rows, np.float64)
+    array = floats("rows", rows)
     if array.ndim != 2 or array.shape[0] != array.shape[1]:
         raise InvalidArgumentError(field="rows", rule=f"must be a square matrix, found shape {array.shape}")
     if np.triu(array, 1).any():
@@ -171,24 +176,26 @@ def dense(rows: ArrayLike) -> StreamingMatrix:
 
 def multiply_streaming_matrices(A: StreamingMatrix, B: StreamingMatrix) -> StreamingMatrix:  # noqa: N803
     """`A B`: `B` first."""
-    return A @ B
+    left = is_a("A", A, StreamingMatrix, "a noised.StreamingMatrix")
+    return left @ is_a("B", B, StreamingMatrix, "a noised.StreamingMatrix")
 
 
 def scale_rows_and_columns(
     matrix: StreamingMatrix, row_scale: ArrayLike | None = None, col_scale: ArrayLike | None = None
 ) -> StreamingMatrix:
     """`diag(row_scale) A diag(col_scale)`."""
-    return matrix.scale_rows_and_columns(row_scale, col_scale)
+    scaled = is_a("matrix", matrix, StreamingMatrix, "a noised.StreamingMatrix")
+    return scaled.scale_rows_and_columns(row_scale, col_scale)
 
 
 def multiply_array(A: StreamingMatrix, x: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
     """`A x`, for an array whose first axis is the step."""
-    return A.multiply(x)
+    return is_a("A", A, StreamingMatrix, "a noised.StreamingMatrix").multiply(x)
 
 
 def numbers(field: str, values: ArrayLike) -> list[float]:
     """Values of one axis, as JSON has them: finite."""
-    array = np.atleast_1d(np.asarray(values, np.float64))
+    array = np.atleast_1d(floats(field, values))
     if array.ndim != 1:
         raise InvalidArgumentError(field=field, rule=f"must have one axis, found shape {array.shape}")
     listed: list[float] = array.tolist()
@@ -196,6 +203,38 @@ def numbers(field: str, values: ArrayLike) -> list[float]:
         if not math.isfinite(value):
             raise InvalidArgumentError(field=f"{field}[{i}]", rule=f"must be finite, found {value}")
     return listed
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON, in which no name may be twice: one of the two values would be dropped without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(n for n in names if names.count(n) > 1)!r} is twice in an object")
+    return found
+
+
+#: Where each kind has its numbers, of which a short form tells how many there are.
+_NUMBERS = {
+    "toeplitz": ("coef", "bands"),
+    "buffered_toeplitz": ("buf_decay", "buffers"),
+    "dense": ("rows", "rows"),
+    "column_normalized_banded": ("params", "columns"),
+    "diagonal": ("diag", "values"),
+}
+
+
+def _said(spec: dict[str, Any]) -> str:
+    """A matrix in a few words."""
+    kind = str(spec["kind"])
+    if kind == "product":
+        return " @ ".join(map(_said, spec["factors"]))
+    if kind == "inverse":
+        return f"inverse({_said(spec['matrix'])})"
+    if kind == "scaled":
+        return f"scaled({_said(spec['matrix'])})"
+    where, what = _NUMBERS.get(kind, ("", ""))
+    return f"{kind}({len(spec[where])} {what})" if where else kind
 
 
 def _factors(matrix: StreamingMatrix) -> list[dict[str, Any]]:
@@ -206,11 +245,12 @@ def _factors(matrix: StreamingMatrix) -> list[dict[str, Any]]:
 def _place(client: Client | None) -> _noised.Connection:
     if client is None:
         return _local()
-    if not hasattr(client, "_connection"):
+    connection = getattr(client, "_connection", None)
+    if not isinstance(connection, _noised.Connection):
         raise InvalidArgumentError(
             field="client", rule=f"must be what noised.connect gives, found {type(client).__name__}"
         )
-    return client._connection
+    return connection
 
 
 def _json(field: str, matrix: StreamingMatrix) -> str:

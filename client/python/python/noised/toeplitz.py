@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from noised import _noised
-from noised._check import whole
-from noised.design import optimize
+from noised._check import real, whole
+from noised.design import Objective, optimize
 from noised.errors import InvalidArgumentError
 from noised.streaming_matrix import StreamingMatrix, numbers
 
@@ -46,7 +46,7 @@ def inverse_as_streaming_matrix(
 def optimal_max_error_strategy_coefs(n: int) -> NDArray[np.float64]:
     """The coefficients of the square root of the prefix sum, optimal among Toeplitz strategies for the largest error of one
     participation (arXiv 2202.11205)."""
-    return _coef(_noised.optimal_max_error(n))
+    return _coef(_noised.optimal_max_error(whole("n", n)))
 
 
 def optimal_max_error_noising_coefs(n: int) -> NDArray[np.float64]:
@@ -56,20 +56,19 @@ def optimal_max_error_noising_coefs(n: int) -> NDArray[np.float64]:
 
 def banded_square_root_coefs(bands: int, workload: ArrayLike | None = None) -> NDArray[np.float64]:
     """The first coefficients of the square root of a Toeplitz workload, the prefix sum unless given (arXiv 2405.13763)."""
-    return _coef(
-        _noised.banded_square_root(bands, None if workload is None else numbers("workload", workload))
-    )
+    values = None if workload is None else numbers("workload", workload)
+    return _coef(_noised.banded_square_root(whole("bands", bands), values))
 
 
 def banded_inverse_square_root(bands: int, workload: ArrayLike | None = None) -> StreamingMatrix:
     """The strategy whose noising matrix has the first coefficients of the inverse square root (arXiv 2505.12128)."""
     values = None if workload is None else numbers("workload", workload)
-    return StreamingMatrix.from_json(_noised.banded_inverse_square_root(bands, values))
+    return StreamingMatrix.from_json(_noised.banded_inverse_square_root(whole("bands", bands), values))
 
 
 def lambda_cgd(lambda_: float, n: int) -> StreamingMatrix:
     """The strategy of DP-lambda-CGD, whose noising matrix takes a part of the last step's noise off (arXiv 2601.22334)."""
-    return StreamingMatrix.from_json(_noised.lambda_cgd(lambda_, n))
+    return StreamingMatrix.from_json(_noised.lambda_cgd(real("lambda_", lambda_), whole("n", n)))
 
 
 def inverse_coef(coef: ArrayLike, n: int | None = None) -> NDArray[np.float64]:
@@ -85,7 +84,7 @@ def materialize_lower_triangular(coef: ArrayLike, n: int | None = None) -> NDArr
 
 
 def optimize_banded_toeplitz(
-    n: int, bands: int, *, objective: str = "mean", client: Client | None = None
+    n: int, bands: int, *, objective: Objective = "mean", client: Client | None = None
 ) -> NDArray[np.float64]:
     """The coefficients of the best banded Toeplitz strategy for the prefix sum (arXiv 2405.15913), with norm 1. It is best for
     whoever takes part in steps at least `bands` apart, as well; `noised.optimize` knows other patterns and workloads.
@@ -105,7 +104,7 @@ def _coef(text: str) -> NDArray[np.float64]:
 
 
 def _coefs_of(of: StreamingMatrix, n: int) -> list[float]:
-    found = _noised.toeplitz_coefs(of.to_json(), n)
+    found = _noised.toeplitz_coefs(of.to_json(), whole("n", n))
     if found is None:
         raise InvalidArgumentError(field="matrix", rule="must be Toeplitz")
     return found
