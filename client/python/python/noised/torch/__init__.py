@@ -12,7 +12,14 @@ ranks of which each holds a part of the gradient. All of them put the step's noi
 go into a checkpoint with `state_dict` and `load_state_dict`.
 """
 
-from noised.torch._noise import SessionOptions
+from noised._extras import missing
+
+try:
+    import torch  # noqa: F401  Whether it is there.
+except ImportError as error:
+    raise missing(error, "torch") from error
+
+from noised._options import SessionOptions
 from noised.torch._opacus import OpacusNoise, replace_opacus_noise
 from noised.torch._privatizer import Privatizer
 from noised.torch._shards import ShardPrivatizer, shard

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
+from torch.nn.parameter import is_lazy
 
+from noised._check import several
 from noised.errors import InvalidArgumentError
+from noised.torch._writes import Writes
 
 #: What has parameters with names.
 Parameters = torch.nn.Module | torch.optim.Optimizer | Iterable[tuple[str, torch.Tensor]]
@@ -25,6 +28,11 @@ class Trainable:
         self._everything = _lister(parameters)
         found: dict[int, tuple[str, torch.Tensor]] = {}
         for name, parameter in self._everything():
+            if is_lazy(parameter):
+                raise InvalidArgumentError(
+                    field=f"parameters.{name}",
+                    rule="is of a lazy module, which has no shape yet: send a batch through the model first",
+                )
             if parameter.requires_grad:
                 # Tied parameters are one tensor with one gradient, which gets noise once.
                 found.setdefault(id(parameter), (name, parameter))
@@ -36,34 +44,38 @@ class Trainable:
         if len(set(self.names)) < len(self.names):
             raise InvalidArgumentError(field="parameters", rule="must have names of their own")
 
-    def gradients(self, missing_as_zero: bool) -> list[torch.Tensor | None]:
-        """The gradient of each, to be written to; `None` for a parameter that was frozen since.
+    def gradients(self, missing_as_zero: bool, writes: Writes) -> list[torch.Tensor | None]:
+        """The gradient of each, to be written to; `None` for a parameter that was frozen since, whatever it has in `grad`.
 
         Args:
             missing_as_zero: Give a parameter without gradient one of zeros.
+            writes: Gets the gradients of zeros.
 
         Raises:
-            InvalidArgumentError: One is missing, or cannot take noise; nothing was changed then.
+            InvalidArgumentError: One is missing, or cannot take noise.
         """
         self._check_others()
-        missing = [
-            name
+        trained = {
+            name: parameter
             for name, parameter in zip(self.names, self.parameters, strict=True)
-            if parameter.grad is None and parameter.requires_grad
-        ]
+            if parameter.requires_grad
+        }
+        found = {name: gradient_of(name, parameter) for name, parameter in trained.items()}
+        missing = [name for name, gradient in found.items() if gradient is None]
         if missing and not missing_as_zero:
             raise InvalidArgumentError(field="gradients", rule=self._say_missing(missing))
-        for name, parameter in zip(self.names, self.parameters, strict=True):
-            if parameter.grad is not None:
-                check_gradient(f"gradients.{name}", parameter.grad, parameter.dtype)
-        for parameter in self.parameters:
-            if parameter.grad is None and parameter.requires_grad:
-                parameter.grad = torch.zeros_like(parameter)
-        return [parameter.grad for parameter in self.parameters]
+        there = {name: gradient for name, gradient in found.items() if gradient is not None}
+        for name, gradient in there.items():
+            check_gradient(f"gradients.{name}", gradient, gradient_dtype(trained[name]))
+        check_apart(there)
+        for name in missing:
+            found[name] = zeros = torch.zeros_like(trained[name])
+            writes.assign(trained[name], "grad", zeros)
+        return [found.get(name) for name in self.names]
 
     def _check_others(self) -> None:
         for name, parameter in self._everything():
-            if id(parameter) not in self._known and parameter.grad is not None:
+            if id(parameter) not in self._known and gradient_of(name, parameter) is not None:
                 raise InvalidArgumentError(
                     field=f"gradients.{name}",
                     rule="would get no noise: the parameter was frozen, or not there, when the session's tree was made. "
@@ -78,6 +90,30 @@ class Trainable:
             f"{'has' if len(missing) == 1 else 'have'} none: freeze what is not trained before the privatizer is made, "
             "or say missing_as_zero=True"
         )
+
+
+def gradient_of(name: str, parameter: torch.Tensor) -> torch.Tensor | None:
+    """The gradient that the optimizer takes: `grad`, or `main_grad`, into which Megatron sums the gradients of a parameter.
+
+    Raises:
+        InvalidArgumentError: There are both.
+    """
+    main: torch.Tensor | None = getattr(parameter, "main_grad", None)
+    if main is None:
+        return parameter.grad
+    if parameter.grad is not None:
+        raise InvalidArgumentError(
+            field=f"gradients.{name}",
+            rule="is in p.grad and in p.main_grad, and the noise goes to one of them: add p.grad to p.main_grad, and set "
+            "p.grad = None",
+        )
+    return main
+
+
+def gradient_dtype(parameter: torch.Tensor) -> torch.dtype:
+    """The format that the parameter's gradient has."""
+    main: torch.Tensor | None = getattr(parameter, "main_grad", None)
+    return parameter.dtype if main is None else main.dtype
 
 
 def check_gradient(field: str, gradient: torch.Tensor, dtype: torch.dtype) -> None:
@@ -96,11 +132,73 @@ def check_gradient(field: str, gradient: torch.Tensor, dtype: torch.dtype) -> No
         raise InvalidArgumentError(
             field=field, rule=f"must have the format {dtype} of its parameter, found {gradient.dtype}"
         )
-    strides = zip(gradient.shape, gradient.stride(), strict=True)
-    if any(length > 1 and stride == 0 for length, stride in strides):
+    if gradient.is_inference() and not torch.is_inference_mode_enabled():
+        raise InvalidArgumentError(
+            field=field,
+            rule="is a tensor of torch.inference_mode, which nothing can be added to: p.grad = p.grad.clone()",
+        )
+    if _overlaps_itself(gradient):
         raise InvalidArgumentError(
             field=field, rule="is expanded, with elements that share memory: p.grad = p.grad.clone()"
         )
+
+
+def check_apart(gradients: Mapping[str, torch.Tensor]) -> None:
+    """Sees that no two gradients share memory: each would get the noise of both, or one noise would overwrite the other."""
+    places = sorted(
+        (str(gradient.device), *_extent(gradient), name)
+        for name, gradient in gradients.items()
+        if gradient.numel()
+    )
+    # Those that begin before the ones seen so far have ended.
+    reaching: list[tuple[str, int, int, str]] = []
+    for place in places:
+        device, start, _, name = place
+        reaching = [other for other in reaching if other[0] == device and other[2] > start]
+        for *_, other in reaching:
+            if _share(gradients[other], gradients[name]):
+                raise InvalidArgumentError(
+                    field=f"gradients.{name}",
+                    rule=f"shares memory with gradients.{other}, so that noise would be added twice or overwritten: "
+                    "p.grad = p.grad.clone() for one of the two, or tie the parameters themselves",
+                )
+        reaching.append(place)
+
+
+def _extent(tensor: torch.Tensor) -> tuple[int, int]:
+    """Where the bytes of its elements begin and end."""
+    start = tensor.data_ptr()
+    reach = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return start, start + (reach + 1) * tensor.element_size()
+
+
+def _overlaps_itself(tensor: torch.Tensor) -> bool:
+    """Whether two elements of a tensor are one place in memory."""
+    axes = sorted(
+        (stride, length) for length, stride in zip(tensor.shape, tensor.stride(), strict=True) if length > 1
+    )
+    reach = 0
+    for stride, length in axes:
+        if stride <= reach:
+            # Each axis does not step over those within; so few tensors lie like this that all elements may be looked at.
+            return len(set(_places(tensor).tolist())) < tensor.numel()
+        reach += (length - 1) * stride
+    return False
+
+
+def _share(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two tensors, whose extents overlap, have an element in common: columns of one matrix have none."""
+    size = left.element_size()
+    apart = right.data_ptr() - left.data_ptr()
+    if right.element_size() != size or apart % size:
+        return True
+    return bool(torch.isin(_places(left), _places(right) + apart // size).any())
+
+
+def _places(tensor: torch.Tensor) -> torch.Tensor:
+    """Where each element is, counted in elements from the first."""
+    reach = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return torch.arange(reach + 1).as_strided(tensor.shape, tensor.stride()).flatten()
 
 
 def _is_dtensor(tensor: torch.Tensor) -> bool:
@@ -116,9 +214,10 @@ def _lister(parameters: Parameters) -> Callable[[], Iterator[tuple[str, torch.Te
     if isinstance(parameters, torch.optim.Optimizer):
         optimizer = parameters
         return lambda: _of_optimizer(optimizer)
-    given = list(parameters)
+    given = several("parameters", parameters, "a module, an optimizer, or pairs of name and parameter")
     for item in given:
-        if not (isinstance(item, tuple) and len(item) == 2 and isinstance(item[1], torch.Tensor)):
+        is_pair = isinstance(item, (tuple, list)) and len(item) == 2
+        if not (is_pair and isinstance(item[0], str) and isinstance(item[1], torch.Tensor)):
             raise InvalidArgumentError(
                 field="parameters",
                 rule=f"must be a module, an optimizer, or pairs of name and parameter, found {type(item).__name__}: "

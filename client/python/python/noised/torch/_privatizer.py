@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from noised._check import flag
+from noised._options import SessionOptions
+from noised.design import Design
 from noised.errors import InvalidArgumentError
 from noised.session import Session
 from noised.streaming_matrix import StreamingMatrix
-from noised.torch._noise import Noise, Place, Plan, SessionOptions, shape_of
-from noised.torch._parameters import Parameters, Trainable
+from noised.torch._noise import Noise, Place, Plan, shape_of
+from noised.torch._parameters import Parameters, Trainable, gradient_dtype
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -33,7 +36,7 @@ class Privatizer(Noise):
     def __init__(
         self,
         parameters: Parameters,
-        noising_matrix: StreamingMatrix | None = None,
+        noising_matrix: StreamingMatrix | Design | None = None,
         stddev: float | None = None,
         *,
         client: Place = None,
@@ -50,7 +53,7 @@ class Privatizer(Noise):
         Args:
             parameters: A model, an optimizer, or pairs as `model.named_parameters()` gives. Their names and order are part of
                 what the session is bound to.
-            noising_matrix: `C^-1` of a strategy `C`.
+            noising_matrix: `C^-1` of a strategy `C`, or a `Design`, which has it.
             stddev: The standard deviation of the noise before it is correlated: noise multiplier times clipping norm times the
                 sensitivity of the strategy, in the units of `p.grad`.
             client: Where the session is held: a client, or what `noised.connect` takes. Unless given, `local:`, or what the
@@ -69,16 +72,16 @@ class Privatizer(Noise):
         Raises:
             InvalidArgumentError: Names the argument.
         """
-        if not only_rank and _ranks() > 1:
+        if not flag("only_rank", only_rank) and _ranks() > 1:
             raise InvalidArgumentError(
                 field="only_rank",
                 rule=f"must be set where one of {_ranks()} ranks adds the noise of all; for ranks with a part each there is "
                 "ShardPrivatizer",
             )
         self._trainable = Trainable(parameters)
-        self._missing_as_zero = missing_as_zero
+        self._missing_as_zero = flag("missing_as_zero", missing_as_zero)
         pairs = zip(self._trainable.names, self._trainable.parameters, strict=True)
-        leaves = {name: shape_of(parameter) for name, parameter in pairs}
+        leaves = {name: shape_of(parameter, gradient_dtype(parameter)) for name, parameter in pairs}
         if session is None:
             plan = Plan.of(noising_matrix, stddev, source, noise_id, noise_key, **options)
             super().__init__(leaves, plan, client)
@@ -87,19 +90,21 @@ class Privatizer(Noise):
                 raise InvalidArgumentError(
                     field="session", rule="has its matrix and stddev: give the one or the other"
                 )
-            super().__init__(leaves, session, client or session.client)
+            super().__init__(leaves, session, client)
 
     def add_noise(self) -> None:
         """Adds the noise of the next step to every `p.grad`, in place: once a step, before `optimizer.step()`.
 
-        A call that fails has changed no gradient and used no noise: call again.
+        A call that fails has changed no gradient and used no noise: call again. So has one that a Ctrl-C ends, unless `step`
+        is the next one already. While it works, it holds a copy of the gradients.
 
         Raises:
             InvalidArgumentError: A gradient is missing, or cannot take noise; the message names it.
             PastHorizonError, DivergedError: The step is refused.
             UnavailableError, ConnectionBrokenError: The server was away for too long. Call again.
         """
-        self._add(self._trainable.gradients(self._missing_as_zero))
+        with self._writing() as writes:
+            self._add(self._trainable.gradients(self._missing_as_zero, writes), writes)
 
 
 def _ranks() -> int:

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import distributed
 
+from noised._check import is_a, whole
+from noised._options import SessionOptions
+from noised.design import Design
 from noised.errors import InvalidArgumentError
-from noised.sources import Shard
+from noised.sources import Cut, Shard, checked_shard
 from noised.streaming_matrix import StreamingMatrix
-from noised.torch._noise import Noise, Place, Plan, SessionOptions, add, put, shape_of
+from noised.torch._noise import Noise, Place, Plan, shape_of
 from noised.torch._parameters import Parameters, Trainable, check_gradient
 
 if TYPE_CHECKING:
@@ -18,9 +21,11 @@ if TYPE_CHECKING:
 
 #: The leaf that fills the tree up, so that all ranks hold as much.
 _PADDING = "noised.padding"
+#: More than any memory holds, and still a size that PyTorch can count in bytes.
+_MAX_LANES = 1 << 48
 
 
-def shard(group: distributed.ProcessGroup | None = None, *, cut: str = "lanes") -> Shard:
+def shard(group: distributed.ProcessGroup | None = None, *, cut: Cut = "lanes") -> Shard:
     """This rank's part: shard `rank` of `world_size`.
 
     Args:
@@ -34,6 +39,8 @@ def shard(group: distributed.ProcessGroup | None = None, *, cut: str = "lanes") 
         raise InvalidArgumentError(
             field="group", rule="is none: torch.distributed.init_process_group() comes first"
         )
+    if group is not None:
+        is_a("group", group, distributed.ProcessGroup, "a group of torch.distributed")
     rank = distributed.get_rank(group)
     if rank < 0:
         raise InvalidArgumentError(field="group", rule="must have this rank in it")
@@ -57,7 +64,7 @@ class ShardPrivatizer(Noise):
     def __init__(
         self,
         parameters: Parameters,
-        noising_matrix: StreamingMatrix,
+        noising_matrix: StreamingMatrix | Design,
         stddev: float,
         *,
         client: Place = None,
@@ -88,8 +95,8 @@ class ShardPrivatizer(Noise):
         Raises:
             InvalidArgumentError: Names the argument.
         """
-        shard = _of_this_rank() if shard is None else shard
-        pad_to = shard.count if pad_to is None else pad_to
+        shard = _of_this_rank() if shard is None else checked_shard(shard)
+        pad_to = shard.count if pad_to is None else whole("pad_to", pad_to)
         if shard.cut != "lanes":
             raise InvalidArgumentError(field="shard.cut", rule="must be lanes: ranks hold equal parts")
         if pad_to < 1 or pad_to % shard.count:
@@ -98,14 +105,22 @@ class ShardPrivatizer(Noise):
                 rule=f"must be a multiple of the number of ranks {shard.count}, found {pad_to}",
             )
         found = Trainable(parameters)
-        self._dtype = _one_dtype(found.parameters) if dtype is None else dtype
+        self._dtype = (
+            _one_dtype(found.parameters)
+            if dtype is None
+            else is_a("dtype", dtype, torch.dtype, "a format of torch")
+        )
         leaves = {
-            name: shape_of(parameter).to(self._dtype)
+            name: shape_of(parameter, self._dtype)
             for name, parameter in zip(found.names, found.parameters, strict=True)
         }
         total = sum(leaf.numel() for leaf in leaves.values())
         #: Zeros at the end of the flat gradient.
         self.padding = -total % pad_to
+        if total + self.padding > _MAX_LANES:
+            raise InvalidArgumentError(
+                field="pad_to", rule=f"must leave at most 2^48 elements, found {total + self.padding}"
+            )
         if self.padding:
             leaves[_PADDING] = torch.empty(self.padding, dtype=self._dtype, device="meta")
         size = (total + self.padding) // shard.count
@@ -121,7 +136,8 @@ class ShardPrivatizer(Noise):
     def add_noise(self, gradient: torch.Tensor) -> None:
         """Adds the noise of the next step to this rank's part of the flat gradient, in place.
 
-        A call that fails has changed nothing and used no noise: call again.
+        A call that fails has changed nothing and used no noise: call again. So has one that a Ctrl-C ends, unless `step` is
+        the next one already. While it works, it holds a copy of the gradient.
 
         Args:
             gradient: A tensor with one axis, as long as `lanes`.
@@ -131,16 +147,15 @@ class ShardPrivatizer(Noise):
             PastHorizonError, DivergedError: The step is refused.
             UnavailableError, ConnectionBrokenError: The server was away for too long. Call again.
         """
+        is_a("gradient", gradient, torch.Tensor, "a tensor")
         if tuple(gradient.shape) != (len(self._lanes),):
             raise InvalidArgumentError(
                 field="gradient",
                 rule=f"must have the shape ({len(self._lanes)},), found {tuple(gradient.shape)}",
             )
         check_gradient("gradient", gradient, self._dtype)
-        if self.session.source == "gaussian":
-            add(gradient, self.session.fetch())
-        else:
-            put(gradient, self.session.privatize(gradient))
+        with self._writing() as writes:
+            self._take(writes, lambda: gradient, lambda answer: writes.change(gradient, self._writer(answer)))
 
 
 def _one_dtype(parameters: list[torch.Tensor]) -> torch.dtype:
