@@ -41,6 +41,7 @@ class SessionInfo(Mapping[str, Any]):
         rewind_count: How often it went back.
         released_steps: The number of steps that were ever released.
         noise_started_over: Whether its noise was begun from step 0 again.
+        last_used_unix_seconds: When it was last used, in seconds since 1970.
     """
 
     name: str
@@ -56,6 +57,7 @@ class SessionInfo(Mapping[str, Any]):
     rewind_count: int
     released_steps: int
     noise_started_over: bool
+    last_used_unix_seconds: int
 
     @classmethod
     def _of(cls, found: Mapping[str, Any]) -> SessionInfo:

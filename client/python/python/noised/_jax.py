@@ -126,7 +126,7 @@ class Steps:
             return sum_of_clipped_grads, PrivatizerState(jnp.asarray(step + 1))
         leaves, structure = jax.tree.flatten(sum_of_clipped_grads)
         # What comes from NumPy is as JAX has it from here on: without x64, a float64 is a float32.
-        leaves = [leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf) for leaf in leaves]
+        leaves = [leaf if isinstance(leaf, jax.Array) else _of_numpy(leaf) for leaf in leaves]
         if _is_traced([*leaves, step]):
             step, answers = self._take_in_callback(jnp.asarray(step), leaves)
         else:
@@ -401,6 +401,12 @@ def _under_one(ask: Callable[[jax.Array], Any]) -> Any:
         )
 
     return asked
+
+
+def _of_numpy(leaf: Any) -> jax.Array:
+    """An array of NumPy as one of JAX, which knows the machine's own order of bytes alone."""
+    array = np.asarray(leaf)
+    return jnp.asarray(array.astype(array.dtype.newbyteorder("="), copy=False))
 
 
 def _is_long(leaf: jax.Array) -> bool:

@@ -501,12 +501,11 @@ def _texts(values: Any) -> list[str]:
 def _json_of(matrix: StreamingMatrix) -> str:
     if isinstance(matrix, StreamingMatrix):
         return matrix.to_json()
-    as_streaming_matrix = getattr(matrix, "as_streaming_matrix", None)
-    hint = (
-        "; did you mean .as_streaming_matrix() or .inverse_as_streaming_matrix()?"
-        if as_streaming_matrix
-        else ""
-    )
+    hint = ""
+    if hasattr(matrix, "as_streaming_matrix"):
+        hint = "; did you mean .as_streaming_matrix() or .inverse_as_streaming_matrix()?"
+    elif hasattr(matrix, "noising_matrix"):
+        hint = "; did you mean .noising_matrix?"
     kind = type(matrix)
     raise InvalidArgumentError(
         field="matrix",

@@ -102,7 +102,7 @@ class Design:
         bound = "" if self.sensitivity.exact else "at most "
         return (
             f"<noised.Design {what}: loss {self.loss:.6g}, mean {self.mean:.6g}, max {self.max:.6g}, "
-            f"sensitivity {bound}{self.sensitivity.value:.6g}>"
+            f"sensitivity {bound}{self.sensitivity.value:.6g}{'' if self.complete else ', ended early'}>"
         )
 
     def _repr_html_(self) -> str:

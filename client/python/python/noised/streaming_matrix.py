@@ -255,7 +255,11 @@ def _place(client: Client | None) -> _noised.Connection:
 
 def _json(field: str, matrix: StreamingMatrix) -> str:
     """The description of an argument that must be a matrix."""
-    return is_a(field, matrix, StreamingMatrix, "a noised.StreamingMatrix").to_json()
+    name = "a noised.StreamingMatrix"
+    if not isinstance(matrix, type) and hasattr(matrix, field):
+        # A design has a strategy, a noising matrix and more.
+        name = f"{name}, such as its .{field}"
+    return is_a(field, matrix, StreamingMatrix, name).to_json()
 
 
 @functools.cache
