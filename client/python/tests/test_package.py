@@ -278,6 +278,18 @@ def test_names_are_types() -> None:
     assert typing.get_args(typing.get_type_hints(noised.Shard)["cut"]) == ("lanes", "leaves")
 
 
+def test_a_session_is_generic_in_its_tree() -> None:
+    local = noised.connect()
+    session: noised.Session[dict[str, np.ndarray[Any, Any]]] = local.create_session(
+        noised.prefix_sum(), TREE, noised.Gaussian(1.0)
+    )
+    with session:
+        noise = session.fetch()
+        assert noise["w"].dtype == np.float32
+        # mypy, which checks the tests, holds it to the type above.
+        assert sorted(noise) == ["w"]
+
+
 def test_a_session_is_told_of_by_names(anywhere: noised.Client) -> None:
     before = int(time.time())
     with anywhere.create_session(noised.prefix_sum(), TREE, noised.Gaussian(1.0)) as session:

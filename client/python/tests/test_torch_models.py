@@ -49,7 +49,7 @@ def test_a_checkpoint_with_and_without_compile(client: noised.Client, source: An
 def test_a_part_that_is_compiled(client: noised.Client) -> None:
     module = model()
     state = noised.torch.Privatizer(module, BLT, 1.0, client=client).state_dict()
-    module.second = compiled(module.second)  # type: ignore[assignment, arg-type]
+    module.second = compiled(module.second)  # type: ignore[arg-type]
     assert "second._orig_mod.weight" in dict(module.named_parameters())
     privatizer = noised.torch.Privatizer(module, BLT, 1.0, client=client)
     privatizer.load_state_dict(state)
@@ -135,8 +135,8 @@ def test_a_design_is_taken_for_its_noising_matrix(client: noised.Client) -> None
     assert all(torch.equal(found[0][name], found[1][name]) for name in before)
     shard: Any = {"client": client, "noise_key": KEY, "shard": noised.Shard(0, 1)}
     parts = [torch.zeros(26), torch.zeros(26)]
-    for part, matrix in zip(parts, (design, design.noising_matrix), strict=True):
-        noised.torch.ShardPrivatizer(module, matrix, 1.0, **shard).add_noise(part)
+    noised.torch.ShardPrivatizer(module, design, 1.0, **shard).add_noise(parts[0])
+    noised.torch.ShardPrivatizer(module, design.noising_matrix, 1.0, **shard).add_noise(parts[1])
     assert torch.equal(*parts)
     recommendation: Any = noised.recommend(8, max_planes=1)
     with pytest.raises(InvalidArgumentError, match=r"noising_matrix: .*\.best is a design"):

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
-from typing import Any, get_args
+from typing import Any, get_args, overload
+
+from numpy.typing import NDArray
 
 from noised import _noised
 from noised._check import flag, is_a, maybe_call, one_of, real, secret, text, whole
@@ -108,7 +110,7 @@ class Client:
         noise_state: NoiseState | None = None,
         start_noise_over: bool = False,
         fetch_ahead: bool = True,
-    ) -> Session:
+    ) -> Session[Any]:
         """Makes a session, or goes on with one.
 
         Args:
@@ -188,9 +190,17 @@ class Client:
             is_flat=shard is not None,
         )
 
+    @overload
+    def open_session(
+        self, name: str | Sequence[str], tree: None = None, *, fetch_ahead: bool = True
+    ) -> Session[dict[str, NDArray[Any]]]: ...
+    @overload
+    def open_session(
+        self, name: str | Sequence[str], tree: Any, *, fetch_ahead: bool = True
+    ) -> Session[Any]: ...
     def open_session(
         self, name: str | Sequence[str], tree: Any = None, *, fetch_ahead: bool = True
-    ) -> Session:
+    ) -> Session[Any]:
         """Takes up a session that exists.
 
         Args:

@@ -7,7 +7,7 @@ import json
 import sys
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,16 @@ from noised.errors import (
 )
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from noised.client import Client
+
+    #: The type of a step's tree; anything where nobody says.
+    Tree = TypeVar("Tree", default=Any)
+else:
+    from typing import TypeVar
+
+    Tree = TypeVar("Tree")
 
 T = TypeVar("T")
 
@@ -39,12 +48,15 @@ T = TypeVar("T")
 _STATE = 1
 
 
-class Session(Closing):
+class Session(Closing, Generic[Tree]):
     """A session on a server, on several, or in this process: `client.create_session(...)` makes one.
 
     A session takes each step once. Every call knows its step, so a call that failed or was interrupted is simply made
     again, with the same input: the step is then finished or its answer is given again, byte for byte. Calls from several
     threads wait for each other.
+
+    It is generic in the type of its steps' trees, for programs that are checked:
+    `session: noised.Session[dict[str, NDArray[np.float32]]] = client.create_session(...)`.
 
     As a context manager it is closed at the end. A session that was given no id, and of which `state` was never taken,
     is deleted then: nobody could find it again.
@@ -142,7 +154,7 @@ class Session(Closing):
 
     # Steps.
 
-    def multiply_next(self, tree: Any, step: int | None = None) -> Any:
+    def multiply_next(self, tree: Tree, step: int | None = None) -> Tree:
         """`(A x)_t` for the tree `x_t`; where the source is `Privatize`, `g_t + (A z)_t` for the gradients `g_t`.
 
         Args:
@@ -157,7 +169,8 @@ class Session(Closing):
             WrongStepError, PayloadMismatchError, DivergedError, PastHorizonError: The step is refused.
             UnavailableError, ConnectionBrokenError: The server was away for too long. Call again.
         """
-        return self._multiply_next(tree, step, _as_it_is)
+        answer: Tree = self._multiply_next(tree, step, _as_it_is)
+        return answer
 
     def _multiply_next(self, tree: Any, step: int | None, use: Callable[[Any], T]) -> T:
         """`multiply_next`, whose answer goes to `use`. Where that fails, the step is not counted: it comes next again."""
@@ -176,7 +189,7 @@ class Session(Closing):
             self._step = wanted + 1
         return used
 
-    def privatize(self, gradients: Any, step: int | None = None) -> Any:
+    def privatize(self, gradients: Tree, step: int | None = None) -> Tree:
         """`multiply_next` of a session that is sure to add noise: its source must be `Privatize`.
 
         Args:
@@ -195,7 +208,7 @@ class Session(Closing):
             )
         return self.multiply_next(gradients, step)
 
-    def fetch(self, step: int | None = None) -> Any:
+    def fetch(self, step: int | None = None) -> Tree:
         """`(A z)_t`, of a session whose source is `Gaussian`.
 
         Unless the session was made with `fetch_ahead=False`, the next step is asked for at once, in the background, so
@@ -214,7 +227,8 @@ class Session(Closing):
             TakenByAnotherError: Another handle of the session was given the step, and this one never asked for it.
             UnavailableError, ConnectionBrokenError: The server was away for too long. Call again.
         """
-        return self._fetch(step, _as_it_is)
+        noise: Tree = self._fetch(step, _as_it_is)
+        return noise
 
     def _fetch(self, step: int | None, use: Callable[[Any], T]) -> T:
         """`fetch`, whose answer goes to `use`. Where that fails, the step is not counted: it comes next again."""
