@@ -31,6 +31,10 @@ _PIECE_BYTES = 96 << 10
 _PIECES = 16
 
 
+#: In place of a tree that nobody has given: a tree without leaves may be `None`.
+_UNBOUND = object()
+
+
 class PrivatizerState(NamedTuple):
     """What a privatizer keeps in the optimizer's state: a checkpoint holds it as it holds anything else.
 
@@ -99,7 +103,7 @@ class Steps:
         self._dtype = dtype
         self._is_shard = shard is not None
         self._lock = threading.RLock()
-        self._tree: Any = None
+        self._tree: Any = _UNBOUND
         self._session: Session | None = None
         self._last: tuple[int, tuple[NDArray[Any], ...]] | None = None
         self._staging = _Staging()
@@ -141,7 +145,7 @@ class Steps:
     @property
     def _is_empty(self) -> bool:
         """Whether there are no parameters: a step does nothing then, and there is no session."""
-        return self._tree is not None and not jax.tree.leaves(self._tree)
+        return self._tree is not _UNBOUND and not jax.tree.leaves(self._tree)
 
     # The callbacks are not `ordered`: one that failed would leave JAX with a token on which every later one fails, in this
     # program and in others. What orders them is that each gives the step that the next one takes.
@@ -245,7 +249,7 @@ class Steps:
     def open(self) -> Session:
         with self._lock:
             if self._session is None:
-                if self._tree is None:
+                if self._tree is _UNBOUND:
                     raise InvalidArgumentError(
                         field="params", rule="must have been given to init: there is no session yet"
                     )
@@ -275,7 +279,7 @@ class Steps:
 
     def _bind(self, params: Any) -> None:
         tree = self._specs(params)
-        if self._tree is not None:
+        if self._tree is not _UNBOUND:
             self._compare(tree)
         self._tree = tree
 
@@ -316,7 +320,7 @@ class Steps:
 
     def _check(self, gradients: Any) -> None:
         if not self._is_shard:
-            if self._tree is None:
+            if self._tree is _UNBOUND:
                 # Nothing says that `init` must be called with more than shapes, or at all, before a run goes on.
                 self._bind(gradients)
             self._compare(self._specs(gradients))
