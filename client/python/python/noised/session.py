@@ -250,6 +250,9 @@ class Session(Closing, Generic[Tree]):
                     self._asked = None
                     raise
             used = use(self._tree_of(data))
+            if use is not _as_it_is:
+                # What is written down already cannot be handed out again, whatever comes now.
+                self._step = wanted + 1
             self._begin_ahead(wanted + 1)
             # Only what can be handed out is counted: else the step is asked for again, and answered again.
             self._step = wanted + 1
