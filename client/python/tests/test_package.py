@@ -296,7 +296,9 @@ def test_a_session_is_generic_in_its_tree() -> None:
 
 def test_a_session_is_told_of_by_names(anywhere: noised.Client) -> None:
     before = int(time.time())
-    with anywhere.create_session(noised.prefix_sum(), TREE, noised.Gaussian(1.0)) as session:
+    with anywhere.create_session(
+        noised.prefix_sum(), TREE, noised.Gaussian(1.0), fetch_ahead=False
+    ) as session:
         session.fetch()
         session.state()
         (info,) = session.info()

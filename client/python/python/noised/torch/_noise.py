@@ -195,7 +195,7 @@ class Noise(Closing):
                 raise ValueError("it is of another version")
             state, made_for = state_dict["session"], state_dict["made_for"]
             leaves = [(str(path), str(dtype)) for path, dtype in state_dict["leaves"]]
-            made_for = dict(made_for or {})
+            made_for = {} if made_for is None else dict(made_for)
             if not all(dtype in _DTYPES for _, dtype in leaves):
                 raise ValueError("it is of another kind")
         except (KeyError, TypeError, ValueError) as error:
