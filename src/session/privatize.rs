@@ -31,8 +31,9 @@ pub(super) struct Privatize {
     /// The beginnings of the gradients of other steps, in the middle of which the session went back.
     released_in_part: BTreeMap<u64, ReleasedInPart>,
     /// The gradient of a step that was released before, as far as it has come. Its answer waits for the rest: until then
-    /// nobody knows whether it is the same gradient.
-    held: Vec<Bytes>,
+    /// nobody knows whether it is the same gradient. The bytes are copied: a piece may keep a longer message alive, and
+    /// the session answers for as many bytes as a gradient has.
+    held: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +82,7 @@ impl Privatize {
         &mut self,
         step: u64,
         offset: usize,
-        pieces: &[Bytes],
+        pieces: &[impl AsRef<[u8]>],
         drawn: Option<&DrawnStep>,
     ) -> Result<Outcome> {
         let checked = self.track.check(step, offset, pieces)?;
@@ -158,14 +159,16 @@ impl Privatize {
         }
         // A client that starts again starts with the first byte.
         if offset == 0 {
-            self.held.clear();
+            self.held = Vec::with_capacity(total);
         }
-        let held = self.held.iter().map(Bytes::len).sum::<usize>();
+        let held = self.held.len();
         if offset != held {
-            let rule = format!("must be {held}: step {step} was released before, and is taken as a whole");
+            let rule = format!(
+                "must be {held}, found {offset}: step {step} was released before, and is taken as a whole"
+            );
             return Err(Error::invalid("offset", rule));
         }
-        self.held.extend(pieces);
+        pieces.iter().for_each(|piece| self.held.extend_from_slice(piece));
         if !ends {
             return Ok(Outcome::Answer(Vec::new()));
         }
@@ -173,27 +176,20 @@ impl Privatize {
         if !self.is_same(step, &gradient) {
             return Err(Error::Diverged { requested: step, expected: step });
         }
-        self.apply_fresh(step, 0, &gradient, drawn)
+        self.apply_fresh(step, 0, &[gradient], drawn)
     }
 
     /// Whether this is the gradient under which the step was released.
-    fn is_same(&self, step: u64, gradient: &[Bytes]) -> bool {
+    fn is_same(&self, step: u64, gradient: &[u8]) -> bool {
         let mut hash = hash_of_step(&self.digest_key, step);
         if let Some(expected) = self.digest_of(step) {
-            gradient.iter().for_each(|piece| {
-                hash.update(piece);
-            });
+            hash.update(gradient);
             return expected == digest(&hash);
         }
         let Some(part) = self.released_in_part.get(&step) else {
             return true;
         };
-        let mut left = part.bytes;
-        for piece in gradient {
-            let taken = piece.len().min(left);
-            hash.update(&piece[..taken]);
-            left -= taken;
-        }
+        hash.update(&gradient[..part.bytes.min(gradient.len())]);
         part.digest == digest(&hash)
     }
 
@@ -210,7 +206,7 @@ impl Privatize {
             self.released[from..].fill(None);
             self.released_in_part.split_off(&divergence_from);
         }
-        self.held.clear();
+        self.held = Vec::new();
         self.track.restart_at(step);
         self.hash = hash_of_step(&self.digest_key, self.track.step);
     }

@@ -1,6 +1,8 @@
 //! Noise released under gradients: the sum, tile by tile and as a whole, and no noise under two of them.
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use noised::session::{Noise, Outcome, Source};
 use noised::{DType, Error, MatrixSpec, Precision, SessionSpec, Tree};
@@ -183,6 +185,38 @@ fn answers_to_a_step_released_before_wait_for_the_whole_gradient() {
         panic!("it is drawn")
     };
     assert!(found.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect::<Vec<_>>() == answer);
+}
+
+/// Memory of a longer message, of which a session is given a part.
+#[derive(Clone)]
+struct Message(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Message {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+/// A gradient that waits for its rest keeps no message alive whose part it is: the session answers for its own bytes alone.
+#[test]
+fn a_gradient_that_waits_keeps_no_message_alive() {
+    let whole = Tree::flat(4 * 1024, DType::F32).unwrap();
+    let mut driven = Driven::new(privatize(specs::noising(), whole.clone(), None), options(1, KEPT));
+    let first = gradient(&whole, 0);
+    let answer = driven.privatize(0, &first).unwrap();
+    driven.rewind(0, false).unwrap();
+    driven.look_ahead();
+    let mut answers = Vec::new();
+    for (offset, tile) in (0..).step_by(4096).zip(first.chunks(4096)) {
+        let message = Message(Arc::new([tile, &[0; 60 << 10]].concat()));
+        let part = Bytes::from_owner(message.clone()).slice(..4096);
+        match driven.session.apply(0, offset, vec![part]).unwrap() {
+            Outcome::Answer(chunks) => answers.extend(chunks),
+            Outcome::NeedsNoise => panic!("it is drawn"),
+        }
+        assert_eq!(Arc::strong_count(&message.0), 1, "a message is kept at byte {offset}");
+    }
+    assert!(answers.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect::<Vec<_>>() == answer);
 }
 
 /// Divergence that is allowed from a step on is allowed from there on, also where the way to that step was called off.
