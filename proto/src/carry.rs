@@ -192,6 +192,10 @@ fn decode<M: Carrier>(read: &mut Segments, left: usize) -> Result<Carried<M>, Se
                 let value = decode_varint(read).map_err(malformed)?;
                 encode_key(tag, wire_type, &mut head);
                 encode_varint(value, &mut head);
+                // Numbers are short, and there may be millions of them.
+                if head.len() > MAX_HEAD_BYTES {
+                    return Err(head_too_long());
+                }
                 continue;
             }
             WireType::LengthDelimited => decode_varint(read).map_err(malformed)?,
@@ -210,8 +214,7 @@ fn decode<M: Carrier>(read: &mut Segments, left: usize) -> Result<Carried<M>, Se
             continue;
         }
         if head.len() + length > MAX_HEAD_BYTES {
-            let rule = format!("a message holds at most {MAX_HEAD_BYTES} bytes beside its payload");
-            return Err(ServiceError::Malformed(rule));
+            return Err(head_too_long());
         }
         encode_key(tag, wire_type, &mut head);
         if wire_type == WireType::LengthDelimited {
@@ -223,6 +226,10 @@ fn decode<M: Carrier>(read: &mut Segments, left: usize) -> Result<Carried<M>, Se
         return Err(truncated());
     }
     Ok(Carried { message: M::decode(head.freeze()).map_err(malformed)?, payload })
+}
+
+fn head_too_long() -> ServiceError {
+    ServiceError::Malformed(format!("a message holds at most {MAX_HEAD_BYTES} bytes beside its payload"))
 }
 
 /// Messages on their way out, as the body of a request or of a response.
@@ -328,12 +335,23 @@ impl From<Fault> for Status {
 pub struct Incoming<M> {
     body: tonic::body::Body,
     decoder: Decoder<M>,
+    received_bytes: u64,
 }
 
 impl<M: Carrier> Incoming<M> {
     /// For messages of at most `limit` bytes.
     pub fn new(body: tonic::body::Body, limit: usize) -> Self {
-        Self { body, decoder: Decoder::new(limit) }
+        Self { body, decoder: Decoder::new(limit), received_bytes: 0 }
+    }
+
+    /// Bytes that have come, of whole messages and of the one under way.
+    pub fn received_bytes(&self) -> u64 {
+        self.received_bytes
+    }
+
+    /// Whether a message has begun that is not whole.
+    pub fn is_within_message(&self) -> bool {
+        self.decoder.is_within_message()
     }
 
     /// The next message, or `None` where the body has ended well. Dropping the future loses nothing.
@@ -353,7 +371,10 @@ impl<M: Carrier> Incoming<M> {
                 return Ok(None);
             };
             match frame.into_data() {
-                Ok(data) => self.decoder.push(data),
+                Ok(data) => {
+                    self.received_bytes += data.len() as u64;
+                    self.decoder.push(data);
+                }
                 Err(frame) => {
                     let status = frame.trailers_ref().and_then(Status::from_header_map);
                     if let Some(status) = status.filter(|status| status.code() != tonic::Code::Ok) {

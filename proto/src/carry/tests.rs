@@ -110,3 +110,31 @@ fn what_is_too_long_or_compressed_is_refused_before_it_is_read() {
     let long = Request { name: "a".repeat(MAX_HEAD_BYTES + 1), ..Request::default() };
     assert!(matches!(decode_all(&framed(&long), &[1000]), Err(ServiceError::Malformed(_))));
 }
+
+/// Everything beside the payload is gathered, so all of it counts: names, numbers of either width, fields that are not known.
+#[test]
+fn a_head_has_a_bound_whatever_it_is_made_of() {
+    let message = |field: &[u8], times: usize| {
+        let body = field.repeat(times);
+        let mut bytes = vec![0; PREFIX_BYTES];
+        bytes[1..].copy_from_slice(&(body.len() as u32).to_be_bytes());
+        [bytes, body].concat()
+    };
+    let fields: [(&str, &[u8]); 6] = [
+        ("a known number", &[2 << 3, 1]),
+        ("an unknown number of many bytes", &[15 << 3, 0xff, 0xff, 0xff, 0xff, 0x7f]),
+        ("a number written longer than it is", &[2 << 3, 0x81, 0x80, 0x80, 0]),
+        ("eight bytes", &[15 << 3 | 1, 0, 0, 0, 0, 0, 0, 0, 0]),
+        ("four bytes", &[15 << 3 | 5, 0, 0, 0, 0]),
+        ("an empty string", &[15 << 3 | 2, 0]),
+    ];
+    for (what, field) in fields {
+        let few = message(field, 100);
+        assert_eq!(decode_all(&few, &[1000]).map(|found| found.len()), Ok(1), "{what}");
+        let many = message(field, 1 << 16);
+        assert!(matches!(decode_all(&many, &[1000]), Err(ServiceError::Malformed(_))), "{what}");
+    }
+    // A payload is not gathered.
+    let long = Request { payload: vec![7; 3 * MAX_HEAD_BYTES].into(), ..Request::default() };
+    assert_eq!(decode_all(&framed(&long), &[1000]), Ok(vec![long]));
+}
