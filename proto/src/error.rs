@@ -102,6 +102,28 @@ pub enum ServiceError {
         /// What the transport said of it.
         text: String,
     },
+    /// The metadata of a call is longer than the server takes.
+    #[error(
+        "metadata: must take at most {limit} bytes, each entry's name and value and 32 more, found {size}; send less, \
+         or raise max_metadata_bytes of the server"
+    )]
+    MetadataTooLarge {
+        /// The bytes of the metadata.
+        size: usize,
+        /// The most there may be.
+        limit: usize,
+    },
+    /// A request stopped coming, or came too slowly.
+    #[error(
+        "the request came too slowly: {bytes} bytes of it, or its end, must come every {} s; send it faster, or raise \
+         body_timeout of the server", timeout.as_secs_f64()
+    )]
+    Stalled {
+        /// Bytes that must come in the time.
+        bytes: usize,
+        /// The time.
+        timeout: Duration,
+    },
     /// The connection broke, or the client took the call back.
     #[error("the connection broke: {text}")]
     ConnectionBroken {
@@ -220,6 +242,13 @@ fn row(error: &ServiceError) -> Row {
         ServiceError::MessageOverLimit { .. } => {
             Row::new(Code::ResourceExhausted, "MESSAGE_TOO_LARGE").quota("message_bytes", &text)
         }
+        ServiceError::MetadataTooLarge { size, limit } => {
+            Row::new(Code::ResourceExhausted, "METADATA_TOO_LARGE")
+                .with("size", size)
+                .with("limit", limit)
+                .quota("metadata_bytes", &text)
+        }
+        ServiceError::Stalled { .. } => Row::new(Code::DeadlineExceeded, "REQUEST_STALLED"),
         ServiceError::ConnectionBroken { .. } => Row::new(Code::Unavailable, "CONNECTION_BROKEN"),
         ServiceError::Malformed(rule) => Row::new(Code::InvalidArgument, "MALFORMED").field("request", rule),
         ServiceError::Draining { retry_after } => Row::new(Code::Unavailable, "DRAINING").retry(*retry_after),
@@ -376,7 +405,7 @@ mod tests {
     #[test]
     fn every_error_has_its_code_and_reason() {
         let name = || "sessions/a".to_owned();
-        let table: [(ServiceError, Code, &str); 27] = [
+        let table = [
             (Error::invalid("a", "b").into(), Code::InvalidArgument, "INVALID_FIELD"),
             (Error::WrongStep { requested: 1, expected: 2 }.into(), Code::FailedPrecondition, "WRONG_STEP"),
             (
@@ -431,6 +460,12 @@ mod tests {
                 Code::ResourceExhausted,
                 "MESSAGE_TOO_LARGE",
             ),
+            (
+                ServiceError::MetadataTooLarge { size: 2, limit: 1 },
+                Code::ResourceExhausted,
+                "METADATA_TOO_LARGE",
+            ),
+            (ServiceError::Stalled { bytes: 1, timeout: SECOND }, Code::DeadlineExceeded, "REQUEST_STALLED"),
             (ServiceError::ConnectionBroken { text: "x".into() }, Code::Unavailable, "CONNECTION_BROKEN"),
             (ServiceError::Malformed("x".into()), Code::InvalidArgument, "MALFORMED"),
             (ServiceError::Draining { retry_after: SECOND }, Code::Unavailable, "DRAINING"),

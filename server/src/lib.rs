@@ -6,7 +6,9 @@
 //! | [`listen`] | where to listen: TCP or a Unix socket |
 //! | `serve` | [`run`]: the services put together, and the drain |
 //! | `lifecycle` | what tells handlers that the server is about to stop |
-//! | `intake` | a bound on the bytes of requests that are under way |
+//! | `connections` | connections: taken up to a bound, and ended when nobody uses them |
+//! | `gate` | what every call goes through first: the bound on its metadata, and its deadline |
+//! | `intake` | bounds on the bytes of requests that are under way, and on how slowly they come |
 //! | `entry`, `drawing` | a session's two halves behind their locks; what is drawn ahead of its client |
 //! | `keys`, `ledger` | the keys of noises, and which of them were drawn before |
 //! | `registry` | the sessions by name, and the memory promised to them |
@@ -18,8 +20,10 @@
 mod analysis;
 mod compute;
 pub mod config;
+mod connections;
 mod drawing;
 mod entry;
+mod gate;
 mod intake;
 mod keys;
 mod last_use;

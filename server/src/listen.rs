@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -10,6 +10,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::either::Either;
+use tonic::transport::server::{Connected, TcpConnectInfo, UdsConnectInfo};
+
+use crate::config::DEFAULT_PORT;
 
 /// With the system's default of 208 KiB, a Unix socket carries less than half of what TCP does.
 const UNIX_SEND_BUFFER: usize = 4 << 20;
@@ -38,11 +42,46 @@ impl FromStr for ListenAddr {
                 path => Ok(Self::Unix(path.into())),
             };
         }
-        let mut addresses = text
-            .to_socket_addrs()
-            .map_err(|e| format!("`{text}` is neither host:port nor unix:///path: {e}"))?;
+        let (host, port) = split_host(text)?;
+        let addresses = (host, port).to_socket_addrs();
+        let mut addresses =
+            addresses.map_err(|e| format!("`{host}` in `{text}` is no address, and no name of one: {e}"))?;
         addresses.next().map(Self::Tcp).ok_or_else(|| format!("`{text}` has no address"))
     }
+}
+
+/// The parts of `host:port`.
+///
+/// A missing host is not taken for every interface: whoever reaches the server has all of its sessions, so that has to be
+/// written out.
+fn split_host(text: &str) -> Result<(&str, u16), String> {
+    let everywhere = |port: &str| {
+        format!(
+            "write 127.0.0.1:{port} for this machine alone, or 0.0.0.0:{port} for every network that the machine is on"
+        )
+    };
+    if text.is_empty() {
+        return Err("must be host:port or unix:///path, found nothing".to_owned());
+    }
+    if text.starts_with("unix:") {
+        return Err(format!("`{text}` is no socket: write unix:///path, such as unix:///run/noised.sock"));
+    }
+    if text.parse::<Ipv6Addr>().is_ok() {
+        return Err(format!("`{text}` has no port: write [{text}]:{DEFAULT_PORT}"));
+    }
+    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let (host, port) = match text.rsplit_once(':') {
+        Some(("", port)) => return Err(format!("`{text}` has no host: {}", everywhere(port))),
+        Some(parts) => parts,
+        None if number(text) => return Err(format!("`{text}` has no host: {}", everywhere(text))),
+        None => return Err(format!("`{text}` has no port: write {text}:{DEFAULT_PORT}")),
+    };
+    let port =
+        Some(port).filter(|port| number(port)).and_then(|port| port.parse().ok()).ok_or_else(|| {
+            format!("`{text}` is neither host:port, with a port from 0 to 65535, nor unix:///path")
+        })?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    Ok((bare, port))
 }
 
 impl TryFrom<String> for ListenAddr {
@@ -97,6 +136,22 @@ impl Listener {
         }
     }
 
+    /// Waits for a connection, and takes it.
+    pub(crate) async fn accept(&self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                tune_tcp(&stream);
+                Stream::Tcp(stream)
+            }
+            Self::Unix(listener, _) => {
+                let (stream, _) = listener.accept().await?;
+                tune_unix(&stream);
+                Stream::Unix(stream)
+            }
+        })
+    }
+
     /// The address that it is bound to, with the port that port 0 took.
     ///
     /// # Errors
@@ -109,8 +164,48 @@ impl Listener {
     }
 }
 
+/// An accepted connection.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Stream {
+    pub(crate) fn peer(&self) -> Peer {
+        match self {
+            Self::Tcp(stream) => Peer::Tcp(stream.connect_info()),
+            Self::Unix(stream) => Peer::Unix(stream.connect_info()),
+        }
+    }
+
+    pub(crate) fn into_io(self) -> Either<TcpStream, UnixStream> {
+        match self {
+            Self::Tcp(stream) => Either::Left(stream),
+            Self::Unix(stream) => Either::Right(stream),
+        }
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug)]
+pub(crate) enum Peer {
+    Tcp(TcpConnectInfo),
+    Unix(UdsConnectInfo),
+}
+
+impl Peer {
+    /// Puts the peer among a request's extensions, where tonic looks for it.
+    pub(crate) fn tell(&self, extensions: &mut http::Extensions) {
+        match self {
+            Self::Tcp(peer) => drop(extensions.insert(peer.clone())),
+            Self::Unix(peer) => drop(extensions.insert(peer.clone())),
+        }
+    }
+}
+
 /// Settings of an accepted connection. A system that refuses one costs speed, and nothing else.
-pub(crate) fn tune_tcp(stream: &TcpStream) {
+fn tune_tcp(stream: &TcpStream) {
     let _slower = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
     // A client's machine that vanished is noticed, and what its streams hold is let go. The kernel answers for a client
@@ -125,7 +220,7 @@ pub(crate) fn tune_tcp(stream: &TcpStream) {
 }
 
 /// Settings of an accepted connection. A system that refuses one costs speed, and nothing else.
-pub(crate) fn tune_unix(stream: &UnixStream) {
+fn tune_unix(stream: &UnixStream) {
     let _slower = SockRef::from(stream).set_send_buffer_size(UNIX_SEND_BUFFER);
 }
 
@@ -150,6 +245,34 @@ mod tests {
     use std::os::unix::net::UnixDatagram;
 
     use super::*;
+
+    #[test]
+    fn addresses() {
+        for text in ["127.0.0.1:80", "0.0.0.0:0", "[::1]:80", "[::]:65535", "localhost:7467"] {
+            assert!(matches!(text.parse(), Ok(ListenAddr::Tcp(_))), "{text}");
+        }
+        assert_eq!("unix:///a".parse(), Ok(ListenAddr::Unix("/a".into())));
+        for (text, advice) in [
+            ("", "host:port"),
+            (":7467", "write 127.0.0.1:7467"),
+            (":7467", "0.0.0.0:7467"),
+            ("7467", "write 127.0.0.1:7467"),
+            (":", "has no host"),
+            ("0.0.0.0", "write 0.0.0.0:7467"),
+            ("localhost", "write localhost:7467"),
+            ("::1", "write [::1]:7467"),
+            ("[::1]", "neither host:port"),
+            ("127.0.0.1:", "from 0 to 65535"),
+            ("127.0.0.1:65536", "from 0 to 65535"),
+            ("127.0.0.1:+80", "from 0 to 65535"),
+            ("http://127.0.0.1:80", "`http://127.0.0.1`"),
+            ("unix:/run/a.sock", "unix:///path"),
+            ("unix://", "needs the path"),
+        ] {
+            let error = text.parse::<ListenAddr>().unwrap_err();
+            assert!(error.contains(advice), "{text}: {error}");
+        }
+    }
 
     #[tokio::test]
     async fn only_a_socket_that_refuses_is_replaced() {

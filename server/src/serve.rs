@@ -1,44 +1,54 @@
 //! The services put together, and the drain.
 
 use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use noised_proto::v1::analysis_server::{self, AnalysisServer};
 use noised_proto::v1::sessions_server;
 use noised_proto::{FILE_DESCRIPTOR_SET, ServiceError};
-use tokio_stream::StreamExt;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::transport::Server;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::Layer;
 use tower::util::MapResponseLayer;
 
 use crate::analysis::AnalysisService;
 use crate::compute::Compute;
-use crate::config::Config;
+use crate::config::{Config, open_files, open_files_limit};
+use crate::connections::{self, Rules};
+use crate::gate::Gate;
 use crate::intake::Intake;
 use crate::keys::Keys;
 use crate::ledger::Ledger;
 use crate::lifecycle::Lifecycle;
-use crate::listen::{Listener, tune_tcp, tune_unix};
+use crate::listen::Listener;
 use crate::registry::Registry;
 use crate::sessions::{Carrying, SessionsService};
+
+/// How long calls that are cut have to end.
+const CUT_TIME: Duration = Duration::from_millis(500);
 
 /// What health tells of: the server as a whole, and each service.
 const SERVICES: [&str; 3] = ["", sessions_server::SERVICE_NAME, analysis_server::SERVICE_NAME];
 
-/// Serves until `shutdown` is done, and then drains: health says NOT_SERVING, no connection and no new work is taken,
-/// and steps under way go on for at most [`Config::drain_timeout`].
+/// Serves until `shutdown` is done, and then drains: health says NOT_SERVING, no connection and no new work
+/// is taken, and steps under way go on for at most [`Config::drain_timeout`].
 ///
 /// `config.listen` is not looked at: the listener is bound already.
 ///
 /// # Errors
-/// Where the compute threads cannot be started or the listener fails. A drain that is cut short is none.
+/// Where the compute threads cannot be started or the ledger cannot be opened. A drain that is cut short is
+/// no error.
 pub async fn run(
     listener: Listener,
     config: Config,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let lifecycle = Lifecycle::default();
+    let rules = Rules::of(&config);
+    warn_of_few_files(&config);
     let compute = Arc::new(Compute::new("step", config.threads).context("cannot start the compute threads")?);
     // Threads of their own: an analysis may take minutes, and no step waits behind one.
     let analyses =
@@ -58,6 +68,7 @@ pub async fn run(
         lifecycle: lifecycle.clone(),
         max_message_bytes: config.max_message_bytes,
         max_kept_states: config.max_kept_states,
+        body_timeout: config.body_timeout,
     };
     if let Some(limit) = config.delete_unnamed_after {
         tokio::spawn(sessions.clone().delete_idle_sessions(limit));
@@ -73,21 +84,26 @@ pub async fn run(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("the descriptors of the protocol do not read")?;
+    // What most tools still speak.
+    let reflection_v1alpha = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1alpha()
+        .context("the descriptors of the protocol do not read")?;
 
     let limit = config.max_message_bytes;
-    let router = Server::builder()
-        .max_frame_size(config.http2_frame_bytes)
-        .initial_stream_window_size(config.http2_stream_window_bytes)
-        .initial_connection_window_size(config.http2_connection_window_bytes)
-        .max_concurrent_streams(config.max_calls_per_connection)
-        .layer(MapResponseLayer::new(ServiceError::restate::<tonic::body::Body>))
-        .layer(Intake::new(limit))
-        .add_service(health_service)
+    let analysis =
+        AnalysisServer::new(analysis).max_decoding_message_size(limit).max_encoding_message_size(limit);
+    let routes = Routes::new(health_service)
         .add_service(reflection)
+        .add_service(reflection_v1alpha)
         .add_service(Carrying::new(sessions))
-        .add_service(
-            AnalysisServer::new(analysis).max_decoding_message_size(limit).max_encoding_message_size(limit),
-        );
+        .add_service(analysis)
+        .prepare();
+    let intake = Intake::new(limit, config.body_timeout, lifecycle.clone());
+    let gate = Gate { max_metadata_bytes: config.max_metadata_bytes };
+    let services =
+        MapResponseLayer::new(ServiceError::restate::<Body>).layer(gate.layer(intake.layer(routes)));
 
     let address = listener.local_addr().context("the listener has no address")?;
     tracing::info!(
@@ -97,21 +113,7 @@ pub async fn run(
         max_session_bytes = config.max_session_bytes,
         "serving"
     );
-    let draining = lifecycle.draining.clone().cancelled_owned();
-    let server = async {
-        match listener {
-            Listener::Tcp(listener) => {
-                let incoming = TcpListenerStream::new(listener).map(|accepted| accepted.inspect(tune_tcp));
-                router.serve_with_incoming_shutdown(incoming, draining).await
-            }
-            Listener::Unix(listener, file) => {
-                let incoming = UnixListenerStream::new(listener).map(|accepted| accepted.inspect(tune_unix));
-                let served = router.serve_with_incoming_shutdown(incoming, draining).await;
-                drop(file);
-                served
-            }
-        }
-    };
+    let server = connections::serve(listener, services, rules, &lifecycle);
     let drain = async {
         shutdown.await;
         tracing::info!(timeout = ?config.drain_timeout, "draining");
@@ -119,21 +121,39 @@ pub async fn run(
             health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
         }
         lifecycle.draining.cancel();
-        // A watch has no end of its own, and would keep the drain from ending: who watches is told the above and no more.
+        // A watch has no end of its own, and would keep the drain from ending: who watches is told the above
+        // and no more.
         for service in SERVICES {
             health.clear_service_status(service).await;
             health.set_service_status(service, tonic_health::ServingStatus::NotServing).await;
         }
         tokio::time::sleep(config.drain_timeout).await;
     };
+    let mut server = pin!(server);
     tokio::select! {
-        served = server => {
-            served.context("the server failed")?;
-            tracing::info!("drained");
+        () = &mut server => tracing::info!("drained"),
+        () = drain => {
+            tracing::warn!("the drain took too long; what was under way is cut");
+            lifecycle.cut.cancel();
+            // Calls are told, as far as their clients read.
+            let _ended = tokio::time::timeout(CUT_TIME, &mut server).await;
         }
-        () = drain => tracing::warn!("the drain took too long; what was under way is cut"),
     }
     // Calls that a connection still holds end too, whoever embeds this server.
     lifecycle.cut.cancel();
     Ok(())
+}
+
+/// Tells the operator where the system has fewer files than the settings need.
+fn warn_of_few_files(config: &Config) {
+    let needed = open_files(config);
+    if let Some(limit) = open_files_limit().filter(|&limit| limit < needed) {
+        let max_connections = config.max_connections;
+        tracing::warn!(
+            limit,
+            needed,
+            max_connections,
+            "the limit on open files is lower than max_connections needs"
+        );
+    }
 }

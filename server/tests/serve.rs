@@ -114,6 +114,35 @@ async fn health_and_reflection() {
     }
 }
 
+/// Many tools speak the older version of reflection alone.
+#[tokio::test]
+async fn reflection_of_the_older_version() {
+    use tonic_reflection::pb::v1alpha;
+    use v1alpha::server_reflection_request::MessageRequest;
+    use v1alpha::server_reflection_response::MessageResponse;
+
+    let server = Server::start(Options::default()).await;
+    let mut reflection =
+        v1alpha::server_reflection_client::ServerReflectionClient::new(server.channel.clone());
+    let mut ask = async |question| {
+        let request =
+            v1alpha::ServerReflectionRequest { host: String::new(), message_request: Some(question) };
+        let answers = reflection.server_reflection_info(tokio_stream::once(request)).await.unwrap();
+        answers.into_inner().next().await.unwrap().unwrap().message_response.unwrap()
+    };
+    let MessageResponse::ListServicesResponse(services) =
+        ask(MessageRequest::ListServices(String::new())).await
+    else {
+        panic!("another question was answered");
+    };
+    let names: Vec<_> = services.service.iter().map(|service| service.name.as_str()).collect();
+    for service in ["noised.v1.Sessions", "noised.v1.Analysis", "grpc.health.v1.Health"] {
+        assert!(names.contains(&service), "{names:?}");
+    }
+    let symbol = MessageRequest::FileContainingSymbol("noised.v1.Sessions".into());
+    assert!(matches!(ask(symbol).await, MessageResponse::FileDescriptorResponse(_)));
+}
+
 #[tokio::test]
 async fn a_step_under_way_is_finished_before_the_server_ends() {
     let server = Server::start(Options::default()).await;

@@ -1,6 +1,7 @@
 //! gRPC calls of any bytes.
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http_body_util::BodyExt;
 use tokio::task::JoinHandle;
 use tokio_stream::StreamExt;
 use tonic::client::Grpc;
@@ -8,6 +9,9 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
+use tower::Service;
+
+use crate::server::Connection;
 
 /// Every method of the two services, by its path.
 pub const METHODS: [&str; 15] = [
@@ -66,7 +70,8 @@ impl Decoder for Raw {
     }
 }
 
-/// Sends a message to a method and leaves the call open, until it is aborted. Where it is refused it is tried again.
+/// Sends a message to a method and leaves the call open, until it is aborted. Where it is refused it is tried
+/// again.
 pub fn stall(channel: &Channel, path: &'static str, message: Bytes) -> JoinHandle<()> {
     let mut grpc = Grpc::new(channel.clone());
     tokio::spawn(async move {
@@ -78,8 +83,55 @@ pub fn stall(channel: &Channel, path: &'static str, message: Bytes) -> JoinHandl
     })
 }
 
-/// Sends messages to a method and takes at most so many answers, up to an error. Every method is called as if it were a
-/// stream both ways, which on the wire is the same.
+/// Sends a message to a method without its last byte, leaves the call open, and gives how it ends.
+pub async fn unfinished(channel: &Channel, path: &'static str, message: Bytes) -> Status {
+    let mut prefixed = BytesMut::with_capacity(5 + message.len());
+    prefixed.put_u8(0);
+    prefixed.put_u32(message.len() as u32);
+    prefixed.put_slice(&message[..message.len() - 1]);
+    let mut channel = channel.clone();
+    std::future::poll_fn(|context| channel.poll_ready(context)).await.unwrap();
+    let response = channel.call(opened(path, prefixed.freeze())).await.unwrap();
+    if let Some(status) = Status::from_header_map(response.headers()) {
+        return status;
+    }
+    match response.into_body().collect().await {
+        Ok(body) => Status::from_header_map(body.trailers().unwrap()).unwrap(),
+        Err(status) => status,
+    }
+}
+
+/// Opens a call over a connection of its own, with a deadline as the protocol writes it, sends nothing, and
+/// gives how the server ends the call. (A client of tonic ends it by itself.)
+pub async fn unfinished_until(
+    connection: Box<dyn Connection>,
+    path: &'static str,
+    timeout: &'static str,
+) -> Status {
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let io = hyper_util::rt::TokioIo::new(connection);
+    let (mut calls, driver) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    let driver = tokio::spawn(driver);
+    let mut request = opened(path, Bytes::new());
+    request.headers_mut().insert("grpc-timeout", timeout.parse().unwrap());
+    let response = calls.send_request(request).await.unwrap();
+    driver.abort();
+    Status::from_header_map(response.headers()).unwrap()
+}
+
+/// A call whose body begins with these bytes and does not end.
+fn opened(path: &'static str, beginning: Bytes) -> http::Request<tonic::body::Body> {
+    let first = tokio_stream::once(Ok::<_, Status>(http_body::Frame::data(beginning)));
+    let body = http_body_util::StreamBody::new(first.chain(tokio_stream::pending()));
+    http::Request::post(format!("http://localhost{path}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(tonic::body::Body::new(body))
+        .unwrap()
+}
+
+/// Sends messages to a method and takes at most so many answers, up to an error. Every method is called as if
+/// it were a stream both ways, which on the wire is the same.
 pub async fn call(
     channel: &Channel,
     path: &str,

@@ -29,22 +29,9 @@ pub(super) async fn send<T>(
     }
 }
 
-/// The time that a client gives a call, as the header `grpc-timeout` has it: the transport keeps it only until a stream
-/// begins.
+/// The time that a client gives a call. The gate keeps it only until a stream begins.
 pub(super) fn deadline<T>(request: &tonic::Request<T>) -> Option<Duration> {
-    let text = request.metadata().get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let plain = digits.len() <= 8 && digits.bytes().all(|digit| digit.is_ascii_digit());
-    let count: u64 = digits.parse().ok().filter(|_| plain)?;
-    Some(match unit {
-        "H" => Duration::from_secs(count * 3600),
-        "M" => Duration::from_secs(count * 60),
-        "S" => Duration::from_secs(count),
-        "m" => Duration::from_millis(count),
-        "u" => Duration::from_micros(count),
-        "n" => Duration::from_nanos(count),
-        _ => return None,
-    })
+    crate::gate::deadline(request.metadata().as_ref())
 }
 
 /// Ends when a deadline has passed; never where there is none.
@@ -72,23 +59,5 @@ mod tests {
         queue.recv().await.unwrap().unwrap();
         drop(queue);
         assert_eq!(send(&answers, 4, &go_on, long).await, Ok(false));
-    }
-
-    #[test]
-    fn deadlines_are_read_as_the_protocol_has_them() {
-        let of = |text: &'static str| {
-            let mut request = tonic::Request::new(());
-            request.metadata_mut().insert("grpc-timeout", text.parse().unwrap());
-            deadline(&request)
-        };
-        assert_eq!(of("2H"), Some(Duration::from_secs(7200)));
-        assert_eq!(of("3M"), Some(Duration::from_secs(180)));
-        assert_eq!(of("99999999S"), Some(Duration::from_secs(99_999_999)));
-        assert_eq!(of("250m"), Some(Duration::from_millis(250)));
-        assert_eq!((of("7u"), of("7n")), (Some(Duration::from_micros(7)), Some(Duration::from_nanos(7))));
-        for text in ["", "S", "1", "1x", "-1S", "+1S", "123456789S", "1 S"] {
-            assert_eq!(of(text), None, "{text}");
-        }
-        assert_eq!(deadline(&tonic::Request::new(())), None);
     }
 }

@@ -2,18 +2,22 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
 use noised_proto::v1::sessions_server::SessionsServer;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::server::NamedService;
 
 use super::SessionsService;
+use super::create::Untold;
 
 /// An answer to a request of the longest length is longer by its flags.
 const ANSWER_SLACK_BYTES: usize = 64;
 
-const STREAM_PATH: &str = "/noised.v1.Sessions/StreamMultiplyNext";
+pub(crate) const STREAM_PATH: &str = "/noised.v1.Sessions/StreamMultiplyNext";
 
 /// The service, with the one call whose payloads are large taken as it comes from the connection.
 #[derive(Clone, Debug)]
@@ -50,6 +54,44 @@ impl tower::Service<http::Request<Body>> for Carrying {
         if request.uri().path() == STREAM_PATH {
             return Box::pin(std::future::ready(Ok(self.sessions.stream_carried(request))));
         }
-        self.generated.call(request)
+        let answer = self.generated.call(request);
+        Box::pin(async move {
+            let mut answer = answer.await?;
+            Ok(match answer.extensions_mut().remove::<Untold>() {
+                Some(untold) => answer.map(|body| Body::new(TellingBody { body, untold })),
+                None => answer,
+            })
+        })
+    }
+}
+
+/// The body of an answer that tells the name of a session.
+struct TellingBody {
+    body: Body,
+    untold: Untold,
+}
+
+impl http_body::Body for TellingBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let next = ready!(Pin::new(&mut self.body).poll_frame(context));
+        // The status comes last.
+        if next.as_ref().is_none_or(|frame| frame.as_ref().is_ok_and(Frame::is_trailers)) {
+            self.untold.told();
+        }
+        Poll::Ready(next)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

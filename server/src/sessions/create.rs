@@ -1,6 +1,7 @@
 //! CreateSession.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use noised::Error;
 use noised::noise::{NoiseKey, StepProof};
@@ -40,7 +41,7 @@ impl SessionsService {
     pub(super) async fn create(
         &self,
         request: v1::CreateSessionRequest,
-    ) -> Result<v1::Session, ServiceError> {
+    ) -> Result<(v1::Session, Option<Untold>), ServiceError> {
         self.lifecycle.check_open()?;
         let v1::CreateSessionRequest {
             session_id,
@@ -69,8 +70,9 @@ impl SessionsService {
         }
         let registry = Arc::clone(&self.registry);
         let turn = registry.turn_to_create().await;
-        // A description may hold millions of numbers, each of which is checked, and a session gigabytes, each of which is
-        // cleared. No step waits behind that: there is a thread for it, and no more than one, since creations take turns.
+        // A description may hold millions of numbers, each of which is checked, and a session gigabytes, each
+        // of which is cleared. No step waits behind that: there is a thread for it, and no more than one,
+        // since creations take turns.
         let made = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             let AskedSession { spec, lookahead, noise_state } = asked_session(session)?;
@@ -80,7 +82,7 @@ impl SessionsService {
             let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over, resumed: goes_on };
             let asked = Asked { resolved: spec.resolve()?, resume, named, must_exist, request_id, noise };
             let (entry, resumed) = registry.create(name::session_name(&id), asked)?;
-            let untold = (!named).then(|| Untold(Some((registry, Arc::clone(&entry)))));
+            let untold = (!named).then(|| Untold::new(registry, Arc::clone(&entry)));
             Ok::<_, ServiceError>((entry, resumed, untold))
         });
         let (entry, resumed, untold) = made.await.map_err(|_| ServiceError::Internal)??;
@@ -101,30 +103,95 @@ impl SessionsService {
         if goes_on.is_none() {
             entry.draw_ahead(&self.compute);
         }
-        // From here on nothing waits, so the caller gets the answer.
-        if let Some(untold) = untold {
-            untold.told();
-        }
-        Ok(view.of(&entry, resumed))
+        Ok((view.of(&entry, resumed), untold))
     }
 }
 
 /// A session under a name that the server made up, until its caller is told the name.
 ///
-/// A caller that goes away while its session is made leaves a session that nobody could use or delete.
-struct Untold(Option<(Arc<Registry>, Arc<Entry>)>);
+/// A caller that goes away before that leaves a session which nobody could use or delete. So the session is
+/// taken back when the last of these is dropped, unless it was told.
+#[derive(Clone, Debug)]
+pub(super) struct Untold(Arc<Naming>);
+
+#[derive(Debug)]
+struct Naming {
+    registry: Arc<Registry>,
+    entry: Arc<Entry>,
+    told: AtomicBool,
+}
 
 impl Untold {
-    fn told(mut self) {
-        self.0 = None;
+    fn new(registry: Arc<Registry>, entry: Arc<Entry>) -> Self {
+        Self(Arc::new(Naming { registry, entry, told: AtomicBool::new(false) }))
+    }
+
+    /// The answer is written: from here on its caller is told, unless the connection breaks.
+    pub(super) fn told(&self) {
+        self.0.told.store(true, Ordering::Release);
     }
 }
 
-impl Drop for Untold {
+impl Drop for Naming {
     fn drop(&mut self) {
-        if let Some((registry, entry)) = self.0.take() {
-            tracing::info!(session = %entry.name, "session taken back: its caller is gone");
-            registry.take_back(&entry);
+        if !*self.told.get_mut() {
+            tracing::info!(session = %self.entry.name, "session taken back: its caller is gone");
+            self.registry.take_back(&self.entry);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use noised::{DType, MatrixSpec, SessionSpec, Tree};
+    use noised_proto::session_spec_to_wire;
+
+    use super::super::tests::service;
+    use super::*;
+
+    fn request(session_id: &str) -> v1::CreateSessionRequest {
+        let spec = SessionSpec::new(MatrixSpec::PrefixSum, Tree::flat(1 << 20, DType::F32).unwrap());
+        let session = Some(session_spec_to_wire(&spec));
+        v1::CreateSessionRequest { session_id: session_id.into(), session, ..Default::default() }
+    }
+
+    /// The names of the sessions once no session is being made.
+    async fn names(service: &SessionsService) -> Vec<String> {
+        drop(service.registry.turn_to_create().await);
+        let (page, _) = service.registry.page("", 100);
+        page.into_iter().map(|entry| entry.name.clone()).collect()
+    }
+
+    async fn until_empty(service: &SessionsService) {
+        let empty = async {
+            while !names(service).await.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), empty).await.expect("a session is left");
+    }
+
+    #[tokio::test]
+    async fn a_session_whose_caller_is_gone_is_taken_back() {
+        let service = service();
+        // Gone while the session is made. A call that is done by then is not heard either.
+        for _ in 0..5 {
+            drop(tokio::time::timeout(Duration::ZERO, service.create(request(""))).await);
+        }
+        until_empty(&service).await;
+        // Gone before the answer was written.
+        let (told, untold) = service.create(request("")).await.unwrap();
+        assert_eq!(names(&service).await, [told.name]);
+        drop(untold);
+        until_empty(&service).await;
+        // Told, or named by the caller, who can ask again.
+        let (told, untold) = service.create(request("")).await.unwrap();
+        untold.unwrap().told();
+        let (_, none) = service.create(request("zzz")).await.unwrap();
+        assert!(none.is_none());
+        drop(tokio::time::timeout(Duration::ZERO, service.create(request("zzzz"))).await);
+        assert_eq!(names(&service).await, [&told.name, "sessions/zzz", "sessions/zzzz"]);
     }
 }

@@ -8,10 +8,11 @@ use super::SessionsService;
 const LOOK_EVERY: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(60)];
 
 impl SessionsService {
-    /// Deletes sessions whose name the server made up once they have been idle for `limit`, until the server drains.
+    /// Deletes sessions whose name the server made up once they have been idle for `limit`, until the server
+    /// drains.
     ///
-    /// A trainer that was killed cannot delete its session, and nobody else knows the session's name. A client that chose
-    /// the name can come back to the session, so that one stays.
+    /// A trainer that was killed cannot delete its session, and nobody else knows the session's name. A
+    /// client that chose the name can come back to the session, so that one stays.
     pub(crate) async fn delete_idle_sessions(self, limit: Duration) {
         let [least, most] = LOOK_EVERY;
         let mut look = tokio::time::interval((limit / 4).clamp(least, most));

@@ -12,6 +12,7 @@ mod rewind;
 mod stream_multiply_next;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use noised::Error;
 use noised::limits::MAX_REWINDS_KEPT;
@@ -25,10 +26,10 @@ use crate::config::MAX_KEPT_STATES;
 use crate::entry::{Entry, Progress};
 use crate::lifecycle::Lifecycle;
 use crate::registry::Registry;
-pub(crate) use carrying::Carrying;
+pub(crate) use carrying::{Carrying, STREAM_PATH};
 
-/// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers, the last acts of
-/// going back, and as many kept steps as there may be.
+/// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers,
+/// the last acts of going back, and as many kept steps as there may be.
 const STATUS_BYTES: usize = 2048;
 
 const _: () =
@@ -42,6 +43,7 @@ pub(crate) struct SessionsService {
     pub(crate) lifecycle: Lifecycle,
     pub(crate) max_message_bytes: usize,
     pub(crate) max_kept_states: usize,
+    pub(crate) body_timeout: Duration,
 }
 
 impl SessionsService {
@@ -68,8 +70,8 @@ fn check_fingerprint(entry: &Entry, fingerprint: &[u8]) -> Result<(), ServiceErr
 
 /// How much of a session an answer tells.
 ///
-/// A description takes as many bytes as its client sent, and many libraries take shorter messages than they make. So an
-/// answer repeats a description only where the client asks for that.
+/// A description takes as many bytes as its client sent, and many libraries take shorter messages than they
+/// make. So an answer repeats a description only where the client asks for that.
 #[derive(Clone, Copy, Debug)]
 enum View {
     /// All but the matrix and the tree.
@@ -129,7 +131,13 @@ impl Sessions for SessionsService {
         &self,
         request: Request<v1::CreateSessionRequest>,
     ) -> Result<Response<v1::Session>, Status> {
-        Ok(Response::new(self.create(request.into_inner()).await?))
+        let (session, untold) = self.create(request.into_inner()).await?;
+        let mut response = Response::new(session);
+        if let Some(untold) = untold {
+            // Until the answer is written: see `Carrying`.
+            response.extensions_mut().insert(untold);
+        }
+        Ok(response)
     }
 
     async fn get_session(
@@ -184,5 +192,26 @@ impl Sessions for SessionsService {
         _request: Request<Streaming<v1::StreamMultiplyNextRequest>>,
     ) -> Result<Response<Self::StreamMultiplyNextStream>, Status> {
         Err(ServiceError::Internal.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::keys::Keys;
+    use crate::ledger::Ledger;
+
+    use super::*;
+
+    /// A service of its own, for the tests of its operations.
+    pub(super) fn service() -> SessionsService {
+        let keys = Keys::new(None, Ledger::open(None, Duration::ZERO).unwrap());
+        SessionsService {
+            registry: Arc::new(Registry::new(10, 1 << 30, keys)),
+            compute: Arc::new(Compute::new("step", 1).unwrap()),
+            lifecycle: Lifecycle::default(),
+            max_message_bytes: 1 << 20,
+            max_kept_states: 1,
+            body_timeout: Duration::from_secs(1),
+        }
     }
 }

@@ -1,9 +1,9 @@
 //! StreamMultiplyNext: any number of steps, of trees of any size, in chunks.
 //!
-//! One task a stream takes frames, has them computed and hands the answers on. Meanwhile the connection's task fills the
-//! next frames into the stream's window and writes earlier answers out, so receiving, computing and sending overlap. A
-//! client that does not read fills the short queue of answers; then no more is computed, no more frames are taken, and
-//! the window closes.
+//! One task a stream takes frames, has them computed and hands the answers on. Meanwhile the connection's
+//! task fills the next frames into the stream's window and writes earlier answers out, so receiving,
+//! computing and sending overlap. A client that does not read fills the short queue of answers; then no more
+//! is computed, no more frames are taken, and the window closes.
 
 use std::sync::Arc;
 
@@ -20,10 +20,11 @@ use tonic::metadata::GRPC_CONTENT_TYPE;
 
 use super::{SessionsService, check_fingerprint};
 use crate::entry::Entry;
+use crate::intake::PACE_BYTES;
 use crate::lifecycle::Lifecycle;
 
-/// Bytes of an answer's payload, where it is longer than what it answers: less than that costs more messages, and more waits
-/// longer for its end.
+/// Bytes of an answer's payload, where it is longer than what it answers: less than that costs more messages,
+/// and more waits longer for its end.
 const ANSWER_BYTES: usize = 1 << 20;
 
 /// More than an answer holds beside its payload.
@@ -51,11 +52,21 @@ impl SessionsService {
         tokio::spawn(async move {
             if let Err(error) = service.serve_stream(frames, &answers).await {
                 tracing::debug!(%error, "a stream ended");
-                // Where the client is gone, nobody is left to tell.
-                let _ = answers.send(Err(error.into())).await;
+                service.tell_end(&answers, error).await;
             }
         });
         ReceiverStream::new(queue)
+    }
+
+    /// Tells why a stream ends, to a client that reads. A client that does not must not keep the server from
+    /// stopping.
+    async fn tell_end(&self, answers: &mpsc::Sender<Answer>, error: ServiceError) {
+        tokio::select! {
+            biased;
+            // Where the client is gone, nobody is left to tell.
+            _ = answers.send(Err(error.into())) => {}
+            () = self.lifecycle.cut.cancelled() => {}
+        }
     }
 
     async fn serve_stream(
@@ -67,7 +78,7 @@ impl SessionsService {
         let first = tokio::select! {
             biased;
             () = self.lifecycle.draining.cancelled() => return Err(Lifecycle::refusal()),
-            frame = frames.message() => frame?,
+            frame = self.receive(&mut frames) => frame?,
         };
         let Some(mut frame) = first else {
             return Ok(());
@@ -99,7 +110,27 @@ impl SessionsService {
             () = entry.deleted.cancelled() => Err(entry.not_found()),
             () = self.lifecycle.cut.cancelled() => Err(Lifecycle::refusal()),
             () = self.lifecycle.draining.cancelled(), if assembler.is_between_steps() => Err(Lifecycle::refusal()),
-            frame = frames.message() => Ok(frame?),
+            frame = self.receive(frames) => frame,
+        }
+    }
+
+    /// The next frame. Between frames the client has all the time that it likes, and within one it has the
+    /// pace of any request: what has come of a frame is held until all of it is there.
+    async fn receive(&self, frames: &mut Frames) -> Result<Option<Frame>, ServiceError> {
+        let mut before = None;
+        loop {
+            tokio::select! {
+                biased;
+                frame = frames.message() => return Ok(frame?),
+                () = tokio::time::sleep(self.body_timeout) => {}
+            }
+            let now = frames.is_within_message().then(|| frames.received_bytes());
+            if let (Some(before), Some(now)) = (before, now)
+                && now - before < PACE_BYTES as u64
+            {
+                return Err(ServiceError::Stalled { bytes: PACE_BYTES, timeout: self.body_timeout });
+            }
+            before = now;
         }
     }
 
@@ -137,8 +168,8 @@ impl SessionsService {
         }
     }
 
-    /// Hands parts of a step's answer on, in messages of at most `largest` bytes; `false` where the client does not read
-    /// any more.
+    /// Hands parts of a step's answer on, in messages of at most `largest` bytes; `false` where the client
+    /// does not read any more.
     async fn send(
         &self,
         entry: &Entry,
@@ -178,4 +209,24 @@ fn split(chunk: OutputChunk, largest: usize) -> impl Iterator<Item = OutputChunk
         let end = bytes.len().min(start + largest);
         OutputChunk { offset: offset + start, bytes: bytes.slice(start..end), replay }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::service;
+    use super::*;
+
+    /// A client that reads nothing is not waited for once the server ends.
+    #[tokio::test]
+    async fn the_end_of_a_stream_that_nobody_reads() {
+        let service = service();
+        let (answers, mut queue) = mpsc::channel(1);
+        service.tell_end(&answers, ServiceError::Internal).await;
+        let mut telling = std::pin::pin!(service.tell_end(&answers, ServiceError::Internal));
+        let soon = std::time::Duration::from_millis(50);
+        tokio::time::timeout(soon, telling.as_mut()).await.expect_err("the queue is full");
+        service.lifecycle.cut.cancel();
+        tokio::time::timeout(std::time::Duration::from_secs(60), telling).await.expect("this hangs");
+        assert!(queue.recv().await.unwrap().is_err());
+    }
 }

@@ -300,10 +300,13 @@ async fn so_many_bytes_of_descriptions_are_held_at_once() {
         let name = client.create_session(request.clone()).await.unwrap().into_inner().name;
         wire::delete(&mut client, &name).await.unwrap();
 
-        let channel = server.channel().await;
+        // Over two connections, since each holds half of it at the most.
         let message = Bytes::from(create_request("stalled", &long).encode_to_vec());
-        let stalled: Vec<_> =
-            (0..2).map(|_| raw::stall(&channel, raw::METHODS[0], message.clone())).collect();
+        let mut stalled = Vec::new();
+        for _ in 0..2 {
+            let channel = server.channel().await;
+            stalled.push(raw::stall(&channel, raw::METHODS[0], message.clone()));
+        }
         let status = within_patience(async {
             loop {
                 match client.create_session(request.clone()).await {

@@ -156,9 +156,8 @@ async fn streams_that_are_idle_do_not_hold_a_drain_up() {
         job.check(0, 0..job.total(), &unread.take(job.total()).await);
         within_patience(unread.next()).await.unwrap_err();
         drop((silent, unread, client));
-        drop(connection);
         server.stop().await;
-        drop(quiet);
+        drop((connection, quiet));
     }
 }
 

@@ -7,6 +7,7 @@ mod abuse;
 mod analysis;
 mod bad;
 mod client;
+mod connections;
 mod keys;
 mod lifetimes;
 mod load;

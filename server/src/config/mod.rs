@@ -1,0 +1,328 @@
+//! The server's settings: flags, environment and file, made into one checked [`Config`].
+
+mod log;
+mod options;
+mod sources;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use bytesize::ByteSize;
+use noised::noise::MasterKey;
+use sysinfo::System;
+use zeroize::Zeroizing;
+
+use crate::connections::OTHER_FILES;
+use crate::gate::METADATA_CEILING;
+use crate::listen::ListenAddr;
+pub use options::{LogFormat, Options, Span};
+pub use sources::{SettingError, Sources};
+
+/// States that a session may be asked to keep, at most.
+pub const MAX_KEPT_STATES: usize = 48;
+
+/// The port that no flag asks for.
+pub const DEFAULT_PORT: u16 = 7467;
+
+/// Less than the grace that Kubernetes and most others give before they kill.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// More than a peer on a slow network takes.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longer than most trainers compute between two steps. A client that comes back later connects again.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// A network that takes longer for 64 KiB is of no use for steps.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Open connections take memory and files, and a session needs few of them.
+const MAX_CONNECTIONS: usize = 1024;
+
+/// The server's settings, complete and checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: ListenAddr,
+    /// Sessions that there may be at once.
+    pub max_sessions: usize,
+    /// Bytes of memory for sessions.
+    pub max_session_bytes: u64,
+    /// States that a session may be asked to keep.
+    pub max_kept_states: usize,
+    /// What the noise of a `noise_id` is derived from.
+    pub master_key: Option<MasterKey>,
+    /// A file that remembers which noises were drawn.
+    pub noise_ledger: Option<PathBuf>,
+    /// Bytes of the longest message taken or made.
+    pub max_message_bytes: usize,
+    /// Analysis calls that may run at once.
+    pub max_analyses: usize,
+    /// Calls that may be open at once on one connection.
+    pub max_calls_per_connection: u32,
+    /// Connections that may be open at once.
+    pub max_connections: usize,
+    /// Bytes of metadata that a call may have.
+    pub max_metadata_bytes: usize,
+    /// Threads that multiply.
+    pub threads: usize,
+    /// Threads for the network, which the program starts; [`run`](crate::run) takes the runtime it is called
+    /// in.
+    pub network_threads: usize,
+    /// Bytes of the longest HTTP/2 frame.
+    pub http2_frame_bytes: u32,
+    /// Bytes of a stream's HTTP/2 window.
+    pub http2_stream_window_bytes: u32,
+    /// Bytes of a connection's HTTP/2 window.
+    pub http2_connection_window_bytes: u32,
+    /// How long steps under way may go on once the server is asked to stop.
+    pub drain_timeout: Duration,
+    /// How long a peer may take to begin with HTTP/2.
+    pub handshake_timeout: Duration,
+    /// How long a connection stays open on which there is no call.
+    pub idle_timeout: Duration,
+    /// How long a request may take for each 64 KiB of it, or for its end.
+    pub body_timeout: Duration,
+    /// Time without a use after which a session is deleted whose name the server made up.
+    pub delete_unnamed_after: Option<Duration>,
+    /// What is logged.
+    pub log: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
+}
+
+impl Config {
+    /// Fills in defaults and checks every setting.
+    ///
+    /// # Errors
+    /// A [`SettingError`] names the setting and the rule it breaks.
+    pub fn new(options: Options) -> anyhow::Result<Self> {
+        let Options {
+            listen,
+            max_sessions,
+            max_session_bytes,
+            max_kept_states,
+            master_key_file,
+            noise_ledger,
+            max_message_bytes,
+            max_analyses,
+            max_calls_per_connection,
+            max_connections,
+            max_metadata_bytes,
+            threads,
+            network_threads,
+            http2_frame_bytes,
+            http2_stream_window_bytes,
+            http2_connection_window_bytes,
+            drain_timeout,
+            handshake_timeout,
+            idle_timeout,
+            body_timeout,
+            delete_unnamed_after,
+            log,
+            log_format,
+        } = options;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let count = |name, given: Option<usize>, default: usize| match given.unwrap_or(default) {
+            0 => Err(SettingError::new(name, "must be at least 1, found 0")),
+            value => Ok(value),
+        };
+        let span = |name, given: Option<Span>, default| match given.map_or(default, |Span(span)| span) {
+            Duration::ZERO => Err(SettingError::new(name, "must be longer than 0s")),
+            span => Ok(span),
+        };
+        let path = |name, given: Option<PathBuf>| match given {
+            Some(path) if path.as_os_str().is_empty() => {
+                Err(SettingError::new(name, "must not be empty: leave it out to have none"))
+            }
+            path => Ok(path),
+        };
+        // HTTP/2 allows frames of 2^14 to 2^24 - 1 bytes and windows of up to 2^31 - 1.
+        let bytes = |name, given: Option<ByteSize>, default: u64, least: u64, most: u64| {
+            let bytes = given.map_or(default, |size| size.as_u64());
+            let rule = || format!("must be from {least} to {most} bytes, found {bytes}");
+            let checked = u32::try_from(bytes).ok().filter(|_| (least..=most).contains(&bytes));
+            checked.ok_or_else(|| SettingError::new(name, rule()))
+        };
+        let http2 = bytes;
+        // The largest dense matrix, written in full, takes 33.6 MB.
+        let message = bytes("max_message_bytes", max_message_bytes, 64 << 20, 1 << 12, 1 << 31)?;
+        let kept_states = max_kept_states.unwrap_or(4);
+        if kept_states > MAX_KEPT_STATES {
+            let rule = format!("must be at most {MAX_KEPT_STATES}, found {kept_states}");
+            return Err(SettingError::new("max_kept_states", rule).into());
+        }
+        let log = log.unwrap_or_else(|| "info".to_owned());
+        log::check_filter(&log).map_err(|rule| SettingError::new("log", rule))?;
+        Ok(Self {
+            listen: listen.unwrap_or(ListenAddr::Tcp(([127, 0, 0, 1], DEFAULT_PORT).into())),
+            max_sessions: count("max_sessions", max_sessions, 10_000)?,
+            max_session_bytes: max_session_bytes
+                .map_or_else(default_session_bytes, |size| Ok(size.as_u64()))?,
+            max_kept_states: kept_states,
+            master_key: path("master_key_file", master_key_file)?
+                .map(|path| read_master_key(&path))
+                .transpose()?,
+            noise_ledger: path("noise_ledger", noise_ledger)?,
+            max_message_bytes: message as usize,
+            max_analyses: count("max_analyses", max_analyses, 16)?,
+            max_calls_per_connection: u32::try_from(count(
+                "max_calls_per_connection",
+                max_calls_per_connection.map(|calls| calls as usize),
+                1024,
+            )?)?,
+            max_connections: count("max_connections", max_connections, default_connections())?,
+            max_metadata_bytes: bytes(
+                "max_metadata_bytes",
+                max_metadata_bytes,
+                16 << 10,
+                1 << 10,
+                METADATA_CEILING.into(),
+            )? as usize,
+            threads: count("threads", threads, processors)?,
+            network_threads: count("network_threads", network_threads, processors.div_ceil(4))?,
+            http2_frame_bytes: http2(
+                "http2_frame_bytes",
+                http2_frame_bytes,
+                1 << 20,
+                1 << 14,
+                (1 << 24) - 1,
+            )?,
+            http2_stream_window_bytes: http2(
+                "http2_stream_window_bytes",
+                http2_stream_window_bytes,
+                2 << 20,
+                (1 << 16) - 1,
+                (1 << 31) - 1,
+            )?,
+            http2_connection_window_bytes: http2(
+                "http2_connection_window_bytes",
+                http2_connection_window_bytes,
+                4 << 20,
+                (1 << 16) - 1,
+                (1 << 31) - 1,
+            )?,
+            delete_unnamed_after: delete_unnamed_after
+                .map(|given| span("delete_unnamed_after", Some(given), Duration::ZERO))
+                .transpose()?,
+            drain_timeout: drain_timeout.map_or(DRAIN_TIMEOUT, |Span(duration)| duration),
+            handshake_timeout: span("handshake_timeout", handshake_timeout, HANDSHAKE_TIMEOUT)?,
+            idle_timeout: span("idle_timeout", idle_timeout, IDLE_TIMEOUT)?,
+            body_timeout: span("body_timeout", body_timeout, BODY_TIMEOUT)?,
+            log,
+            log_format: log_format.unwrap_or(LogFormat::Text),
+        })
+    }
+
+    /// The settings of a command line, with the file that it names. `sources` tells where the flags come
+    /// from.
+    ///
+    /// # Errors
+    /// Those of [`Options::from_file`] and [`Config::new`]; the latter name where the setting was given.
+    pub fn load(flags: Options, file: Option<&Path>, sources: Sources) -> anyhow::Result<Self> {
+        let (options, sources) = flags.with_file(file, sources)?;
+        let mut config = Self::new(options).map_err(|error| sources.name_in(error))?;
+        // A secret is no flag: those are read by whoever lists the processes.
+        if let Some(text) = std::env::var_os(MASTER_KEY_VARIABLE).filter(|text| !text.is_empty()) {
+            if config.master_key.is_some() {
+                let rule = "must not be set where master_key_file is";
+                return Err(sources.name_in(SettingError::new(MASTER_KEY_VARIABLE, rule).into()));
+            }
+            let text = Zeroizing::new(text.into_encoded_bytes());
+            config.master_key = Some(MasterKey::parse(MASTER_KEY_VARIABLE, &text)?);
+        }
+        Ok(config)
+    }
+}
+
+/// Holds the master key, where no file does.
+const MASTER_KEY_VARIABLE: &str = "NOISED_MASTER_KEY";
+
+fn read_master_key(path: &Path) -> anyhow::Result<MasterKey> {
+    let content = std::fs::read(path).with_context(|| format!("master_key_file: {}", path.display()))?;
+    Ok(MasterKey::parse("master_key_file", &Zeroizing::new(content))?)
+}
+
+/// As many connections as the limit on open files leaves.
+fn default_connections() -> usize {
+    open_files_limit().map_or(MAX_CONNECTIONS, |limit| {
+        usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(OTHER_FILES).clamp(1, MAX_CONNECTIONS)
+    })
+}
+
+/// How many files the process has open with as many connections as may be.
+pub fn open_files(config: &Config) -> u64 {
+    config.max_connections.saturating_add(OTHER_FILES) as u64
+}
+
+/// How many files the process may have open, if there is a limit.
+pub(crate) fn open_files_limit() -> Option<u64> {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current
+}
+
+/// Three quarters of what the machine, or the container that this runs in, has: the rest is for messages
+/// under way, the programs beside this one, and the system.
+fn default_session_bytes() -> anyhow::Result<u64> {
+    let unknown = "max_session_bytes: must be set, since the machine does not tell its memory";
+    let mut system = System::new().context(unknown)?;
+    system.refresh_memory();
+    let machine = system.total_memory();
+    let container = system.cgroup_limits().map_or(machine, |limits| limits.total_memory);
+    Ok(machine.min(container) / 4 * 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> Options {
+        toml::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let flags = Options { max_sessions: Some(3), ..Options::default() };
+        let both = flags
+            .or(file("max_sessions = 5\nthreads = 7\nmax_session_bytes = \"3GiB\"\nlog_format = \"json\""));
+        let config = Config::new(both).unwrap();
+        assert_eq!((config.max_sessions, config.threads), (3, 7));
+        assert_eq!(config.max_session_bytes, 3 << 30);
+        assert_eq!(config.log_format, LogFormat::Json);
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7467");
+    }
+
+    #[test]
+    fn a_setting_that_breaks_its_rule_is_named() {
+        for (text, name) in [
+            ("max_sessions = 0", "max_sessions"),
+            ("threads = 0", "threads"),
+            ("max_connections = 0", "max_connections"),
+            ("http2_frame_bytes = 5", "http2_frame_bytes"),
+            ("max_message_bytes = 1", "max_message_bytes"),
+            ("max_metadata_bytes = \"1MiB\"", "max_metadata_bytes"),
+            ("idle_timeout = \"0s\"", "idle_timeout"),
+            ("delete_unnamed_after = \"0s\"", "delete_unnamed_after"),
+            ("noise_ledger = \"\"", "noise_ledger"),
+            ("log = \"nonsense\"", "log"),
+        ] {
+            let error = Config::new(file(text)).unwrap_err();
+            let sources = Sources::default().with_file(Path::new("/a.toml"), &file(text));
+            let told = format!("{:#}", sources.name_in(error));
+            assert!(told.starts_with(&format!("{name}: ")) && told.ends_with("(set in /a.toml)"), "{told}");
+        }
+        assert!(
+            toml::from_str::<Options>("max_session = 1").unwrap_err().to_string().contains("max_session")
+        );
+        assert!(toml::from_str::<Options>("drain_timeout = \"-1s\"").is_err());
+        assert!(toml::from_str::<Options>("listen = \"nowhere\"").is_err());
+    }
+
+    #[test]
+    fn the_default_leaves_memory_to_others() {
+        let bytes = default_session_bytes().unwrap();
+        let mut system = System::new().unwrap();
+        system.refresh_memory();
+        assert!(bytes > 0 && bytes < system.total_memory());
+    }
+}
