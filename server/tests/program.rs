@@ -213,15 +213,34 @@ fn a_mistake_names_where_the_setting_was_given() {
     assert!(told.contains("--threads") && !told.contains("NOISED_THREADS"), "{told}");
 }
 
+/// The environment variables of every setting, as the help tells them.
+fn variables() -> Vec<String> {
+    let Output { stdout, .. } = noised().args(["serve", "--help"]).output().unwrap();
+    let help = String::from_utf8(stdout).unwrap();
+    let variables: Vec<_> =
+        help.split("[env: ").skip(1).map(|rest| rest.split('=').next().unwrap().to_owned()).collect();
+    assert!(
+        variables.len() > 20 && variables.contains(&"NOISED_MASTER_KEY_FILE".to_owned()),
+        "{variables:?}"
+    );
+    variables
+}
+
+/// The page for operators has a row for every setting.
+#[test]
+fn every_setting_is_documented() {
+    let page = include_str!("../../docs/operating.md");
+    for variable in variables().iter().filter(|variable| *variable != "NOISED_CONFIG") {
+        let setting = variable.trim_start_matches("NOISED_").to_lowercase();
+        assert!(page.contains(&format!("\n| `{setting}` | ")), "{setting}");
+    }
+}
+
 /// An empty environment variable is one that is not set, for every setting.
 #[test]
 fn an_empty_variable_is_not_set() {
-    let Output { stdout, .. } = noised().args(["serve", "--help"]).output().unwrap();
-    let help = String::from_utf8(stdout).unwrap();
-    let variables: Vec<&str> =
-        help.split("[env: ").skip(1).map(|rest| &rest[..rest.find('=').unwrap()]).collect();
-    assert!(variables.len() > 20 && variables.contains(&"NOISED_MASTER_KEY_FILE"), "{variables:?}");
-    let empty = |command: &mut Command| _ = command.envs(variables.iter().map(|name| (*name, "")));
+    let variables = variables();
+    let empty = |command: &mut Command| _ = command.envs(variables.iter().map(|name| (name, "")));
     let directory = tempfile::tempdir().unwrap();
     let address = socket(directory.path());
     let mut command = noised();
