@@ -1,6 +1,7 @@
 //! Instruction sets that the kernels are compiled for, and the choice between them at run time.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use pulp::{Simd, WithSimd};
 
@@ -30,7 +31,9 @@ impl Backend {
 
     /// The fastest backend of this machine.
     pub fn best() -> Self {
-        Self::available().last().copied().unwrap_or(Self(Kind::Portable))
+        static BEST: LazyLock<Backend> =
+            LazyLock::new(|| Backend::available().last().copied().unwrap_or(Backend(Kind::Portable)));
+        *BEST
     }
 
     /// Every backend that runs on this machine, slowest first.
@@ -65,7 +68,7 @@ impl Backend {
         match self.0 {
             Kind::Reference => {
                 let mut tile = tile;
-                let (program, index, in_place) = (tile.program, tile.index(), tile.load());
+                let (program, index, in_place) = (tile.program, tile.index(), tile.load(pulp::Scalar));
                 reference::run_tile(program, index, tile.numbers(in_place), state);
                 tile.store(in_place);
             }
@@ -112,7 +115,7 @@ impl<T: Real> WithSimd for TileTask<'_, T> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { mut tile, state } = self;
-        let (program, index, in_place) = (tile.program, tile.index(), tile.load());
+        let (program, index, in_place) = (tile.program, tile.index(), tile.load(simd));
         body::run_tile(simd, program, index, tile.numbers(in_place), state);
         tile.store(in_place);
     }
@@ -129,8 +132,8 @@ impl<T: Real> WithSimd for DrawTask<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
         let stddev = T::from_f64(self.noise.stddev());
-        self.noise.draw(self.first_lane, self.values, stddev);
+        self.noise.draw(simd, self.first_lane, self.values, stddev);
     }
 }

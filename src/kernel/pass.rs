@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use arrayvec::ArrayVec;
+use pulp::Simd;
 use twox_hash::XxHash3_64;
 
 use super::{Aligned, Backend, Program, Real, decode, encode};
@@ -97,8 +98,8 @@ pub(crate) struct Draw<'a> {
 
 impl Draw<'_> {
     #[inline(always)]
-    fn lanes<T: Real>(self, start: usize, values: &mut [T]) {
-        self.step.draw(self.first_lane + start as u64, values, T::from_f64(self.step.stddev()));
+    fn lanes<T: Real, S: Simd>(self, simd: S, start: usize, values: &mut [T]) {
+        self.step.draw(simd, self.first_lane + start as u64, values, T::from_f64(self.step.stddev()));
     }
 }
 
@@ -264,7 +265,7 @@ impl<T: Real> Tile<'_, T> {
     /// Brings the input to where [`Tile::numbers`] gives it: to the place of the output where its bytes are numbers of
     /// `T` as they lie, and else into `values`. Tells whether it is the former.
     #[inline(always)]
-    pub(super) fn load(&mut self) -> bool {
+    pub(super) fn load<S: Simd>(&mut self, simd: S) -> bool {
         let whole_blocks = self.lanes.len().is_multiple_of(BLOCK_LANES);
         if whole_blocks && self.layout.uniform_dtype(&self.lanes) == Some(T::DTYPE) {
             match &mut self.data {
@@ -274,8 +275,8 @@ impl<T: Real> Tile<'_, T> {
                 }
                 Data::InPlace(bytes) if bytemuck::try_cast_slice::<u8, T>(bytes).is_ok() => return true,
                 Data::Drawn { noise, output } => {
-                    if let Ok(numbers) = bytemuck::try_cast_slice_mut(output) {
-                        noise.lanes::<T>(self.lanes.start, numbers);
+                    if let Ok(numbers) = bytemuck::try_cast_slice_mut::<u8, T>(output) {
+                        noise.lanes(simd, self.lanes.start, numbers);
                         return true;
                     }
                 }
@@ -283,7 +284,7 @@ impl<T: Real> Tile<'_, T> {
             }
         }
         if let Data::Drawn { noise, output: _ } | Data::Passed(noise) = self.data {
-            noise.lanes(self.lanes.start, &mut self.values[..self.lanes.len()]);
+            noise.lanes(simd, self.lanes.start, &mut self.values[..self.lanes.len()]);
         } else {
             self.decode();
         }

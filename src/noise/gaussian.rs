@@ -22,16 +22,26 @@ pub(crate) trait Normal: Copy + Default + Pod {
     fn pair(radius: Self::Word, angle: Self::Word, scale: Self) -> (Self, Self);
 }
 
-/// Turns whole groups of words into groups of normals.
+/// Turns groups of words into normals: those of `values`, after the first `skipped` of the first group.
 ///
-/// Loops over indices, for an instruction set that the caller has switched on: each line becomes one over vectors.
+/// Loops over indices, for an instruction set that the caller has switched on: each line becomes one over vectors. A group
+/// is read before any of it is written, so nothing needs to be known of where the two lie.
 #[inline(always)]
-pub(super) fn transform<T: Normal>(words: &[T::Word], scale: T, values: &mut [T]) {
-    let groups = words.as_chunks::<GROUP_LANES>().0;
-    for (words, values) in groups.iter().zip(values.as_chunks_mut::<GROUP_LANES>().0) {
+pub(super) fn transform<T: Normal>(words: &[T::Word], scale: T, mut skipped: usize, mut values: &mut [T]) {
+    for words in words.as_chunks::<GROUP_LANES>().0 {
+        let words = *words;
+        let mut normals = [T::default(); GROUP_LANES];
         for i in 0..PAIRS {
-            (values[i], values[PAIRS + i]) = T::pair(words[i], words[PAIRS + i], scale);
+            (normals[i], normals[PAIRS + i]) = T::pair(words[i], words[PAIRS + i], scale);
         }
+        let (of_group, rest) = values.split_at_mut(values.len().min(GROUP_LANES - skipped));
+        if let Ok(whole) = <&mut [T; GROUP_LANES]>::try_from(&mut *of_group) {
+            *whole = normals;
+        } else {
+            let part = normals;
+            of_group.copy_from_slice(&part[skipped..skipped + of_group.len()]);
+        }
+        (skipped, values) = (0, rest);
     }
 }
 

@@ -1,12 +1,10 @@
 //! The noise of one step, as kernels draw it.
 
-use super::gaussian::{Normal, transform};
-use super::keystream::{BLOCK_BYTES, Keystream};
-use super::{GROUP_LANES, NoiseKey};
-use crate::limits::TILE_LANES;
+use pulp::Simd;
 
-/// Groups that a run of a tile's lanes may lie in: one more than fills it, where it starts within one.
-const TILE_GROUPS: usize = TILE_LANES / GROUP_LANES + 1;
+use super::gaussian::{Normal, transform};
+use super::keystream::{BLOCK_BYTES, Keystream, Sink};
+use super::{GROUP_LANES, NoiseKey};
 
 /// The random words of one step, and what its normals are multiplied with.
 #[derive(Clone, Debug)]
@@ -20,36 +18,19 @@ impl StepNoise {
         Self { keystream: Keystream::new(&key.of_step(step), 0), stddev }
     }
 
-    /// Draws the lanes from `first_lane` of the whole tree on, as many as `values` holds.
-    ///
-    /// To be compiled within a function that has an instruction set switched on.
+    /// Draws the lanes from `first_lane` of the whole tree on, as many as `values` holds. Words become normals in `simd`.
     #[inline(always)]
-    pub(crate) fn draw<T: Normal>(&self, first_lane: u64, values: &mut [T], stddev: T) {
-        if self.stddev == 0.0 {
+    pub(crate) fn draw<T: Normal, S: Simd>(&self, simd: S, first_lane: u64, values: &mut [T], stddev: T) {
+        if self.stddev == 0.0 || values.is_empty() {
             values.fill(T::default());
             return;
         }
-        let mut words = Words([T::Word::default(); TILE_GROUPS * GROUP_LANES]);
-        let mut lane = first_lane;
-        let mut rest = values;
-        while !rest.is_empty() {
-            let before = (lane % GROUP_LANES as u64) as usize;
-            let taken = rest.len().min(TILE_LANES);
-            let (values, others) = rest.split_at_mut(taken);
-            let words = &mut words.0[..(before + taken).next_multiple_of(GROUP_LANES)];
-            let group_blocks = (GROUP_LANES * size_of::<T::Word>() / BLOCK_BYTES) as u64;
-            let first_block = lane / GROUP_LANES as u64 * group_blocks;
-            self.keystream.fill(first_block, bytemuck::cast_slice_mut(words));
-            if before == 0 && taken == words.len() {
-                transform(words, stddev, values);
-            } else {
-                let mut normals = Words([T::default(); TILE_GROUPS * GROUP_LANES]);
-                transform(words, stddev, &mut normals.0);
-                values.copy_from_slice(&normals.0[before..before + taken]);
-            }
-            lane += taken as u64;
-            rest = others;
-        }
+        let skipped = (first_lane % GROUP_LANES as u64) as usize;
+        let group_blocks = Normals::<T>::GROUP_BLOCKS;
+        let first_block = first_lane / GROUP_LANES as u64 * group_blocks as u64;
+        let groups = (skipped + values.len()).div_ceil(GROUP_LANES);
+        let normals = Normals { stddev, skipped, rest: values };
+        self.keystream.run(first_block, groups * group_blocks, simd, normals);
     }
 
     /// The standard deviation of what is drawn.
@@ -58,6 +39,25 @@ impl StepNoise {
     }
 }
 
-/// Words or normals on a cache line.
-#[repr(align(64))]
-struct Words<T>([T; TILE_GROUPS * GROUP_LANES]);
+/// Keystream to normals.
+struct Normals<'a, T> {
+    stddev: T,
+    /// Lanes of the next group that are before the first one wanted.
+    skipped: usize,
+    /// The lanes that are not drawn yet.
+    rest: &'a mut [T],
+}
+
+impl<T: Normal> Sink for Normals<'_, T> {
+    const GROUP_BLOCKS: usize = GROUP_LANES * size_of::<T::Word>() / BLOCK_BYTES;
+
+    #[inline(always)]
+    fn take(&mut self, blocks: &[[u64; 2]]) {
+        let words = bytemuck::cast_slice::<_, T::Word>(blocks);
+        let skipped = if words.is_empty() { 0 } else { std::mem::take(&mut self.skipped) };
+        let taken = (words.len() - skipped).min(self.rest.len());
+        let (values, rest) = std::mem::take(&mut self.rest).split_at_mut(taken);
+        self.rest = rest;
+        transform(words, self.stddev, skipped, values);
+    }
+}
