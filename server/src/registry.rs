@@ -130,7 +130,12 @@ impl Registry {
         let keyed = self.keys.key_of(&name, &resolved, noise)?;
         let resolved = Arc::new(resolved);
         let (session, noise) = match keyed {
-            None => (Answering::Input(Session::new(Arc::clone(&resolved))), None),
+            None => {
+                let mut session = Session::new(Arc::clone(&resolved));
+                // In rayon's own pool: no step waits behind it.
+                session.touch_state();
+                (Answering::Input(session), None)
+            }
             Some(Keyed { key, claim }) => {
                 let key_check = key.check();
                 let (session, drawer) = match resumed {

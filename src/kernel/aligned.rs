@@ -5,6 +5,7 @@ use std::ops::{Deref, DerefMut};
 
 use bytemuck::Pod;
 use memmap2::MmapMut;
+use rayon::prelude::*;
 
 /// A cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
@@ -12,6 +13,12 @@ const ALIGNMENT: usize = 64;
 /// From here on storage is mapped on its own, so that it can ask for huge pages: one entry of the processor's table of
 /// pages then covers 2 MiB instead of 4 KiB, which a sweep through memory notices.
 const MAPPED_BYTES: usize = 4 << 20;
+
+/// The smallest page of any system.
+const PAGE_BYTES: usize = 4 << 10;
+
+/// Bytes that a thread touches at a time: huge pages, enough of them to be worth a job.
+const TOUCHED_BYTES: usize = 32 << 20;
 
 /// A run of values that begins at a cache line, so that no vector of a kernel lies across two.
 pub(crate) struct Aligned<T> {
@@ -42,6 +49,19 @@ impl<T: Pod + Default> Aligned<T> {
         // Where the address cannot be told, any start will do.
         let start = storage.as_ptr().align_offset(ALIGNMENT).min(spare);
         Self { storage: Storage::Heap(storage), start, len }
+    }
+}
+
+impl<T: Pod + Default + Send> Aligned<T> {
+    /// Has the system hand out the pages of freshly [`zeroed`](Self::zeroed) storage now, by threads of rayon's, and not when
+    /// each of them is first touched.
+    pub(crate) fn touch(&mut self) {
+        if let Storage::Mapped(_) = self.storage {
+            let step = (PAGE_BYTES / size_of::<T>()).max(1);
+            self.par_chunks_mut(TOUCHED_BYTES / size_of::<T>()).for_each(|part| {
+                part.iter_mut().step_by(step).for_each(|value| *value = T::default());
+            });
+        }
     }
 }
 
@@ -77,5 +97,21 @@ impl<T> fmt::Debug for Aligned<T> {
     /// Its length: what it holds is a model's size, and not for logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{} values]", self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// On the heap and mapped, with a last part that is shorter than what a thread touches.
+    #[test]
+    fn touched_storage_is_zero() {
+        for len in [0, 1, 1000, MAPPED_BYTES / 4, (TOUCHED_BYTES + MAPPED_BYTES) / 4 + 1] {
+            let mut values = Aligned::<f32>::zeroed(len);
+            values.touch();
+            assert_eq!(values.len(), len);
+            assert!(values.iter().all(|value| value.to_bits() == 0));
+        }
     }
 }

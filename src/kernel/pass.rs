@@ -39,6 +39,14 @@ impl LaneState {
         }
     }
 
+    /// Takes the memory of a state that was just made from the system now, by threads of rayon's, and not when it is used.
+    pub(crate) fn touch(&mut self) {
+        match self {
+            Self::F32(values) => values.touch(),
+            Self::F64(values) => values.touch(),
+        }
+    }
+
     /// Becomes a copy of a state of the same session.
     pub(crate) fn copy_from(&mut self, other: &Self) {
         match (self, other) {

@@ -105,6 +105,14 @@ impl Session {
         Self { backend, state, program, track, kept, rewinds: Rewinds::default() }
     }
 
+    /// Takes the memory of the state from the system now, by threads of the rayon pool that this is called in. Without it the first
+    /// step takes it piece by piece, which takes several times as long as a step. For a session that has made no step.
+    pub fn touch_state(&mut self) {
+        if self.track.step == 0 && self.track.tiles_done == 0 {
+            self.state.touch();
+        }
+    }
+
     /// What this session is bound to.
     pub fn resolved(&self) -> &Arc<ResolvedSpec> {
         &self.track.resolved
