@@ -13,8 +13,11 @@ pub const BLOCK_LANES: usize = 16;
 /// Lanes that a sweep of several steps takes through all of them at a time, where it may take less than a tile.
 pub const RUN_LANES: usize = 512;
 
-/// Bytes of state and values below which a run of tiles is not split between threads: waking a thread costs what going
-/// through some hundred kilobytes in cache does.
+/// Bytes of state and values that one thread works through alone: waking others and waiting for them costs what going
+/// through a megabyte or more in cache does.
+pub const PARALLEL_BYTES: usize = 4 << 20;
+
+/// Bytes of state and values that a thread takes at a time, where there are several.
 pub const PARALLEL_GRAIN_BYTES: usize = 1 << 20;
 
 /// Steps that one sweep through the state takes at most.

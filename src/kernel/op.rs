@@ -81,6 +81,11 @@ impl<T> Program<T> {
         let stateful = self.stages.iter().filter(|stage| stage.planes > 0);
         stateful.clone().count() <= 1 && stateful.flat_map(|stage| &stage.ops).all(interleaved)
     }
+
+    /// Whether it is one operation, the same for every tile.
+    pub(crate) fn is_one_op(&self) -> bool {
+        matches!(&self.stages[..], [stage] if stage.ops.len() == 1)
+    }
 }
 
 impl<T> StageOps<T> {

@@ -1,6 +1,7 @@
 //! One sweep of a step, or of a few, over tiles: decode, recurrences, encode, digest; split between threads.
 
 use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
 
 use arrayvec::ArrayVec;
 use pulp::Simd;
@@ -9,7 +10,8 @@ use twox_hash::XxHash3_64;
 use super::{Aligned, Backend, Program, Real, decode, encode};
 use crate::dtype::Precision;
 use crate::limits::{
-    BLOCK_LANES, MAX_REPLAY_PLANES, MAX_STEPS_A_PASS, PARALLEL_GRAIN_BYTES, RUN_LANES, TILE_LANES,
+    BLOCK_LANES, MAX_REPLAY_PLANES, MAX_STEPS_A_PASS, PARALLEL_BYTES, PARALLEL_GRAIN_BYTES, RUN_LANES,
+    TILE_LANES,
 };
 use crate::noise::StepNoise;
 use crate::tree::Layout;
@@ -194,33 +196,57 @@ impl<'a, T> StepIo<'a, T> {
 }
 
 impl Pass<'_> {
-    /// Applies one step after the other; each tile goes through all of them while its state is in cache. Long runs are
-    /// split between the threads of the rayon pool that this is called in.
-    pub(crate) fn run<T: Real>(self, state: PassState<'_, T>, mut steps: Steps<'_, T>) {
-        let tiles = self.lanes.len().div_ceil(TILE_LANES);
-        if tiles > 1 && self.lanes.len() * (self.planes + steps.len()) * size_of::<T>() > PARALLEL_GRAIN_BYTES
-        {
-            let (tiles, middle) = (tiles / 2, self.lanes.start + tiles / 2 * TILE_LANES);
-            let byte = self.layout.byte_of_lane(middle) - self.layout.byte_of_lane(self.lanes.start);
-            let (state_a, state_b) = state.split_at((middle - self.lanes.start) * self.planes);
-            let (mut steps_a, mut steps_b) = (ArrayVec::new(), ArrayVec::new());
-            for step in steps {
-                let (a, b) = step.split_at(tiles, byte);
-                steps_a.push(a);
-                steps_b.push(b);
-            }
-            let a = Self { lanes: self.lanes.start..middle, ..self.clone() };
-            let b = Self { lanes: middle..self.lanes.end, ..self };
-            rayon::join(|| a.run(state_a, steps_a), || b.run(state_b, steps_b));
-            return;
+    /// Applies one step after the other; each tile goes through all of them while its state is in cache. Where it takes longer
+    /// than waking threads does, those of the rayon pool that this is called in take part; the thread that calls begins at once,
+    /// whether or not it is one of the pool's.
+    pub(crate) fn run<T: Real>(self, state: PassState<'_, T>, steps: Steps<'_, T>) {
+        let bytes = self.lanes.len() * (self.planes + steps.len()) * size_of::<T>();
+        if bytes <= PARALLEL_BYTES || self.lanes.len() <= TILE_LANES {
+            return self.sweep(state, steps);
         }
+        let helpers = (rayon::current_num_threads() - 1).min(bytes / PARALLEL_GRAIN_BYTES);
+        let tiles = self.lanes.len().div_ceil(TILE_LANES);
+        let of_part = (tiles * PARALLEL_GRAIN_BYTES / bytes).max(1);
+        let rest = Mutex::new(Some(Part { pass: self, state, steps }));
+        let work = || {
+            while let Some(part) = Part::take(&rest, of_part) {
+                part.pass.sweep(part.state, part.steps);
+            }
+        };
+        rayon::in_place_scope(|scope| {
+            (0..helpers).for_each(|_| scope.spawn(|_| work()));
+            work();
+        });
+    }
+
+    /// Lanes that go through all steps before the next. A tile; or so few of its lanes that their state stays in the first
+    /// level of cache from step to step; or of a single step all whole tiles, where numbers are worked on where they lie: what a
+    /// tile costs beside its arithmetic is then paid once.
+    fn run_lanes<T: Real>(&self, steps: &mut Steps<'_, T>) -> usize {
+        if !steps.iter().all(is_apart) {
+            return TILE_LANES;
+        }
+        match &mut steps[..] {
+            [StepIo { program, data: Data::InPlace(bytes), digests: _ }] => {
+                let whole = self.lanes.len() / TILE_LANES * TILE_LANES;
+                let uniform = self.layout.uniform_dtype(&self.lanes) == Some(T::DTYPE);
+                let as_they_lie = uniform && bytemuck::try_cast_slice::<u8, T>(bytes).is_ok();
+                if as_they_lie && program.is_one_op() { whole.max(TILE_LANES) } else { TILE_LANES }
+            }
+            [_] | [] => TILE_LANES,
+            _ => RUN_LANES,
+        }
+    }
+
+    /// The same by the thread that calls.
+    fn sweep<T: Real>(self, state: PassState<'_, T>, mut steps: Steps<'_, T>) {
         let origin = self.layout.byte_of_lane(self.lanes.start);
         let mut values = TileValues([T::default(); TILE_LANES]);
         let (mut state, mut forgotten) = match state {
             PassState::Kept(state) => (state, Aligned::zeroed(0)),
             PassState::Forgotten => (&mut [][..], Aligned::zeroed(state_values(TILE_LANES, self.planes))),
         };
-        let run_lanes = run_lanes(&steps);
+        let run_lanes = self.run_lanes(&mut steps);
         for (i, start) in self.lanes.clone().step_by(run_lanes).enumerate() {
             let lanes = start..self.lanes.end.min(start + run_lanes);
             let bytes =
@@ -246,14 +272,44 @@ impl Pass<'_> {
     }
 }
 
-/// Lanes that go through all steps before the next: a tile, or so few of its lanes that their state stays in the first
-/// level of cache from step to step, where they can be told apart in the tile's state.
-fn run_lanes<T>(steps: &Steps<'_, T>) -> usize {
-    let apart = |step: &StepIo<'_, T>| step.program.is_block_by_block() && step.digests.is_empty();
-    if steps.len() > 1 && steps.iter().all(apart) { RUN_LANES } else { TILE_LANES }
+/// Whether tiles of a step can neither be told apart in the state nor by what they take from or give to the step.
+fn is_apart<T>(step: &StepIo<'_, T>) -> bool {
+    step.program.is_block_by_block() && step.digests.is_empty()
 }
 
-/// One step of one tile.
+/// What is left of a pass, which threads take their parts of.
+struct Part<'a, T> {
+    pass: Pass<'a>,
+    state: PassState<'a, T>,
+    steps: Steps<'a, T>,
+}
+
+impl<T: Real> Part<'_, T> {
+    /// The next `tiles` of what is left.
+    fn take<'a>(rest: &Mutex<Option<Part<'a, T>>>, tiles: usize) -> Option<Part<'a, T>> {
+        // A thread that panics has taken its part: what is left is whole.
+        let mut rest = rest.lock().unwrap_or_else(PoisonError::into_inner);
+        let Part { pass, state, steps } = rest.take()?;
+        let lanes = pass.lanes.clone();
+        let middle = lanes.start + tiles * TILE_LANES;
+        if middle >= lanes.end {
+            return Some(Part { pass, state, steps });
+        }
+        let byte = pass.layout.byte_of_lane(middle) - pass.layout.byte_of_lane(lanes.start);
+        let (state, state_rest) = state.split_at((middle - lanes.start) * pass.planes);
+        let (mut of_part, mut steps_rest) = (ArrayVec::new(), ArrayVec::new());
+        for step in steps {
+            let (a, b) = step.split_at(tiles, byte);
+            of_part.push(a);
+            steps_rest.push(b);
+        }
+        let of_rest = Pass { lanes: middle..lanes.end, ..pass.clone() };
+        *rest = Some(Part { pass: of_rest, state: state_rest, steps: steps_rest });
+        Some(Part { pass: Pass { lanes: lanes.start..middle, ..pass }, state, steps: of_part })
+    }
+}
+
+/// One step of one tile, or of another run of lanes.
 pub(super) struct Tile<'a, T> {
     pub(super) layout: &'a Layout,
     pub(super) lanes: Range<usize>,
@@ -264,7 +320,7 @@ pub(super) struct Tile<'a, T> {
 }
 
 impl<T: Real> Tile<'_, T> {
-    /// The tile's place among the tiles of the layout.
+    /// The tile's place among the tiles of the layout; the first one's, where it is a run of several.
     #[inline(always)]
     pub(super) fn index(&self) -> usize {
         self.lanes.start / TILE_LANES

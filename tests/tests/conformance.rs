@@ -4,7 +4,8 @@
 
 use noised::kernel::Backend;
 use noised::limits::TILE_LANES;
-use noised::{DType, DenseMatrix, MatrixSpec, Plan, Precision, Tree};
+use noised::tree::TreeValues;
+use noised::{DType, DenseMatrix, MatrixSpec, Plan, Precision, StreamingMatrix, Tree};
 use noised_tests::{drive, specs, trees};
 use proptest::prelude::*;
 
@@ -105,7 +106,7 @@ fn every_backend_gives_the_bits_of_the_reference() {
 #[test]
 fn threads_do_not_change_bits() {
     // Enough tiles that a step is split between threads.
-    let tree = trees::of_shapes(DType::F32, &[&[200_000], &[7, 123]]);
+    let tree = trees::of_shapes(DType::F32, &[&[300_000], &[7, 123]]);
     let matrix = specs::product([MatrixSpec::PrefixSum, specs::blt(&[0.9, 0.5], &[0.1, 0.2]).inverse()]);
     let on_threads = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -115,6 +116,60 @@ fn threads_do_not_change_bits() {
     assert!(on_threads(2) == expected);
     assert!(on_threads(5) == expected);
     check_against_dense(&matrix, &tree, Precision::F32, &expected);
+}
+
+/// A program's own memory, in place, of every length: within a tile, whole tiles, one more lane, and enough for several
+/// threads, called from within a pool and from outside.
+#[test]
+fn steps_in_place_have_the_bits_of_a_session() {
+    let rates = Some(vec![1.0, 0.25]);
+    let mut matrices = specs::nested();
+    matrices.extend([
+        MatrixSpec::PrefixSum,
+        MatrixSpec::PrefixSum.inverse(),
+        MatrixSpec::MomentumSgd { momentum: 0.9, learning_rates: rates.clone() },
+        MatrixSpec::MomentumSgd { momentum: 0.9, learning_rates: rates }.inverse(),
+        specs::blt(&[0.9, 0.5], &[0.1, 0.2]).inverse(),
+    ]);
+    let pools =
+        [1, 2, 5].map(|threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap());
+    for (lanes, dtype) in [
+        (1, DType::F32),
+        (TILE_LANES, DType::F32),
+        (TILE_LANES + 1, DType::F32),
+        (3 * TILE_LANES + 16, DType::F32),
+        (2 * TILE_LANES + 16, DType::F64),
+        (2 * TILE_LANES + 16, DType::Bf16),
+    ] {
+        let tree = Tree::flat(lanes as u64, dtype).unwrap();
+        for matrix in &matrices {
+            let n = steps(matrix, 5);
+            let precision = tree.default_precision();
+            let expected = run(matrix, &tree, precision, Backend::REFERENCE, n, &[usize::MAX / 2]);
+            assert!(in_place(matrix, &tree, n) == expected, "{lanes} lanes of {dtype}, {}", matrix.to_json());
+        }
+    }
+    // Steps that are split between threads, and one that is not.
+    let tree = Tree::flat(400_000, DType::F32).unwrap();
+    for matrix in [specs::blt(&[0.9, 0.5], &[0.1, 0.2]).inverse(), MatrixSpec::PrefixSum, specs::noising()] {
+        let expected = run(&matrix, &tree, Precision::F32, Backend::REFERENCE, 4, &[usize::MAX / 2]);
+        assert!(in_place(&matrix, &tree, 4) == expected, "{}", matrix.to_json());
+        for pool in &pools {
+            assert!(pool.install(|| in_place(&matrix, &tree, 4)) == expected, "{}", matrix.to_json());
+        }
+    }
+}
+
+/// The answers of `n` steps in place.
+fn in_place(matrix: &MatrixSpec, tree: &Tree, n: usize) -> Vec<Vec<u8>> {
+    let matrix = StreamingMatrix::new(matrix.clone()).unwrap();
+    let mut state = matrix.init_multiply(tree, tree.default_precision()).unwrap();
+    let mut step = |t| {
+        let mut values = TreeValues::from_bytes(tree.clone(), trees::payload(tree, t)).unwrap();
+        matrix.multiply_next_in_place(&mut values, &mut state).unwrap();
+        values.as_bytes().to_vec()
+    };
+    (0..n as u64).map(&mut step).collect()
 }
 
 /// Where a ring is long, tiles take turns at reading all of it. Tiles with the same input have the same output at

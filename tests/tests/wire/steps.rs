@@ -198,7 +198,7 @@ async fn two_clients_racing_on_a_step_get_the_same_answer() {
 /// Steps large enough to be split between threads, whole and in chunks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn threads_do_not_change_bits() {
-    let tree = trees::of_shapes(DType::F32, &[&[60_000], &[7, 123], &[100_001]]);
+    let tree = trees::of_shapes(DType::F32, &[&[60_000], &[7, 123], &[240_001]]);
     let job = Job::new(specs::noising(), tree, 4);
     for threads in [1, 2, 5] {
         on_both(Options { threads: Some(threads), ..Options::default() }, async |server: &mut Server| {
