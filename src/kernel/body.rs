@@ -30,6 +30,9 @@ pub(super) fn run_tile<T: Real, S: Simd>(
 #[inline(always)]
 fn run_stage<T: Real, S: Simd>(simd: S, op: &Op<T>, values: &mut [T], state: &mut [T]) {
     let (values, state) = (T::vectors::<S>(values), T::vectors::<S>(state));
+    if let Op::Banded(op) = op {
+        return banded::<T, S>(simd, op, values, state);
+    }
     match const { vectors_in_block::<T, S>() } {
         1 => run_blocks::<T, S, 1>(simd, op, values, state),
         2 => run_blocks::<T, S, 2>(simd, op, values, state),
@@ -138,7 +141,8 @@ fn run_blocks<T: Real, S: Simd, const N: usize>(
                 *m = next;
             }
         }
-        Op::Banded(op) => banded::<T, S, N>(simd, op, values, state),
+        // Not block by block.
+        Op::Banded(_) => {}
         Op::Blt { weights, decay, push } => match push {
             Push::Input => blt::<T, S, N, false>(simd, weights, decay, values, state),
             Push::Output => blt::<T, S, N, true>(simd, weights, decay, values, state),
@@ -208,65 +212,145 @@ fn blt<T: Real, S: Simd, const N: usize, const OUTPUT: bool>(
 }
 
 #[inline(always)]
-fn banded<T: Real, S: Simd, const N: usize>(
+fn banded<T: Real, S: Simd>(
     simd: S,
     op: &Banded<T>,
-    values: &mut [Block<T, S, N>],
-    state: &mut [Block<T, S, N>],
+    values: &mut [T::Vector<S>],
+    state: &mut [T::Vector<S>],
 ) {
     if op.planes == 0 {
         let diagonal = T::splat(simd, op.diagonal);
         for x in values {
-            *x = multiple::<T, S, N>(simd, diagonal, x);
+            *x = T::product(simd, diagonal, *x);
         }
         return;
     }
     const { assert!(MAX_STEPS_AHEAD == 5, "one arm for each number of sums") };
     match op.ahead.len() {
-        0 => banded_ahead::<T, S, N, 0>(simd, op, values, state),
-        1 => banded_ahead::<T, S, N, 1>(simd, op, values, state),
-        2 => banded_ahead::<T, S, N, 2>(simd, op, values, state),
-        3 => banded_ahead::<T, S, N, 3>(simd, op, values, state),
-        4 => banded_ahead::<T, S, N, 4>(simd, op, values, state),
-        _ => banded_ahead::<T, S, N, 5>(simd, op, values, state),
+        0 => banded_in::<T, S, 0>(simd, op, values, state),
+        1 => banded_in::<T, S, 1>(simd, op, values, state),
+        2 => banded_in::<T, S, 2>(simd, op, values, state),
+        3 => banded_in::<T, S, 3>(simd, op, values, state),
+        4 => banded_in::<T, S, 4>(simd, op, values, state),
+        _ => banded_in::<T, S, 5>(simd, op, values, state),
     }
 }
 
-/// The recurrence, and the sums of `A` steps ahead.
+/// Several vectors of a plane at a time, as many as registers hold the sums of: what it costs to find a plane and a weight
+/// is shared by them, and their sums do not wait for one another.
 #[inline(always)]
-fn banded_ahead<T: Real, S: Simd, const N: usize, const A: usize>(
+fn banded_in<T: Real, S: Simd, const A: usize>(
     simd: S,
     op: &Banded<T>,
-    values: &mut [Block<T, S, N>],
-    state: &mut [Block<T, S, N>],
+    values: &mut [T::Vector<S>],
+    state: &mut [T::Vector<S>],
 ) {
+    let stride = if op.interleaved { 0 } else { values.len() };
+    let done = match const { vectors_at_a_time::<S>(A) } {
+        4.. => banded_ahead::<T, S, 4, A>(simd, op, 0, stride, values, state),
+        2.. => banded_ahead::<T, S, 2, A>(simd, op, 0, stride, values, state),
+        _ => 0,
+    };
+    banded_ahead::<T, S, 1, A>(simd, op, done, stride, values, state);
+}
+
+/// Vectors whose sums, with those of `ahead` steps more, leave registers for what is read and what it is multiplied with.
+const fn vectors_at_a_time<S: Simd>(ahead: usize) -> usize {
+    (S::REGISTER_COUNT - 2) / (ahead + 2)
+}
+
+/// The recurrence, and the sums of `A` steps ahead, from vector `first` on as far as there are `M` at a time. Planes lie
+/// `stride` vectors apart, or block by block where that is 0. Returns the vector behind the last.
+#[inline(always)]
+fn banded_ahead<T: Real, S: Simd, const M: usize, const A: usize>(
+    simd: S,
+    op: &Banded<T>,
+    first: usize,
+    stride: usize,
+    values: &mut [T::Vector<S>],
+    state: &mut [T::Vector<S>],
+) -> usize {
     let mut ahead = [op.weights.as_slice(); A];
     for (weights, of_later) in ahead.iter_mut().zip(&op.ahead) {
         *weights = &of_later[..op.weights.len()];
     }
     let zero = T::splat(simd, T::default());
-    let (plane_stride, block_stride) = if op.interleaved { (1, op.planes) } else { (values.len(), 1) };
-    for (block, x) in values.iter_mut().enumerate() {
-        let state = &mut state[block * block_stride..];
-        let newest = op.newest * plane_stride;
-        let mut sum = if op.begun { state[newest] } else { [zero; N] };
-        let mut sums_ahead = [[zero; N]; A];
+    let groups = values[first..].as_chunks_mut::<M>().0;
+    let end = first + groups.len() * M;
+    for (group, x) in groups.iter_mut().enumerate() {
+        let at = Place { vector: first + group * M, stride, planes: op.planes };
+        let mut sum = if op.begun { at.load::<T, S, M>(state, op.newest) } else { [zero; M] };
+        let mut sums_ahead = [[zero; M]; A];
         for (i, weight) in op.weights.iter().enumerate() {
-            let s = state[plane(op, i) * plane_stride];
-            sum = fma::<T, S, N>(simd, T::splat(simd, *weight), &s, &sum);
+            let s = at.load::<T, S, M>(state, plane(op, i));
+            sum = fma::<T, S, M>(simd, T::splat(simd, *weight), &s, &sum);
             for later in 0..A {
                 // The oldest are no part of the sums of the steps that come last.
                 if i > later {
                     let weight = T::splat(simd, ahead[later][i]);
-                    sums_ahead[later] = fma::<T, S, N>(simd, weight, &s, &sums_ahead[later]);
+                    sums_ahead[later] = fma::<T, S, M>(simd, weight, &s, &sums_ahead[later]);
                 }
             }
         }
-        let y = fma::<T, S, N>(simd, T::splat(simd, op.diagonal), x, &sum);
-        state[newest] = if op.push == Push::Input { *x } else { y };
+        let y = fma::<T, S, M>(simd, T::splat(simd, op.diagonal), x, &sum);
+        let pushed = if op.push == Push::Input { *x } else { y };
+        at.store::<T, S, M>(state, op.newest, pushed);
         *x = y;
-        for later in 0..A {
-            state[plane(op, later + 1) * plane_stride] = sums_ahead[later];
+        for (later, sum) in sums_ahead.into_iter().enumerate() {
+            at.store::<T, S, M>(state, plane(op, later + 1), sum);
+        }
+    }
+    end
+}
+
+/// Where neighbouring vectors lie in each plane.
+#[derive(Clone, Copy)]
+struct Place {
+    vector: usize,
+    stride: usize,
+    planes: usize,
+}
+
+impl Place {
+    /// The vector `i` after the first in a plane.
+    #[inline(always)]
+    fn index<T: Vectors, S: Simd>(self, plane: usize, i: usize) -> usize {
+        let in_block = const { vectors_in_block::<T, S>() };
+        let vector = self.vector + i;
+        (vector / in_block * self.planes + plane) * in_block + vector % in_block
+    }
+
+    #[inline(always)]
+    fn load<T: Real, S: Simd, const M: usize>(self, state: &[T::Vector<S>], plane: usize) -> Block<T, S, M> {
+        if self.stride > 0 {
+            let start = plane * self.stride + self.vector;
+            if let Some(block) = state[start..].first_chunk() {
+                return *block;
+            }
+        }
+        let mut block = [state[self.index::<T, S>(plane, 0)]; M];
+        for (i, vector) in block.iter_mut().enumerate() {
+            *vector = state[self.index::<T, S>(plane, i)];
+        }
+        block
+    }
+
+    #[inline(always)]
+    fn store<T: Real, S: Simd, const M: usize>(
+        self,
+        state: &mut [T::Vector<S>],
+        plane: usize,
+        block: Block<T, S, M>,
+    ) {
+        if self.stride > 0 {
+            let start = plane * self.stride + self.vector;
+            if let Some(place) = state[start..].first_chunk_mut() {
+                *place = block;
+                return;
+            }
+        }
+        for (i, vector) in block.into_iter().enumerate() {
+            state[self.index::<T, S>(plane, i)] = vector;
         }
     }
 }
