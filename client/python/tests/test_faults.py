@@ -527,11 +527,11 @@ def test_two_trainers_on_one_session_do_not_get_one_noise(
                 refused.append(error.requested)
     assert len(set(given)) == len(given) > 0
     assert sorted(set(refused)) == list(range(8))
-    two.refresh()
-    session = two
-    session.fetch()
+    # What the one fetches ahead would be taken from the other.
     one.close()
-    session.delete()
+    two.refresh()
+    two.fetch()
+    two.delete()
 
 
 def test_a_session_that_was_cut_on_its_way_is_made_once(server: Server) -> None:
