@@ -110,6 +110,13 @@ class Server:
             self._process = None
 
 
+def settle(session: noised.Session) -> None:
+    """Waits until a handle has what it asked for ahead, so that it takes no step from another handle any more."""
+    ahead = session._ahead
+    if ahead is not None and ahead._mailbox.request is not None:
+        ahead._mailbox.request.answer.exception(timeout=60)
+
+
 @pytest.fixture(scope="session")
 def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server that no test kills."""

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from conftest import settle
 
 import noised
 from noised.errors import (
@@ -279,6 +280,7 @@ def test_a_handle_that_is_closed_late_moves_nothing(anywhere: noised.Client) -> 
     old.fetch()
     state = old.state()
     old.fetch()
+    settle(old)
     new = noised.resume(state, params, client=anywhere)
     used = [new.fetch() for _ in range(2)]
     # At worst it stands where the old handle left it.
