@@ -266,8 +266,8 @@ mod tests {
             count(&mechanism(Mechanism::Strategy)),
             count(&mechanism(Mechanism::NoisingMatrix)),
             count(&v1::ComputeSensitivityRequest { strategy: matrix.clone(), n: 3, participation: None }),
-            count(&v1::OptimizeStrategyRequest { problem: problem.clone(), family: None }),
-            count(&v1::RecommendStrategyRequest { problem, max_planes: 3 }),
+            count(&v1::OptimizeStrategyRequest { problem: problem.clone(), ..Default::default() }),
+            count(&v1::RecommendStrategyRequest { problem, ..Default::default() }),
             count(&v1::CreateSessionRequest {
                 session: Some(session),
                 ..v1::CreateSessionRequest::default()

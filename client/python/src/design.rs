@@ -1,10 +1,11 @@
 //! Which strategy is best.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use noised::design::{self, Design, Family, Objective, Problem, Progress, Recommendation, Verdict};
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList};
+use pyo3::types::{PyBool, PyDict, PyList};
 
 use crate::analysis::ParticipationArgs;
 use crate::client::Connection;
@@ -59,17 +60,34 @@ impl Listener {
         Self { call, raised: Mutex::new(None), call_off: CancelToken::default() }
     }
 
-    /// Whether to go on.
-    fn tell(&self, progress: Progress) -> bool {
-        let Some(call) = &self.call else { return true };
+    /// Whether to go on: what is called says `False` to have the best so far, and raises to have nothing.
+    fn tell(&self, progress: Progress) -> Verdict {
+        let Some(call) = &self.call else { return Verdict::Continue };
         let Progress { what, iteration, loss } = progress;
-        match Python::attach(|py| call.call1(py, (what, iteration, loss)).map(drop)) {
-            Ok(()) => true,
+        let enough = Python::attach(|py| {
+            let answer = call.call1(py, (what, iteration, loss))?;
+            Ok(answer.bind(py).is(PyBool::new(py, false)))
+        });
+        match enough {
+            Ok(false) => Verdict::Continue,
+            Ok(true) => Verdict::Finish,
             Err(error) => {
                 *self.raised.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                 self.call_off.cancel();
-                false
+                Verdict::Abandon
             }
+        }
+    }
+
+    /// The same for a search on a thread of its own, which hears of the answer at its next step.
+    fn tell_later(&self, finish: &AtomicBool, progress: Progress) -> Result<(), Failure> {
+        match self.tell(progress) {
+            Verdict::Continue => Ok(()),
+            Verdict::Finish => {
+                finish.store(true, Ordering::Relaxed);
+                Ok(())
+            }
+            Verdict::Abandon => Err(Failure::Cancelled),
         }
     }
 
@@ -96,15 +114,14 @@ pub(crate) fn optimize<'py>(
     let listener = Listener::new(on_progress);
     let found = match connection.place.any() {
         Some(client) => connection.driver.wait(py, Some(&listener.call_off), async {
-            let tell = |progress| {
-                listener.tell(progress);
-            };
-            Ok(client.analysis().optimize(&family, &problem, tell).await?)
+            Ok(client.analysis().optimize(&family, &problem, |progress| listener.tell(progress)).await?)
         }),
         None => {
-            let hear = |progress| if listener.tell(progress) { Ok(()) } else { Err(Failure::Cancelled) };
+            let finish = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&finish);
+            let hear = |progress| listener.tell_later(&finish, progress);
             connection.driver.wait_for_news(py, hear, move |_, tell| {
-                Ok(design::optimize(&family, &problem, &mut |progress| verdict(tell(progress)))?)
+                Ok(design::optimize(&family, &problem, &mut |progress| verdict(&told, tell(progress)))?)
             })
         }
     };
@@ -120,24 +137,25 @@ pub(crate) fn recommend<'py>(
     max_planes: usize,
     problem: ProblemArgs,
     on_progress: Option<Py<PyAny>>,
-) -> PyResult<(Bound<'py, PyList>, String)> {
+) -> PyResult<(Bound<'py, PyList>, String, bool)> {
     let problem = problem.read()?;
     let listener = Listener::new(on_progress);
     let found = match connection.place.any() {
         Some(client) => connection.driver.wait(py, Some(&listener.call_off), async {
-            let tell = |progress| {
-                listener.tell(progress);
-            };
+            let tell = |progress| listener.tell(progress);
             Ok(client.analysis().recommend(&problem, max_planes, tell).await?)
         }),
         None => {
-            let hear = |progress| if listener.tell(progress) { Ok(()) } else { Err(Failure::Cancelled) };
+            let finish = Arc::new(AtomicBool::new(false));
+            let told = Arc::clone(&finish);
+            let hear = |progress| listener.tell_later(&finish, progress);
             connection.driver.wait_for_news(py, hear, move |_, tell| {
-                Ok(design::recommend(&problem, max_planes, &mut |progress| verdict(tell(progress)))?)
+                let mut tell = |progress| verdict(&told, tell(progress));
+                Ok(design::recommend(&problem, max_planes, &mut tell)?)
             })
         }
     };
-    let Recommendation { candidates, reason, complete: _ } = listener.done(found)?;
+    let Recommendation { candidates, reason, complete } = listener.done(found)?;
     let candidates = candidates.iter().map(|candidate| {
         let dict = design_to_dict(py, &candidate.design)?;
         dict.set_item("name", &candidate.name)?;
@@ -145,12 +163,16 @@ pub(crate) fn recommend<'py>(
         dict.set_item("planes", candidate.planes)?;
         Ok(dict)
     });
-    Ok((PyList::new(py, candidates.collect::<PyResult<Vec<_>>>()?)?, reason))
+    Ok((PyList::new(py, candidates.collect::<PyResult<Vec<_>>>()?)?, reason, complete))
 }
 
 /// Where nobody listens, nobody waits.
-fn verdict(heard: bool) -> Verdict {
-    if heard { Verdict::Continue } else { Verdict::Abandon }
+fn verdict(finish: &AtomicBool, heard: bool) -> Verdict {
+    match heard {
+        false => Verdict::Abandon,
+        true if finish.load(Ordering::Relaxed) => Verdict::Finish,
+        true => Verdict::Continue,
+    }
 }
 
 fn design_to_dict<'py>(py: Python<'py>, design: &Design) -> PyResult<Bound<'py, PyDict>> {

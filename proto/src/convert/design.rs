@@ -20,7 +20,8 @@ impl TryFrom<v1::OptimizeStrategyRequest> for DesignQuestion {
     type Error = Error;
 
     fn try_from(request: v1::OptimizeStrategyRequest) -> Result<Self> {
-        let v1::OptimizeStrategyRequest { problem, family } = request;
+        // The name of the search is the service's own business.
+        let v1::OptimizeStrategyRequest { problem, family, search_id: _ } = request;
         let family = match family.ok_or_else(|| Error::invalid("family", "is missing, or not known"))? {
             WireFamily::BandedToeplitz(bands) => Family::BandedToeplitz { bands: size(bands) },
             WireFamily::BandedInverseToeplitz(bands) => Family::BandedInverseToeplitz { bands: size(bands) },
@@ -64,7 +65,7 @@ impl TryFrom<v1::RecommendStrategyRequest> for RecommendQuestion {
     type Error = Error;
 
     fn try_from(request: v1::RecommendStrategyRequest) -> Result<Self> {
-        let v1::RecommendStrategyRequest { problem, max_planes } = request;
+        let v1::RecommendStrategyRequest { problem, max_planes, search_id: _ } = request;
         Ok(Self { problem: required_problem(problem)?, max_planes: size(max_planes) })
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status};
 
+use super::finish_search::Search;
 use super::streams::{PATIENCE, deadline, passed, send};
 use super::{AnalysisService, QUEUE, Run};
 
@@ -33,9 +34,10 @@ impl AnalysisService {
         request: Request<v1::OptimizeStrategyRequest>,
     ) -> Result<Events<v1::OptimizeStrategyResponse>, ServiceError> {
         use optimize_strategy_response::Event;
-        let deadline = deadline(&request);
+        let (deadline, request) = (deadline(&request), request.into_inner());
+        let search = self.searches.begin(request.search_id.clone())?;
         let work = move |tell: Tell<'_>| -> Result<Vec<Event>, Error> {
-            let DesignQuestion { problem, family } = request.into_inner().try_into()?;
+            let DesignQuestion { problem, family } = request.try_into()?;
             let design = optimize(&family, &problem, tell)?;
             Ok(match Outgoing::new(v1::Design::from(&design)) {
                 Outgoing::Whole(design) => vec![Event::Design(design)],
@@ -43,7 +45,7 @@ impl AnalysisService {
             })
         };
         let message = |event| v1::OptimizeStrategyResponse { event: Some(event) };
-        self.tell_while(deadline, work, Event::Progress, message)
+        self.tell_while(deadline, search, work, Event::Progress, message)
     }
 
     pub(super) fn recommendation(
@@ -51,9 +53,10 @@ impl AnalysisService {
         request: Request<v1::RecommendStrategyRequest>,
     ) -> Result<Events<v1::RecommendStrategyResponse>, ServiceError> {
         use recommend_strategy_response::Event;
-        let deadline = deadline(&request);
+        let (deadline, request) = (deadline(&request), request.into_inner());
+        let search = self.searches.begin(request.search_id.clone())?;
         let work = move |tell: Tell<'_>| -> Result<Vec<Event>, Error> {
-            let RecommendQuestion { problem, max_planes } = request.into_inner().try_into()?;
+            let RecommendQuestion { problem, max_planes } = request.try_into()?;
             let found = recommend(&problem, max_planes, tell)?;
             Ok(match Outgoing::new(v1::Recommendation::from(&found)) {
                 Outgoing::Whole(found) => vec![Event::Recommendation(found)],
@@ -61,7 +64,7 @@ impl AnalysisService {
             })
         };
         let message = |event| v1::RecommendStrategyResponse { event: Some(event) };
-        self.tell_while(deadline, work, Event::Progress, message)
+        self.tell_while(deadline, search, work, Event::Progress, message)
     }
 
     /// Runs `work` on the compute threads, and sends what it tells and what it finds. Its place is free once it has heard
@@ -69,6 +72,7 @@ impl AnalysisService {
     fn tell_while<E: Send + 'static, T: Send + 'static>(
         &self,
         deadline: Option<Duration>,
+        search: Search,
         work: impl FnOnce(Tell<'_>) -> Result<Vec<E>, Error> + Send + 'static,
         of_progress: fn(v1::Progress) -> E,
         message: fn(E) -> T,
@@ -81,7 +85,7 @@ impl AnalysisService {
         tokio::spawn(async move {
             // Room for an error is kept from the beginning: telling one never waits for the client.
             let Ok(last) = answers.clone().reserve_owned().await else { return };
-            let told = Told { answers: answers.clone(), enough, of_progress, message };
+            let told = Told { answers: answers.clone(), search, enough, of_progress, message };
             let cancelled = run.cancelled.clone();
             let answer = service.find_and_send(run, work, told);
             let answered = tokio::select! {
@@ -104,7 +108,7 @@ impl AnalysisService {
         work: impl FnOnce(Tell<'_>) -> Result<Vec<E>, Error> + Send + 'static,
         told: Told<E, T>,
     ) -> Result<(), ServiceError> {
-        let Told { answers, enough, of_progress, message } = told;
+        let Told { answers, search, enough, of_progress, message } = told;
         let for_progress = answers.clone();
         let (run, found) = self
             .compute
@@ -118,6 +122,7 @@ impl AnalysisService {
                     }
                     match enough {
                         _ if run.cancelled.is_cancelled() => Verdict::Abandon,
+                        _ if search.is_finished() => Verdict::Finish,
                         Some(enough) if Instant::now() >= enough => Verdict::Finish,
                         _ => Verdict::Continue,
                     }
@@ -137,6 +142,7 @@ impl AnalysisService {
 /// Where news of the work go, and what becomes of them on the way.
 struct Told<E, T> {
     answers: Answers<T>,
+    search: Search,
     /// When the search ends with what it has found.
     enough: Option<Instant>,
     of_progress: fn(v1::Progress) -> E,

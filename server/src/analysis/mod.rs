@@ -5,6 +5,7 @@ mod compute_errors;
 mod compute_sensitivity;
 mod describe;
 mod design;
+mod finish_search;
 mod materialize;
 mod multiply;
 mod row_norms_squared;
@@ -13,6 +14,7 @@ mod streams;
 use std::sync::Arc;
 use std::time::Duration;
 
+use finish_search::Searches;
 use noised::{Error, MatrixSpec};
 use noised_proto::v1::analysis_server::Analysis;
 use noised_proto::{ServiceError, v1};
@@ -41,6 +43,7 @@ pub(crate) struct AnalysisService {
     lifecycle: Lifecycle,
     running: Arc<Semaphore>,
     limit: usize,
+    searches: Searches,
 }
 
 /// Leave to run, and the news that nobody waits for the answer any more.
@@ -52,7 +55,13 @@ struct Run {
 
 impl AnalysisService {
     pub(crate) fn new(compute: Arc<Compute>, lifecycle: Lifecycle, limit: usize) -> Self {
-        Self { compute, lifecycle, running: Arc::new(Semaphore::new(limit)), limit }
+        Self {
+            compute,
+            lifecycle,
+            running: Arc::new(Semaphore::new(limit)),
+            limit,
+            searches: Searches::default(),
+        }
     }
 
     fn begin(&self) -> Result<Run, ServiceError> {
@@ -185,6 +194,13 @@ impl Analysis for AnalysisService {
         request: Request<v1::RecommendStrategyRequest>,
     ) -> Result<Response<Self::RecommendStrategyStream>, Status> {
         Ok(Response::new(self.recommendation(request)?))
+    }
+
+    async fn finish_search(
+        &self,
+        request: Request<v1::FinishSearchRequest>,
+    ) -> Result<Response<v1::FinishSearchResponse>, Status> {
+        Ok(Response::new(self.finish(request.into_inner())?))
     }
 
     async fn calibrate_noise(

@@ -181,7 +181,11 @@ impl<'a> Search<'a> {
             return Err(error);
         }
         watch.check()?;
-        let found = found?;
+        let found = match found {
+            // Ended before the start itself was measured.
+            Err(_) if watch.stopped() => return Ok(start.clone()),
+            found => found?,
+        };
         self.iterations += found.iterations;
         Ok(self.strategy(&found.point))
     }
@@ -346,5 +350,20 @@ mod tests {
         );
         assert_eq!(stopped, Err(Error::Cancelled));
         assert_eq!(heard, 3);
+    }
+
+    #[test]
+    fn a_search_that_is_ended_early_gives_a_strategy() {
+        // Also before its start was measured.
+        for most in [0, 1, 5] {
+            let mut heard = 0;
+            let mut hear = |_| {
+                heard += 1;
+                if heard <= most { Verdict::Continue } else { Verdict::Finish }
+            };
+            let early = optimize_column_normalized(&problem(40, Objective::Max), 4, &Watch::new(&mut hear));
+            let early = early.unwrap();
+            assert!(early.loss >= design(&problem(40, Objective::Max), 4).loss, "{most}: {}", early.loss);
+        }
     }
 }

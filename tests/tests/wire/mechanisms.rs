@@ -6,6 +6,7 @@ use noised::analysis::calibration::PrivacyTarget;
 use noised::analysis::{self, Given, Mechanism, Participation};
 use noised::design::{self, Family, Objective, Problem, Verdict};
 use noised::{MatrixSpec, matrix::strategy};
+use noised_client::Error;
 use noised_proto::v1;
 use noised_server::config::Options;
 use noised_tests::server::{Server, on_both, within_patience};
@@ -114,12 +115,18 @@ async fn designs_are_those_of_this_process() {
             let problem = problem(n);
             let here = design::optimize(&family, &problem, &mut |_| Verdict::Continue).unwrap();
             let mut told = 0;
-            let there = client.optimize(&family, &problem, |_| told += 1).await.unwrap();
+            let there = client
+                .optimize(&family, &problem, |_| {
+                    told += 1;
+                    Verdict::Continue
+                })
+                .await
+                .unwrap();
             assert_eq!(there, here, "{family}");
             assert!(told > 0);
         }
         let here = design::recommend(&problem(24), 3, &mut |_| Verdict::Continue).unwrap();
-        assert_eq!(client.recommend(&problem(24), 3, |_| {}).await.unwrap(), here);
+        assert_eq!(client.recommend(&problem(24), 3, |_| Verdict::Continue).await.unwrap(), here);
     })
     .await;
 }
@@ -180,12 +187,21 @@ async fn bad_questions_name_the_field() {
             assert_eq!(invalid(client.sensitivity(&good, 10, participation).await.unwrap_err()), field);
             let problem = Problem { participation, ..problem(10) };
             let family = Family::BandedToeplitz { bands: 2 };
-            assert_eq!(invalid(client.optimize(&family, &problem, |_| {}).await.unwrap_err()), field);
-            assert_eq!(invalid(client.recommend(&problem, 2, |_| {}).await.unwrap_err()), field);
+            assert_eq!(
+                invalid(client.optimize(&family, &problem, |_| Verdict::Continue).await.unwrap_err()),
+                field
+            );
+            assert_eq!(
+                invalid(client.recommend(&problem, 2, |_| Verdict::Continue).await.unwrap_err()),
+                field
+            );
         }
         assert_eq!(invalid(client.sensitivity(&good, 0, Participation::Single).await.unwrap_err()), "n");
         for family in [Family::BandedToeplitz { bands: 0 }, Family::ColumnNormalizedBanded { bands: 0 }] {
-            assert_eq!(invalid(client.optimize(&family, &problem(5), |_| {}).await.unwrap_err()), "bands");
+            assert_eq!(
+                invalid(client.optimize(&family, &problem(5), |_| Verdict::Continue).await.unwrap_err()),
+                "bands"
+            );
         }
         let targets = [
             (PrivacyTarget::ApproximateDp { epsilon: 0.0, delta: 1e-5 }, "epsilon"),
@@ -209,7 +225,7 @@ async fn bad_questions_name_the_field() {
             stream_error(raw.recommend_strategy(v1::RecommendStrategyRequest::default()).await).await;
         assert_invalid(&missing, "problem", "is missing");
         let unknown = v1::Problem { n: 3, objective: 9, ..v1::Problem::default() };
-        let request = v1::RecommendStrategyRequest { problem: Some(unknown), max_planes: 1 };
+        let request = v1::RecommendStrategyRequest { problem: Some(unknown), ..Default::default() };
         assert_invalid(&stream_error(raw.recommend_strategy(request).await).await, "objective", "9");
         let missing = raw.calibrate_noise(v1::CalibrateNoiseRequest::default()).await.unwrap_err();
         assert_invalid(&missing, "target", "is missing");
@@ -222,7 +238,7 @@ async fn bad_questions_name_the_field() {
 /// One that takes minutes.
 fn long_optimisation() -> v1::OptimizeStrategyRequest {
     let family = Some((&Family::ColumnNormalizedBanded { bands: 64 }).into());
-    v1::OptimizeStrategyRequest { problem: Some((&problem(16_000)).into()), family }
+    v1::OptimizeStrategyRequest { problem: Some((&problem(16_000)).into()), family, ..Default::default() }
 }
 
 async fn place_is_free(server: &Server) {
@@ -254,6 +270,35 @@ async fn an_optimisation_that_nobody_waits_for_frees_its_place() {
         let ended = stream_error(client.optimize_strategy(request).await).await;
         assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended:?}");
         place_is_free(server).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_that_is_told_to_finish_gives_the_best_so_far() {
+    on_both(Options::default(), async |server: &mut Server| {
+        let client = server.client().await.analysis();
+        // Minutes where nobody ends them.
+        let family = Family::ColumnNormalizedBanded { bands: 16 };
+        let design = client.optimize(&family, &problem(4_000), |_| Verdict::Finish).await.unwrap();
+        assert!(!design.complete && design.loss.is_finite(), "{}", design.loss);
+        let found = client.recommend(&problem(100_000), 64, |_| Verdict::Finish).await.unwrap();
+        assert!(!found.complete && !found.candidates.is_empty(), "{}", found.reason);
+        let given_up = client.optimize(&family, &problem(4_000), |_| Verdict::Abandon).await.unwrap_err();
+        assert!(matches!(given_up, Error::Other { code: Code::Cancelled, .. }), "{given_up:?}");
+        place_is_free(server).await;
+
+        let mut raw = server.analysis().await;
+        let unknown = v1::FinishSearchRequest { search_id: "another".to_owned() };
+        assert!(!raw.finish_search(unknown).await.unwrap().into_inner().found);
+        let missing = raw.finish_search(v1::FinishSearchRequest::default()).await.unwrap_err();
+        assert_invalid(&missing, "search_id", "must not be empty");
+        let long = v1::OptimizeStrategyRequest { search_id: "x".repeat(129), ..long_optimisation() };
+        assert_invalid(
+            &stream_error(raw.optimize_strategy(long).await).await,
+            "search_id",
+            "at most 128 bytes",
+        );
     })
     .await;
 }

@@ -73,7 +73,7 @@ class Design:
         name: What it is, for people; empty where the caller knows.
         family: The family, as programs call it.
         planes: State values a lane of its noising matrix, in a recommendation.
-        complete: Whether the search came to its end: False where the deadline of a call ended it early.
+        complete: Whether the search came to its end: False where `on_progress` or the deadline of a call ended it early.
     """
 
     strategy: StreamingMatrix
@@ -131,10 +131,12 @@ class Recommendation:
     Attributes:
         candidates: The one to use first, then the others, by rising loss.
         reason: Which to use and why, in a few sentences.
+        complete: Whether all were compared: False where `on_progress` or the deadline of a call ended it early.
     """
 
     candidates: list[Design]
     reason: str
+    complete: bool = True
 
     @property
     def best(self) -> Design:
@@ -222,7 +224,8 @@ def optimize(
         objective: What is minimised times the squared sensitivity: the `mean` of the squared errors, or the `max`.
         workload: What is wanted of the gradients; the prefix sum unless given.
         client: Where it is computed; in this process unless given.
-        on_progress: Gets what is being optimised, the iteration and the loss. What it raises ends the search.
+        on_progress: Gets what is being optimised, the iteration and the loss. Where it returns False, the search ends with the
+            best that was found so far; what it raises ends the search without.
 
     Raises:
         InvalidArgumentError: Names the field and the rule that it breaks.
@@ -258,12 +261,12 @@ def recommend(
         objective: What is minimised times the squared sensitivity: the `mean` of the squared errors, or the `max`.
         workload: The prefix sum unless given.
         client: Where it is computed; in this process unless given.
-        on_progress: Gets what is being optimised, the iteration and the loss. What it raises ends the search.
+        on_progress: As that of `optimize`.
     """
     asked = _Problem.of(n, participation, objective, workload)
     planes, hear = whole("max_planes", max_planes), maybe_call("on_progress", on_progress)
-    found, reason = _noised.recommend(_place(client), planes, asked, hear)
-    return Recommendation([Design._of(candidate) for candidate in found], reason)
+    found, reason, complete = _noised.recommend(_place(client), planes, asked, hear)
+    return Recommendation([Design._of(candidate) for candidate in found], reason, complete)
 
 
 def sensitivity(

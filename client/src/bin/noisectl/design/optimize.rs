@@ -5,7 +5,7 @@ use noised::design::{self, Design, Family};
 use serde_json::{Map, Value, json};
 
 use super::args::{ProblemArgs, SaveArg};
-use super::progress::{Spinner, search, tell_if_early};
+use super::progress::{search, search_there, tell_if_early};
 use crate::args::{FormatArg, Place};
 use crate::failure::Failure;
 use crate::output::{Format, print_fields, print_json, short};
@@ -53,8 +53,8 @@ impl Args {
         let design = match client {
             None => search(move |tell| design::optimize(&family, &problem, tell)).await?,
             Some(client) => {
-                let spinner = Spinner::start();
-                client.analysis().optimize(&family, &problem, |progress| spinner.tell(progress)).await?
+                let analysis = client.analysis();
+                search_there(|tell| analysis.optimize(&family, &problem, tell)).await?
             }
         };
         tell_if_early(design.complete);

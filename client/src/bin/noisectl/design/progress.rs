@@ -17,27 +17,51 @@ use crate::output::short;
 pub(super) async fn search<T: Send + 'static>(
     work: impl FnOnce(&mut dyn FnMut(Progress) -> Verdict) -> noised::Result<T> + Send + 'static,
 ) -> Result<T, Failure> {
-    let interrupts = Arc::new(AtomicU32::new(0));
-    let heard = Arc::clone(&interrupts);
-    let mut working = tokio::task::spawn_blocking(move || {
-        let spinner = Spinner::start();
-        work(&mut |progress| {
+    let interrupts = Interrupts::default();
+    let mut tell = interrupts.tell();
+    let working = tokio::task::spawn_blocking(move || work(&mut tell));
+    interrupts.count_during(working).await?.map_err(|e| Failure::failed("the search", e))?.map_err(Into::into)
+}
+
+/// The same for a search on a server.
+///
+/// # Errors
+/// Those of the search.
+pub(super) async fn search_there<T, S: Future<Output = noised_client::Result<T>>>(
+    begin: impl FnOnce(Box<dyn FnMut(Progress) -> Verdict + Send>) -> S,
+) -> Result<T, Failure> {
+    let interrupts = Interrupts::default();
+    let searching = begin(Box::new(interrupts.tell()));
+    Ok(interrupts.count_during(searching).await??)
+}
+
+/// How often Ctrl-C was pressed.
+#[derive(Clone, Debug, Default)]
+struct Interrupts(Arc<AtomicU32>);
+
+impl Interrupts {
+    /// Shows progress, and answers as the user wants it.
+    fn tell(&self) -> impl FnMut(Progress) -> Verdict + Send + use<> {
+        let (spinner, pressed) = (Spinner::start(), Arc::clone(&self.0));
+        move |progress| {
             spinner.tell(progress);
-            match heard.load(Ordering::Relaxed) {
+            match pressed.load(Ordering::Relaxed) {
                 0 => Verdict::Continue,
                 1 => Verdict::Finish,
                 _ => Verdict::Abandon,
             }
-        })
-    });
-    loop {
-        tokio::select! {
-            worked = &mut working => {
-                return Ok(worked.map_err(|e| Failure::failed("the search", e))??);
-            }
-            pressed = tokio::signal::ctrl_c() => {
-                pressed.map_err(|e| Failure::failed("cannot wait for signals", e))?;
-                interrupts.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    async fn count_during<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                worked = &mut work => return Ok(worked),
+                pressed = tokio::signal::ctrl_c() => {
+                    pressed.map_err(|e| Failure::failed("cannot wait for signals", e))?;
+                    self.0.fetch_add(1, Ordering::Relaxed);
+                }
             }
         }
     }

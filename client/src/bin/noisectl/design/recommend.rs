@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::args::{ProblemArgs, SaveArg};
 use super::optimize::to_json;
-use super::progress::{Spinner, search, tell_if_early};
+use super::progress::{search, search_there, tell_if_early};
 use crate::args::Place;
 use crate::failure::Failure;
 use crate::output::{
@@ -40,8 +40,8 @@ impl Args {
         let found = match client {
             None => search(move |tell| design::recommend(&problem, planes, tell)).await?,
             Some(client) => {
-                let spinner = Spinner::start();
-                client.analysis().recommend(&problem, planes, |progress| spinner.tell(progress)).await?
+                let analysis = client.analysis();
+                search_there(|tell| analysis.recommend(&problem, planes, tell)).await?
             }
         };
         tell_if_early(found.complete);
