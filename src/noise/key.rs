@@ -3,20 +3,21 @@
 use std::fmt;
 use std::ops::Range;
 
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, Zeroizing};
 
+use super::secret::{KEY_BYTES, Secret, scrubbed};
 use crate::error::{Error, Result};
 use crate::session::Fingerprint;
 
-/// The secret that the noise of a session is a function of: 256 bits, wiped when dropped.
+/// The secret that the noise of a session is a function of: 256 bits, in one place, wiped when dropped.
 ///
 /// Its `Debug` shows nothing of it, and there is no way to read the bytes back.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct NoiseKey([u8; 32]);
+#[derive(Clone)]
+pub struct NoiseKey(Secret);
 
-/// A secret that servers share, from which the keys of sessions are derived: 256 bits, wiped when dropped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct MasterKey([u8; 32]);
+/// A secret that servers share, from which the keys of sessions are derived: 256 bits, in one place, wiped when dropped.
+#[derive(Clone)]
+pub struct MasterKey(Secret);
 
 /// What tells one [`NoiseKey`] from another without telling anything of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +48,10 @@ const OF_DIGESTS: &str = "noised 2026 digests of released gradients from a noise
 impl NoiseKey {
     /// A key of these bytes, which should come from the operating system's generator, or from nobody else than the
     /// person whose experiment it is.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    ///
+    /// The array is wiped. A caller who kept a copy wipes that: [`from_slice`](Self::from_slice) takes none.
+    pub fn from_bytes(mut bytes: [u8; KEY_BYTES]) -> Self {
+        Self(taken(&mut bytes))
     }
 
     /// A key written as 64 hexadecimal digits.
@@ -56,7 +59,7 @@ impl NoiseKey {
     /// # Errors
     /// [`Error::Invalid`] on `field`, without the text.
     pub fn from_hex(field: &str, text: &str) -> Result<Self> {
-        key_from_hex(field, text).map(|bytes| Self(*bytes))
+        Secret::of_hex(text.as_bytes()).map(Self).ok_or_else(|| no_hex(field))
     }
 
     /// A key from 32 bytes.
@@ -65,27 +68,31 @@ impl NoiseKey {
     /// [`Error::Invalid`] on `field` where there are not 32, or all of them are zero: that is a buffer that nobody filled.
     pub fn from_slice(field: &str, bytes: &[u8]) -> Result<Self> {
         let rule = || Error::invalid(field, format!("must have 32 bytes, found {}", bytes.len()));
-        let bytes: [u8; 32] = bytes.try_into().map_err(|_| rule())?;
-        if bytes == [0; 32] {
-            return Err(Error::invalid(field, "must not be all zero"));
-        }
-        Ok(Self(bytes))
+        let secret = Secret::of_slice(bytes).ok_or_else(rule)?;
+        check_not_zero(field, &secret)?;
+        Ok(Self(secret))
     }
 
     /// What can be compared and kept in place of the key.
     pub fn check(&self) -> KeyCheck {
-        KeyCheck(self.derive(OF_CHECK))
+        let mut check = [0; KEY_BYTES];
+        self.derive(OF_CHECK, &mut check);
+        KeyCheck(check.into())
     }
 
-    /// The key of the cipher at a step.
-    pub(super) fn of_step(&self, step: u64) -> Zeroizing<[u8; 32]> {
-        Zeroizing::new(blake3::keyed_hash(&self.0, &step.to_le_bytes()).into())
+    /// Makes the key of the cipher at a step. What the derivation leaves on the stack is for the caller to
+    /// [scrub](super::scrub_stack), once for all steps of a sweep.
+    pub(super) fn of_step(&self, step: u64, subkey: &mut [u8; KEY_BYTES]) {
+        let mut hash = blake3::Hasher::new_keyed(self.0.bytes());
+        hash.update(&step.to_le_bytes());
+        finish(&mut hash, subkey);
     }
 
     /// What only somebody can have who was told it by a holder of this key: that these lanes of the noise stood at `step`.
     pub fn proof_of_step(&self, step: u64, lanes: &Range<u64>) -> StepProof {
-        let key = self.derive(OF_RESUMING);
-        let mut hash = Zeroizing::new(blake3::Hasher::new_keyed(key.as_bytes()));
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        self.derive(OF_RESUMING, &mut key);
+        let mut hash = Zeroizing::new(blake3::Hasher::new_keyed(&key));
         for number in [step, lanes.start, lanes.end] {
             hash.update(&number.to_le_bytes());
         }
@@ -93,26 +100,27 @@ impl NoiseKey {
     }
 
     /// The key of digests that nobody without this key can make two gradients agree in.
-    pub(crate) fn of_digests(&self) -> Zeroizing<[u8; 32]> {
-        let mut derived = self.derive(OF_DIGESTS);
-        let key = Zeroizing::new(*derived.as_bytes());
-        derived.zeroize();
+    pub(crate) fn of_digests(&self) -> Box<Zeroizing<[u8; KEY_BYTES]>> {
+        let mut key = Box::new(Zeroizing::new([0; KEY_BYTES]));
+        self.derive(OF_DIGESTS, &mut key);
         key
     }
 
-    fn derive(&self, context: &str) -> blake3::Hash {
-        let mut hash = blake3::Hasher::new_derive_key(context);
-        hash.update(&self.0);
-        let derived = hash.finalize();
-        hash.zeroize();
-        derived
+    fn derive(&self, context: &str, derived: &mut [u8; KEY_BYTES]) {
+        scrubbed(|| {
+            let mut hash = blake3::Hasher::new_derive_key(context);
+            hash.update(self.0.bytes());
+            finish(&mut hash, derived);
+        });
     }
 }
 
 impl MasterKey {
     /// A master key of these bytes.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    ///
+    /// The array is wiped. A caller who kept a copy wipes that.
+    pub fn from_bytes(mut bytes: [u8; KEY_BYTES]) -> Self {
+        Self(taken(&mut bytes))
     }
 
     /// A master key as files hold it: 32 bytes, or 64 hexadecimal digits and white space.
@@ -120,18 +128,20 @@ impl MasterKey {
     /// # Errors
     /// [`Error::Invalid`] on `field`, without what was read.
     pub fn parse(field: &str, content: &[u8]) -> Result<Self> {
-        let bytes = match <[u8; 32]>::try_from(content) {
-            Ok(bytes) => Zeroizing::new(bytes),
-            Err(_) => {
-                let text = std::str::from_utf8(content)
-                    .map_err(|_| Error::invalid(field, "must be 32 bytes, or 64 hexadecimal digits"))?;
-                key_from_hex(field, text.trim())?
+        let digits = content.trim_ascii();
+        let key = match (content.len(), digits.len()) {
+            (KEY_BYTES, _) => Secret::of_slice(content),
+            (_, 64) => Secret::of_hex(digits),
+            (found, _) => {
+                let rule = format!("must be 32 bytes, or 64 hexadecimal digits; found {found} bytes");
+                return Err(Error::invalid(field, rule));
             }
         };
-        if *bytes == [0; 32] {
-            return Err(Error::invalid(field, "must not be all zero"));
-        }
-        Ok(Self(*bytes))
+        let key = key.ok_or_else(|| {
+            Error::invalid(field, "must be 32 bytes, or 64 hexadecimal digits; found a byte that is no digit")
+        })?;
+        check_not_zero(field, &key)?;
+        Ok(Self(key))
     }
 
     /// The key of the noise `noise_id` of a session.
@@ -139,32 +149,46 @@ impl MasterKey {
     /// `fingerprint` is that of the whole tree's session, so that every shard gets the same key, and the same `noise_id`
     /// with another matrix, tree, source, stddev, precision or horizon gives a noise that is independent of it.
     pub fn derive(&self, noise_id: &str, fingerprint: &Fingerprint) -> NoiseKey {
-        let mut hash = blake3::Hasher::new_derive_key(OF_NOISE);
-        hash.update(&self.0);
-        hash.update(fingerprint.as_bytes());
-        hash.update(noise_id.as_bytes());
-        let derived = Zeroizing::new(<[u8; 32]>::from(hash.finalize()));
-        hash.zeroize();
-        NoiseKey(*derived)
+        NoiseKey(Secret::filled(|key| {
+            let mut hash = blake3::Hasher::new_derive_key(OF_NOISE);
+            hash.update(self.0.bytes());
+            hash.update(fingerprint.as_bytes());
+            hash.update(noise_id.as_bytes());
+            finish(&mut hash, key);
+        }))
     }
+}
+
+/// Writes the end of a hash to where it belongs, and wipes the hash, which has parts of a key.
+fn finish(hash: &mut blake3::Hasher, output: &mut [u8; KEY_BYTES]) {
+    let mut reader = hash.finalize_xof();
+    reader.fill(output);
+    reader.zeroize();
+    hash.zeroize();
+}
+
+/// A secret of these bytes, which are wiped.
+fn taken(bytes: &mut [u8; KEY_BYTES]) -> Secret {
+    let secret = Secret::filled(|place| place.copy_from_slice(bytes));
+    bytes.zeroize();
+    secret
+}
+
+fn check_not_zero(field: &str, secret: &Secret) -> Result<()> {
+    if secret.is_zero() { Err(Error::invalid(field, "must not be all zero")) } else { Ok(()) }
+}
+
+fn no_hex(field: &str) -> Error {
+    Error::invalid(field, "must be 64 hexadecimal digits")
 }
 
 /// The bytes of a key that is written as 64 hexadecimal digits.
 ///
 /// # Errors
 /// [`Error::Invalid`] on `field`, without the text.
-pub fn key_from_hex(field: &str, text: &str) -> Result<Zeroizing<[u8; 32]>> {
-    let rule = || Error::invalid(field, "must be 64 hexadecimal digits");
-    let digits = text.as_bytes();
-    if digits.len() != 64 {
-        return Err(rule());
-    }
-    let mut bytes = Zeroizing::new([0; 32]);
-    for (byte, digits) in bytes.iter_mut().zip(digits.as_chunks::<2>().0) {
-        let digit = |digit: u8| char::from(digit).to_digit(16).ok_or_else(rule);
-        *byte = (digit(digits[0])? << 4 | digit(digits[1])?) as u8;
-    }
-    Ok(bytes)
+pub fn key_from_hex(field: &str, text: &str) -> Result<Zeroizing<[u8; KEY_BYTES]>> {
+    let secret = Secret::of_hex(text.as_bytes()).ok_or_else(|| no_hex(field))?;
+    Ok(Zeroizing::new(*secret.bytes()))
 }
 
 impl fmt::Debug for NoiseKey {

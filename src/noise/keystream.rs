@@ -50,17 +50,17 @@ fn write_counters(first: u128, blocks: &mut [[u64; 2]]) {
 }
 
 /// The keystream of AES-256 in counter mode (NIST SP 800-38A), where the counter is the whole block, big endian. Its
-/// round keys are wiped when it is dropped.
+/// round keys lie in one place, and are wiped when it is dropped.
 #[derive(Clone)]
 pub(super) struct Keystream {
-    cipher: Aes256Enc,
+    cipher: Box<Aes256Enc>,
     /// The counter of block 0.
     origin: u128,
 }
 
 impl Keystream {
     pub(super) fn new(key: &[u8; 32], origin: u128) -> Self {
-        Self { cipher: Aes256Enc::new(key.into()), origin }
+        Self { cipher: Box::new(Aes256Enc::new(key.into())), origin }
     }
 
     /// Has `sink` use `count` blocks, whole groups of it, from block `first` on, with the instructions of `simd`.

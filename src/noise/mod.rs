@@ -6,6 +6,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`NoiseKey`], [`MasterKey`] | keys, and what is derived from what |
+//! | `secret` | the bytes of a key, in one place; [`scrub_stack`] |
 //! | `keystream` | random words with random access: AES-256 in counter mode |
 //! | `gaussian` | words to standard normals, without branches |
 //! | `step` | the noise of one step, as kernels draw it |
@@ -53,10 +54,12 @@
 mod gaussian;
 mod key;
 mod keystream;
+mod secret;
 mod step;
 
 pub(crate) use gaussian::Normal;
 pub use key::{KeyCheck, MasterKey, NoiseKey, StepProof, key_from_hex};
+pub use secret::{scrub_deep_stack, scrub_stack};
 pub(crate) use step::StepNoise;
 
 /// Lanes whose words lie together: 16 pairs, whose first and second halves are each a vector of every instruction set.

@@ -1,9 +1,11 @@
 //! The noise of one step, as kernels draw it.
 
 use pulp::Simd;
+use zeroize::Zeroizing;
 
 use super::gaussian::{Normal, transform};
 use super::keystream::{BLOCK_BYTES, Keystream, Sink};
+use super::secret::KEY_BYTES;
 use super::{GROUP_LANES, NoiseKey};
 
 /// The random words of one step, and what its normals are multiplied with.
@@ -14,8 +16,11 @@ pub(crate) struct StepNoise {
 }
 
 impl StepNoise {
+    /// The noise of a step. What its making leaves on the stack is for the caller to scrub.
     pub(crate) fn new(key: &NoiseKey, step: u64, stddev: f64) -> Self {
-        Self { keystream: Keystream::new(&key.of_step(step), 0), stddev }
+        let mut subkey = Zeroizing::new([0; KEY_BYTES]);
+        key.of_step(step, &mut subkey);
+        Self { keystream: Keystream::new(&subkey, 0), stddev }
     }
 
     /// Draws the lanes from `first_lane` of the whole tree on, as many as `values` holds. Words become normals in `simd`.

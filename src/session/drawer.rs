@@ -9,7 +9,7 @@ use super::{NoiseSession, NoiseState, Outcome, OutputChunk, ResolvedSpec, Source
 use crate::error::Result;
 use crate::kernel::{Backend, Data, Draw, LaneState, Pass, PassState, Program, Real, StepIo, Steps};
 use crate::limits::{MAX_STEPS_A_PASS, TILE_LANES};
-use crate::noise::{NoiseKey, StepNoise, StepProof};
+use crate::noise::{NoiseKey, StepNoise, StepProof, scrub_stack};
 use crate::tree::Layout;
 
 /// Draws the noise of one step after the other: `(A z)_t`, with `z` scaled by the source's stddev.
@@ -139,6 +139,7 @@ impl NoiseDrawer {
         for of_pass in buffers.chunks_mut(MAX_STEPS_A_PASS) {
             self.pass(of_pass.len(), of_pass);
         }
+        scrub_stack();
         let first = self.step - buffers.len() as u64;
         (first..).zip(buffers).map(|(step, buffer)| DrawnStep { step, bytes: buffer.freeze() }).collect()
     }
@@ -171,6 +172,7 @@ impl NoiseDrawer {
             DrawerState::Kept(_) => {
                 let steps = self.steps_left(steps).min(MAX_STEPS_A_PASS as u64);
                 self.pass(steps as usize, &mut []);
+                scrub_stack();
             }
         }
     }
@@ -216,6 +218,7 @@ impl NoiseDrawer {
         self.step += steps as u64;
     }
 
+    #[inline(never)]
     fn pass_in<T: Real>(&mut self, steps: usize, buffers: &mut [StepBuffer]) {
         let plan = self.plan_of::<T>(steps);
         let first_lane = self.resolved.first_lane;

@@ -22,7 +22,7 @@ type Digest = [u8; 16];
 pub(super) struct Privatize {
     backend: Backend,
     track: Track,
-    digest_key: Zeroizing<[u8; 32]>,
+    digest_key: Box<Zeroizing<[u8; 32]>>,
     /// Of the gradient of the step under way, as far as it is applied.
     hash: Zeroizing<blake3::Hasher>,
     /// Of the gradients under which steps 0, 1, ... were released. None where a step may be released under any: it was not, or
