@@ -68,10 +68,23 @@ pub enum ServiceError {
         next_step: Option<u64>,
     },
     /// As many noises are remembered as may be.
-    #[error("{limit} noises are remembered, as many as may be: a noise that was drawn must not be forgotten")]
+    #[error(
+        "{limit} noises are remembered, as many as may be, and a noise that was drawn is not forgotten: the operator of \
+         the server can raise max_noises"
+    )]
     NoiseQuota {
         /// How many there may be.
         limit: usize,
+    },
+    /// What the server remembers of noises cannot be written down.
+    #[error(
+        "the noise ledger {fault}; the noise was not begun: call again when the operator of the server has mended that"
+    )]
+    LedgerUnavailable {
+        /// What is wrong with it, for operators and clients.
+        fault: String,
+        /// When to come back.
+        retry_after: Duration,
     },
     /// A noise has to be derived from a master key.
     #[error("source.key.noise_id: this server has no master key to derive a noise from")]
@@ -224,6 +237,9 @@ fn row(error: &ServiceError) -> Row {
         }
         ServiceError::NoiseQuota { limit } => {
             Row::new(Code::ResourceExhausted, "NOISE_QUOTA").with("limit", limit).quota("noises", &text)
+        }
+        ServiceError::LedgerUnavailable { fault: _, retry_after } => {
+            Row::new(Code::Unavailable, "LEDGER_UNAVAILABLE").retry(*retry_after)
         }
         ServiceError::NoMasterKey => Row::new(Code::FailedPrecondition, "NO_MASTER_KEY")
             .with("field", "source.key.noise_id")
@@ -429,6 +445,11 @@ mod tests {
                 "NOISE_USED",
             ),
             (ServiceError::NoiseQuota { limit: 4 }, Code::ResourceExhausted, "NOISE_QUOTA"),
+            (
+                ServiceError::LedgerUnavailable { fault: "is full".into(), retry_after: SECOND },
+                Code::Unavailable,
+                "LEDGER_UNAVAILABLE",
+            ),
             (ServiceError::NoMasterKey, Code::FailedPrecondition, "NO_MASTER_KEY"),
             (
                 Error::FingerprintMismatch { field: "tree" }.into(),

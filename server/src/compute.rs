@@ -6,6 +6,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use noised::noise::scrub_deep_stack;
 use noised_proto::ServiceError;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 use tokio::sync::oneshot;
@@ -24,6 +25,11 @@ impl Compute {
             .thread_name(move |i| format!("{name}-{i}"))
             .build()?;
         Ok(Self { pool })
+    }
+
+    /// Overwrites what ciphers left of keys on the stacks of the threads, each when it is free.
+    pub(crate) fn scrub_stacks(&self) {
+        self.pool.spawn_broadcast(|_| scrub_deep_stack());
     }
 
     /// Runs `work` in the pool. Where it panics, the panic is logged by its hook and ends here.

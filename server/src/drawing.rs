@@ -7,10 +7,9 @@ use std::time::Duration;
 use noised::limits::MAX_STEPS_UNDER_WAY;
 use noised::session::{DrawnStep, NoiseDrawer, StepBuffer};
 use noised_proto::ServiceError;
-use tokio::sync::OwnedMutexGuard;
 
 use crate::compute::Compute;
-use crate::entry::{Answering, Entry, INLINE_WORK, NoiseHalf};
+use crate::entry::{Answering, DrawerGuard, Entry, INLINE_WORK, NoiseHalf};
 
 /// What drawing a lane costs, in planes.
 const DRAW_PLANES: usize = 4;
@@ -97,8 +96,8 @@ impl Entry {
     async fn catch_up(
         self: &Arc<Self>,
         compute: &Compute,
-        mut drawer: OwnedMutexGuard<NoiseDrawer>,
-    ) -> Result<OwnedMutexGuard<NoiseDrawer>, ServiceError> {
+        mut drawer: DrawerGuard,
+    ) -> Result<DrawerGuard, ServiceError> {
         while drawer.steps_behind() > 0 {
             if self.deleted.is_cancelled() {
                 return Err(self.not_found());
@@ -117,7 +116,7 @@ impl Entry {
     async fn draw(
         self: &Arc<Self>,
         compute: &Compute,
-        drawer: OwnedMutexGuard<NoiseDrawer>,
+        drawer: DrawerGuard,
         buffers: Vec<StepBuffer>,
     ) -> Result<(), ServiceError> {
         let mut drawer = self.catch_up(compute, drawer).await?;

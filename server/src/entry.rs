@@ -15,7 +15,7 @@ use noised::session::{
 };
 use noised::{Error, Session};
 use noised_proto::ServiceError;
-use tokio::sync::OwnedMutexGuard;
+use tokio::sync::{OwnedMappedMutexGuard, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::compute::Compute;
@@ -51,6 +51,9 @@ pub(crate) struct Entry {
     pub(crate) held_memory: Mutex<Option<Reservation>>,
 }
 
+/// The half of a session that draws, locked.
+pub(crate) type DrawerGuard = OwnedMappedMutexGuard<Option<NoiseDrawer>, NoiseDrawer>;
+
 /// The half of a session that answers.
 #[derive(Debug)]
 pub(crate) enum Answering {
@@ -61,7 +64,8 @@ pub(crate) enum Answering {
 /// The half of a session that draws.
 #[derive(Debug)]
 pub(crate) struct NoiseHalf {
-    pub(crate) drawer: Arc<tokio::sync::Mutex<NoiseDrawer>>,
+    /// It has the key, and is gone when the session is deleted, whoever still holds the entry.
+    pub(crate) drawer: Arc<tokio::sync::Mutex<Option<NoiseDrawer>>>,
     pub(crate) options: NoiseOptions,
     /// Whether the drawer broke off in the middle of its work, so that its state is not to be trusted. Whoever holds the drawer
     /// sets it while it works: a panic leaves it set.
@@ -299,13 +303,21 @@ impl Entry {
     }
 
     /// The drawing half, where there is one.
-    pub(crate) async fn lock_drawer(&self) -> Result<Option<OwnedMutexGuard<NoiseDrawer>>, ServiceError> {
+    pub(crate) async fn lock_drawer(&self) -> Result<Option<DrawerGuard>, ServiceError> {
         let Some(noise) = &self.noise else { return Ok(None) };
         let drawer = Arc::clone(&noise.drawer).lock_owned().await;
+        let drawer = OwnedMutexGuard::try_map(drawer, Option::as_mut).map_err(|_| self.not_found())?;
         if noise.broken.load(Ordering::Acquire) {
             return Err(Error::damaged("the drawing of noise broke off in the middle").into());
         }
         Ok(Some(drawer))
+    }
+
+    /// Wipes the key, once the drawing that is under way is done. The session is deleted.
+    pub(crate) async fn wipe_key(&self) {
+        if let Some(noise) = &self.noise {
+            drop(noise.drawer.lock().await.take());
+        }
     }
 
     /// Has the drawer, which the caller holds, do its work.

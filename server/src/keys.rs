@@ -9,7 +9,7 @@ use noised_proto::ServiceError;
 use zeroize::Zeroizing;
 
 use crate::entry::Entry;
-use crate::ledger::{Claim, Ledger};
+use crate::ledger::{Claim, Ledger, Wanted};
 use crate::registry::{AskedNoise, Resumed};
 
 /// What keys come from.
@@ -30,6 +30,11 @@ pub(crate) struct Keyed {
 impl Keys {
     pub(crate) fn new(master: Option<MasterKey>, ledger: Arc<Ledger>) -> Self {
         Self { master, ledger }
+    }
+
+    /// Which noises were drawn.
+    pub(crate) fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.ledger)
     }
 
     /// The key of a session; `None` where the server draws nothing for it.
@@ -58,8 +63,9 @@ impl Keys {
                     return Err(Error::invalid("resumed_noise.token", rule).into());
                 }
                 // Going on draws no noise for other gradients than before: it is not begun again.
-                let may_be_used = start_over || resumed.is_some();
-                let claim = self.ledger.claim(noise_id, fingerprint, lanes, session, may_be_used)?;
+                let goes_on = resumed.is_some();
+                let wanted = Wanted { noise_id, fingerprint, lanes, session, start_over, goes_on };
+                let claim = self.ledger.claim(wanted)?;
                 Keyed { key, claim: Some(claim) }
             }
         };

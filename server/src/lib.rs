@@ -11,6 +11,8 @@
 //! | `intake` | bounds on the bytes of requests that are under way, and on how slowly they come |
 //! | `entry`, `drawing` | a session's two halves behind their locks; what is drawn ahead of its client |
 //! | `keys`, `ledger` | the keys of noises, and which of them were drawn before |
+//! | `given_key` | keys that clients give, taken out of requests before those are decoded |
+//! | [`secrets`] | where the master key comes from, and what keeps secrets within the process |
 //! | `registry` | the sessions by name, and the memory promised to them |
 //! | `last_use` | when a session was last used |
 //! | `compute` | the threads that multiply, and how an async task waits for them |
@@ -24,6 +26,7 @@ mod connections;
 mod drawing;
 mod entry;
 mod gate;
+mod given_key;
 mod intake;
 mod keys;
 mod last_use;
@@ -31,9 +34,10 @@ mod ledger;
 mod lifecycle;
 pub mod listen;
 mod registry;
+pub mod secrets;
 mod serve;
 mod sessions;
 
 pub use config::Config;
 pub use listen::{ListenAddr, Listener};
-pub use serve::run;
+pub use serve::{NoiseLedger, run, run_with};

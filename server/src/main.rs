@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use noised_server::config::{DEFAULT_PORT, LogFormat, Options, Sources};
-use noised_server::{Config, ListenAddr, Listener};
+use noised_server::{Config, ListenAddr, Listener, NoiseLedger, secrets};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -62,6 +62,9 @@ fn main() -> ExitCode {
     };
     let result = match cli.command {
         Command::Serve { config, options } => {
+            if let Err(error) = secrets::take_key_from_environment() {
+                return fail(&error, 1);
+            }
             let given = Given { options: *options, file: config, sources };
             match given.load().and_then(|config| Ok((init_logs(&config)?, config))) {
                 Ok((logs, config)) => serve(config, Reload { given, logs }),
@@ -191,6 +194,9 @@ impl Reload {
 
 fn serve(config: Config, reload: Reload) -> anyhow::Result<()> {
     raise_open_files(&config);
+    if let Err(error) = secrets::keep_memory_private() {
+        tracing::warn!(error = format!("{error:#}"), "other processes of this user may read keys in memory");
+    }
     // A single thread for the network wakes no other one up, which is the fastest as long as one is enough.
     let mut runtime = match config.network_threads {
         1 => Builder::new_current_thread(),
@@ -214,12 +220,17 @@ fn raise_open_files(config: &Config) {
 async fn bind_and_run(config: Config, reload: Reload) -> anyhow::Result<()> {
     // By default this signal kills.
     tokio::spawn(reload.at_every_hangup(signal(SignalKind::hangup()).context("cannot hear SIGHUP")?));
+    // Heard from here on, so that a signal that comes early is not lost.
+    let mut stopped = std::pin::pin!(stop_signal()?);
+    // A write beyond a limit on the length of files fails then, instead of ending the server.
+    let limit = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
+    let _heard = signal(limit).context("cannot hear SIGXFSZ")?;
+    // Clients find a server that listens, or none.
+    let Some(ledger) = NoiseLedger::open(&config, stopped.as_mut()).await? else { return Ok(()) };
     let listener = Listener::bind(&config.listen)
         .await
         .with_context(|| format!("cannot listen at {}", config.listen))?;
-    // Heard from here on, so that a signal that comes early is not lost.
-    let stopped = stop_signal()?;
-    noised_server::run(listener, config, stopped).await
+    noised_server::run_with(listener, config, ledger, stopped).await
 }
 
 fn filter(config: &Config) -> anyhow::Result<EnvFilter> {

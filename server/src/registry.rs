@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::entry::{Answering, Entry, NoiseHalf, Progress};
 use crate::keys::{Keyed, Keys};
 use crate::last_use::LastUse;
+use crate::ledger::Ledger;
 
 /// Memory of a session beside what the core counts: its name, its entry here, the allocator's rounding.
 const OVERHEAD_BYTES: u64 = 4096;
@@ -69,6 +70,8 @@ pub(crate) struct Registry {
 pub(crate) struct Memory {
     limit: u64,
     promised: Mutex<u64>,
+    /// What noises that are remembered take is not free.
+    ledger: Arc<Ledger>,
 }
 
 impl Memory {
@@ -78,7 +81,7 @@ impl Memory {
 
     pub(crate) fn reserve(self: &Arc<Self>, needed: u64) -> Result<Reservation, ServiceError> {
         let mut promised = self.promised();
-        let free = self.limit.saturating_sub(*promised);
+        let free = self.limit.saturating_sub(*promised).saturating_sub(self.ledger.memory_bytes());
         if needed > free {
             return Err(ServiceError::MemoryQuota { needed, free, limit: self.limit });
         }
@@ -108,7 +111,8 @@ impl Drop for Reservation {
 
 impl Registry {
     pub(crate) fn new(max_sessions: usize, max_session_bytes: u64, keys: Keys) -> Self {
-        let memory = Arc::new(Memory { limit: max_session_bytes, promised: Mutex::new(0) });
+        let ledger = keys.ledger();
+        let memory = Arc::new(Memory { limit: max_session_bytes, promised: Mutex::new(0), ledger });
         Self { sessions: Mutex::default(), creating: Arc::default(), max_sessions, memory, keys }
     }
 
@@ -145,7 +149,7 @@ impl Registry {
                     }
                 };
                 let half = NoiseHalf {
-                    drawer: Arc::new(tokio::sync::Mutex::new(drawer)),
+                    drawer: Arc::new(tokio::sync::Mutex::new(Some(drawer))),
                     options,
                     broken: AtomicBool::new(false),
                     drawing_ahead: AtomicBool::new(false),
@@ -285,8 +289,6 @@ mod tests {
     use noised::session::{KeyOrigin, Noise, Source};
     use noised::{DType, Error, MatrixSpec, SessionSpec, Tree};
 
-    use crate::ledger::Ledger;
-
     use super::*;
 
     fn resolved(lanes: u64) -> ResolvedSpec {
@@ -294,11 +296,7 @@ mod tests {
     }
 
     fn registry(max_sessions: usize, max_session_bytes: u64) -> Registry {
-        Registry::new(
-            max_sessions,
-            max_session_bytes,
-            Keys::new(None, Ledger::open(None, std::time::Duration::ZERO).unwrap()),
-        )
+        Registry::new(max_sessions, max_session_bytes, Keys::new(None, Ledger::in_memory(10)))
     }
 
     fn asked(lanes: u64, resume: bool) -> Asked {

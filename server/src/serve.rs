@@ -46,6 +46,53 @@ pub async fn run(
     config: Config,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
+    let mut shutdown = std::pin::pin!(shutdown);
+    match NoiseLedger::open(&config, shutdown.as_mut()).await? {
+        Some(ledger) => run_with(listener, config, ledger, shutdown).await,
+        None => Ok(()),
+    }
+}
+
+/// What a server remembers of the noises that it drew, opened before the server listens: who connects to a server that
+/// waits for another one's ledger would wait as well.
+#[derive(Debug)]
+pub struct NoiseLedger(Arc<Ledger>);
+
+impl NoiseLedger {
+    /// Opens the ledger of a configuration; without a file, one that remembers for as long as the server runs. Waits for
+    /// another server that has the file, at most for [`Config::drain_timeout`], which is how long one that was asked to stop
+    /// may take. `None` where `shutdown` is done before that.
+    ///
+    /// # Errors
+    /// Where the file is not a regular one, is damaged, cannot be read or written, or stays with another server.
+    pub async fn open(
+        config: &Config,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> anyhow::Result<Option<Self>> {
+        let (most, patience) = (config.max_noises, config.drain_timeout);
+        let Some(path) = &config.noise_ledger else {
+            if config.master_key.is_some() {
+                tracing::warn!(
+                    "without noise_ledger, nobody remembers over a restart which noises were drawn"
+                );
+            }
+            return Ok(Some(Self(Ledger::in_memory(most))));
+        };
+        Ok(Ledger::open_waiting(path, most, patience, shutdown).await?.map(Self))
+    }
+}
+
+/// The same as [`run`], with a ledger that is open.
+///
+/// # Errors
+/// Where the compute threads cannot be started or the listener fails. A drain that is cut short is none.
+pub async fn run_with(
+    listener: Listener,
+    config: Config,
+    ledger: NoiseLedger,
+    shutdown: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let NoiseLedger(ledger) = ledger;
     let lifecycle = Lifecycle::default();
     let rules = Rules::of(&config);
     warn_of_few_files(&config);
@@ -53,11 +100,6 @@ pub async fn run(
     // Threads of their own: an analysis may take minutes, and no step waits behind one.
     let analyses =
         Compute::new("analysis", config.threads.div_ceil(2)).context("cannot start the analysis threads")?;
-    let (path, patience) = (config.noise_ledger.clone(), config.drain_timeout);
-    let ledger = tokio::task::spawn_blocking(move || Ledger::open(path.as_deref(), patience)).await??;
-    if config.master_key.is_some() && config.noise_ledger.is_none() {
-        tracing::warn!("without noise_ledger, nobody remembers over a restart which noises were drawn");
-    }
     let sessions = SessionsService {
         registry: Arc::new(Registry::new(
             config.max_sessions,

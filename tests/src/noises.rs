@@ -1,5 +1,10 @@
 //! Noise that a server draws: descriptions of it, and what it has to be.
 
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
 use bytes::Bytes;
 use noised::noise::NoiseKey;
 use noised::session::{KeyOrigin, Noise, NoiseOptions, NoiseSession, NoiseState, Source};
@@ -23,6 +28,13 @@ pub const MASTER_KEY: [u8; 32] =
 
 /// Not a power of two.
 pub const STDDEV: f64 = 1.7;
+
+/// Writes a master key to a file that its owner alone may read, as a server wants it.
+pub fn write_master_key(file: &Path, content: impl AsRef<[u8]>) {
+    let mut options = OpenOptions::new();
+    let file = options.write(true).create(true).truncate(true).mode(0o600).open(file);
+    file.unwrap().write_all(content.as_ref()).unwrap();
+}
 
 /// The digits of a key.
 pub fn hex(key: &[u8; 32]) -> String {

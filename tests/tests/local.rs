@@ -337,7 +337,7 @@ async fn noises_that_have_a_name_are_drawn_once_as_on_a_server() {
     within_patience(async {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("master.key");
-        std::fs::write(&file, noises::hex(&noises::MASTER_KEY)).unwrap();
+        noises::write_master_key(&file, noises::hex(&noises::MASTER_KEY));
         let with_key = Options { master_key_file: Some(file), ..Options::default() };
         let server = Server::start(Transport::Unix, with_key).await;
         let host = LocalHost::with_master_key(MasterKey::from_bytes(noises::MASTER_KEY));

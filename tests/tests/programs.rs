@@ -378,7 +378,7 @@ impl Master {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let [key, ledger] = ["master.key", "ledger"].map(|name| directory.path().join(name));
-        std::fs::write(&key, noises::hex(&noises::MASTER_KEY)).unwrap();
+        noises::write_master_key(&key, noises::hex(&noises::MASTER_KEY));
         let path = |path: PathBuf| path.to_str().unwrap().to_owned();
         let arguments =
             ["--master-key-file".to_owned(), path(key), "--noise-ledger".to_owned(), path(ledger)];

@@ -11,11 +11,11 @@ use anyhow::Context;
 use bytesize::ByteSize;
 use noised::noise::MasterKey;
 use sysinfo::System;
-use zeroize::Zeroizing;
 
 use crate::connections::OTHER_FILES;
 use crate::gate::METADATA_CEILING;
 use crate::listen::ListenAddr;
+use crate::secrets;
 pub use options::{LogFormat, Options, Span};
 pub use sources::{SettingError, Sources};
 
@@ -55,6 +55,8 @@ pub struct Config {
     pub master_key: Option<MasterKey>,
     /// A file that remembers which noises were drawn.
     pub noise_ledger: Option<PathBuf>,
+    /// Noises that may be remembered.
+    pub max_noises: usize,
     /// Bytes of the longest message taken or made.
     pub max_message_bytes: usize,
     /// Analysis calls that may run at once.
@@ -105,6 +107,7 @@ impl Config {
             max_kept_states,
             master_key_file,
             noise_ledger,
+            max_noises,
             max_message_bytes,
             max_analyses,
             max_calls_per_connection,
@@ -162,9 +165,10 @@ impl Config {
                 .map_or_else(default_session_bytes, |size| Ok(size.as_u64()))?,
             max_kept_states: kept_states,
             master_key: path("master_key_file", master_key_file)?
-                .map(|path| read_master_key(&path))
+                .map(|path| secrets::key_of_file(&path))
                 .transpose()?,
             noise_ledger: path("noise_ledger", noise_ledger)?,
+            max_noises: count("max_noises", max_noises, 1 << 20)?,
             max_message_bytes: message as usize,
             max_analyses: count("max_analyses", max_analyses, 16)?,
             max_calls_per_connection: u32::try_from(count(
@@ -224,24 +228,15 @@ impl Config {
         let (options, sources) = flags.with_file(file, sources)?;
         let mut config = Self::new(options).map_err(|error| sources.name_in(error))?;
         // A secret is no flag: those are read by whoever lists the processes.
-        if let Some(text) = std::env::var_os(MASTER_KEY_VARIABLE).filter(|text| !text.is_empty()) {
+        if let Some(key) = secrets::key_of_environment()? {
             if config.master_key.is_some() {
                 let rule = "must not be set where master_key_file is";
-                return Err(sources.name_in(SettingError::new(MASTER_KEY_VARIABLE, rule).into()));
+                return Err(sources.name_in(SettingError::new(secrets::VARIABLE, rule).into()));
             }
-            let text = Zeroizing::new(text.into_encoded_bytes());
-            config.master_key = Some(MasterKey::parse(MASTER_KEY_VARIABLE, &text)?);
+            config.master_key = Some(key);
         }
         Ok(config)
     }
-}
-
-/// Holds the master key, where no file does.
-const MASTER_KEY_VARIABLE: &str = "NOISED_MASTER_KEY";
-
-fn read_master_key(path: &Path) -> anyhow::Result<MasterKey> {
-    let content = std::fs::read(path).with_context(|| format!("master_key_file: {}", path.display()))?;
-    Ok(MasterKey::parse("master_key_file", &Zeroizing::new(content))?)
 }
 
 /// As many connections as the limit on open files leaves.

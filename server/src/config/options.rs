@@ -68,6 +68,9 @@ pub struct Options {
     /// A file that remembers which noises were drawn, over restarts [default: none, only this run remembers]
     #[arg(long, env = "NOISED_NOISE_LEDGER", value_name = "FILE")]
     pub noise_ledger: Option<PathBuf>,
+    /// Noises of a noise_id that may be remembered, at 128 bytes of memory each [default: 1048576]
+    #[arg(long, env = "NOISED_MAX_NOISES", value_name = "COUNT")]
+    pub max_noises: Option<usize>,
     /// The longest message taken or made; longer trees go over a stream [default: 64MiB]
     #[arg(long, env = "NOISED_MAX_MESSAGE_BYTES", value_name = "BYTES")]
     pub max_message_bytes: Option<ByteSize>,
@@ -193,6 +196,7 @@ for_every_setting!(
     max_kept_states,
     master_key_file,
     noise_ledger,
+    max_noises,
     max_message_bytes,
     max_analyses,
     max_calls_per_connection,

@@ -13,6 +13,7 @@ use tonic::server::NamedService;
 
 use super::SessionsService;
 use super::create::Untold;
+use crate::given_key::{self, GivenKey, Wiper};
 
 /// An answer to a request of the longest length is longer by its flags.
 const ANSWER_SLACK_BYTES: usize = 64;
@@ -24,6 +25,7 @@ pub(crate) const STREAM_PATH: &str = "/noised.v1.Sessions/StreamMultiplyNext";
 pub(crate) struct Carrying {
     sessions: SessionsService,
     generated: SessionsServer<SessionsService>,
+    wiper: Wiper,
 }
 
 impl Carrying {
@@ -33,7 +35,7 @@ impl Carrying {
         let generated = SessionsServer::new(sessions.clone())
             .max_decoding_message_size(limit)
             .max_encoding_message_size(limit + ANSWER_SLACK_BYTES);
-        Self { sessions, generated }
+        Self { sessions, generated, wiper: Wiper::default() }
     }
 }
 
@@ -54,6 +56,10 @@ impl tower::Service<http::Request<Body>> for Carrying {
         if request.uri().path() == STREAM_PATH {
             return Box::pin(std::future::ready(Ok(self.sessions.stream_carried(request))));
         }
+        let request = match request.uri().path() {
+            given_key::PATH => GivenKey::take_from(request, &self.wiper),
+            _ => request,
+        };
         let answer = self.generated.call(request);
         Box::pin(async move {
             let mut answer = answer.await?;

@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use noised::Error;
 use noised::noise::{NoiseKey, StepProof};
+use noised::session::{KeyOrigin, Noise};
 use noised_proto::{AskedSession, ServiceError, asked_session, name, v1};
 use prost::Message;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::entry::Entry;
+use crate::given_key::GivenKey;
 use crate::registry::{Asked, AskedNoise, Registry, Resumed};
 
+use super::audit::{Peer, note_refusal};
 use super::{STATUS_BYTES, SessionsService, View};
 
 /// Bytes of a request's id.
@@ -41,6 +44,8 @@ impl SessionsService {
     pub(super) async fn create(
         &self,
         request: v1::CreateSessionRequest,
+        given: Option<GivenKey>,
+        peer: Peer,
     ) -> Result<(v1::Session, Option<Untold>), ServiceError> {
         self.lifecycle.check_open()?;
         let v1::CreateSessionRequest {
@@ -54,7 +59,11 @@ impl SessionsService {
             request_id,
             resumed_noise,
         } = request;
-        let noise_key = Zeroizing::new(noise_key);
+        let decoded = Zeroizing::new(noise_key);
+        let noise_key = match given {
+            Some(given) => given.or(decoded),
+            None => decoded,
+        };
         check(resume, must_exist, &request_id)?;
         let goes_on = resumed_noise.map(resumed).transpose()?;
         let view = View::asked(view, View::Basic)?;
@@ -70,6 +79,8 @@ impl SessionsService {
         }
         let registry = Arc::clone(&self.registry);
         let turn = registry.turn_to_create().await;
+        let session_name = name::session_name(&id);
+        let name = session_name.clone();
         // A description may hold millions of numbers, each of which is checked, and a session gigabytes, each
         // of which is cleared. No step waits behind that: there is a thread for it, and no more than one,
         // since creations take turns.
@@ -81,14 +92,16 @@ impl SessionsService {
             let start_over = start_noise_over;
             let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over, resumed: goes_on };
             let asked = Asked { resolved: spec.resolve()?, resume, named, must_exist, request_id, noise };
-            let (entry, resumed) = registry.create(name::session_name(&id), asked)?;
+            let (entry, resumed) = registry.create(name, asked)?;
             let untold = (!named).then(|| Untold::new(registry, Arc::clone(&entry)));
             Ok::<_, ServiceError>((entry, resumed, untold))
         });
-        let (entry, resumed, untold) = made.await.map_err(|_| ServiceError::Internal)??;
+        let made = made.await.map_err(|_| ServiceError::Internal)?;
+        let (entry, resumed, untold) = made.inspect_err(|error| note_refusal(error, &session_name, peer))?;
         let spec = entry.resolved.spec();
         tracing::info!(
             session = %entry.name,
+            %peer,
             resumed,
             matrix = spec.matrix.kind(),
             lanes = entry.resolved.layout().lanes(),
@@ -98,6 +111,13 @@ impl SessionsService {
             memory_bytes = entry.memory_bytes(),
             "session opened"
         );
+        if let Some(Noise { key: KeyOrigin::Derived { noise_id }, .. }) = spec
+            .source
+            .noise()
+            .filter(|_| !resumed && entry.noise.as_ref().is_some_and(|noise| noise.started_over))
+        {
+            tracing::warn!(session = %entry.name, %peer, noise_id, "a noise that was drawn before begins again");
+        }
         // The way to a step of a noise that is gone on with may be long: a rewind to it tells how far it has come, and may be
         // called off. Drawing ahead would go it without a word.
         if goes_on.is_none() {
@@ -178,20 +198,24 @@ mod tests {
         let service = service();
         // Gone while the session is made. A call that is done by then is not heard either.
         for _ in 0..5 {
-            drop(tokio::time::timeout(Duration::ZERO, service.create(request(""))).await);
+            drop(
+                tokio::time::timeout(Duration::ZERO, service.create(request(""), None, Peer::Unknown)).await,
+            );
         }
         until_empty(&service).await;
         // Gone before the answer was written.
-        let (told, untold) = service.create(request("")).await.unwrap();
+        let (told, untold) = service.create(request(""), None, Peer::Unknown).await.unwrap();
         assert_eq!(names(&service).await, [told.name]);
         drop(untold);
         until_empty(&service).await;
         // Told, or named by the caller, who can ask again.
-        let (told, untold) = service.create(request("")).await.unwrap();
+        let (told, untold) = service.create(request(""), None, Peer::Unknown).await.unwrap();
         untold.unwrap().told();
-        let (_, none) = service.create(request("zzz")).await.unwrap();
+        let (_, none) = service.create(request("zzz"), None, Peer::Unknown).await.unwrap();
         assert!(none.is_none());
-        drop(tokio::time::timeout(Duration::ZERO, service.create(request("zzzz"))).await);
+        drop(
+            tokio::time::timeout(Duration::ZERO, service.create(request("zzzz"), None, Peer::Unknown)).await,
+        );
         assert_eq!(names(&service).await, [&told.name, "sessions/zzz", "sessions/zzzz"]);
     }
 }

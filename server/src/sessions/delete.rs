@@ -1,11 +1,15 @@
 //! DeleteSession.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use noised_proto::{ServiceError, name, v1};
 
 use super::SessionsService;
 use crate::entry::Entry;
+
+/// How long a deletion waits for the drawing that is under way to be done with the key.
+const KEY_PATIENCE: Duration = Duration::from_secs(1);
 
 impl SessionsService {
     pub(super) async fn delete(&self, request: v1::DeleteSessionRequest) -> Result<(), ServiceError> {
@@ -21,6 +25,9 @@ impl SessionsService {
         // Whoever has the lock after this finds that the session is gone, so nothing more is released of it. Noise may still
         // be drawn ahead for it, and does not keep others from beginning the same.
         drop(entry.session.lock().await);
+        // A sweep through gigabytes of state takes longer than a caller should wait; its end wipes the key as well.
+        let _under_way = tokio::time::timeout(KEY_PATIENCE, entry.wipe_key()).await;
+        self.compute.scrub_stacks();
         // Giving gigabytes back to the system takes a while, and no step waits behind that. Where nothing is under way on
         // the session, its memory is free once this is answered.
         tokio::task::spawn_blocking(move || {

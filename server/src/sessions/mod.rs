@@ -1,5 +1,6 @@
 //! The service Sessions, one operation a file: decode, act, encode.
 
+mod audit;
 mod carrying;
 mod create;
 mod delete;
@@ -24,8 +25,10 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::compute::Compute;
 use crate::config::MAX_KEPT_STATES;
 use crate::entry::{Entry, Progress};
+use crate::given_key::GivenKey;
 use crate::lifecycle::Lifecycle;
 use crate::registry::Registry;
+use audit::Peer;
 pub(crate) use carrying::{Carrying, STREAM_PATH};
 
 /// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers,
@@ -131,7 +134,9 @@ impl Sessions for SessionsService {
         &self,
         request: Request<v1::CreateSessionRequest>,
     ) -> Result<Response<v1::Session>, Status> {
-        let (session, untold) = self.create(request.into_inner()).await?;
+        let peer = Peer::of(request.extensions());
+        let given = request.extensions().get::<GivenKey>().cloned();
+        let (session, untold) = self.create(request.into_inner(), given, peer).await?;
         let mut response = Response::new(session);
         if let Some(untold) = untold {
             // Until the answer is written: see `Carrying`.
@@ -165,7 +170,8 @@ impl Sessions for SessionsService {
         &self,
         request: Request<v1::MultiplyNextRequest>,
     ) -> Result<Response<v1::MultiplyNextResponse>, Status> {
-        Ok(Response::new(self.step(request.into_inner()).await?))
+        let peer = Peer::of(request.extensions());
+        Ok(Response::new(self.step(request.into_inner(), peer).await?))
     }
 
     async fn keep_state(
@@ -181,7 +187,8 @@ impl Sessions for SessionsService {
         &self,
         request: Request<v1::RewindSessionRequest>,
     ) -> Result<Response<Self::RewindSessionStream>, Status> {
-        Ok(Response::new(self.rewind(request.into_inner())?))
+        let peer = Peer::of(request.extensions());
+        Ok(Response::new(self.rewind(request.into_inner(), peer)?))
     }
 
     type StreamMultiplyNextStream = tokio_stream::Empty<Result<v1::StreamMultiplyNextResponse, Status>>;
@@ -204,7 +211,7 @@ mod tests {
 
     /// A service of its own, for the tests of its operations.
     pub(super) fn service() -> SessionsService {
-        let keys = Keys::new(None, Ledger::open(None, Duration::ZERO).unwrap());
+        let keys = Keys::new(None, Ledger::in_memory(10));
         SessionsService {
             registry: Arc::new(Registry::new(10, 1 << 30, keys)),
             compute: Arc::new(Compute::new("step", 1).unwrap()),

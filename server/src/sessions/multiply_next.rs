@@ -5,6 +5,7 @@ use noised::Error;
 use noised::session::OutputChunk;
 use noised_proto::{ServiceError, v1};
 
+use super::audit::{Peer, note_refusal};
 use super::{SessionsService, check_fingerprint};
 
 /// What an answer holds beside its payload.
@@ -14,6 +15,7 @@ impl SessionsService {
     pub(super) async fn step(
         &self,
         request: v1::MultiplyNextRequest,
+        peer: Peer,
     ) -> Result<v1::MultiplyNextResponse, ServiceError> {
         self.lifecycle.check_open()?;
         let v1::MultiplyNextRequest { name, step, payload, fingerprint } = request;
@@ -33,7 +35,8 @@ impl SessionsService {
         let chunks = if entry.draws_all() {
             entry.fetch(&self.compute, step, 0).await?
         } else {
-            entry.apply(&self.compute, step, 0, vec![payload]).await?
+            let applied = entry.apply(&self.compute, step, 0, vec![payload]).await;
+            applied.inspect_err(|error| note_refusal(error, &entry.name, peer))?
         };
         let replay = chunks.iter().all(|chunk| chunk.replay);
         Ok(v1::MultiplyNextResponse { step, payload: join(chunks, answer_bytes), replay })

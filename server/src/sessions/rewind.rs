@@ -3,14 +3,15 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use noised::session::{NoiseDrawer, NoiseRewind};
+use noised::session::NoiseRewind;
 use noised_proto::{ServiceError, v1};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::audit::Peer;
 use super::{SessionsService, View};
-use crate::entry::{Answering, Entry};
+use crate::entry::{Answering, DrawerGuard, Entry};
 use crate::lifecycle::Lifecycle;
 
 /// Answers that wait to be written. More progress than is read is not told.
@@ -20,7 +21,7 @@ type Answers = mpsc::Sender<Result<v1::RewindSessionResponse, Status>>;
 
 /// Both halves of a session whose noise the server draws, locked.
 struct Halves {
-    drawer: OwnedMutexGuard<NoiseDrawer>,
+    drawer: DrawerGuard,
     session: OwnedMutexGuard<Answering>,
 }
 
@@ -30,18 +31,20 @@ struct Wanted {
     step: u64,
     allow_divergence: bool,
     unix_seconds: u64,
+    peer: Peer,
 }
 
 impl SessionsService {
     pub(super) fn rewind(
         &self,
         request: v1::RewindSessionRequest,
+        peer: Peer,
     ) -> Result<ReceiverStream<Result<v1::RewindSessionResponse, Status>>, ServiceError> {
         self.lifecycle.check_open()?;
         let v1::RewindSessionRequest { name, step, allow_divergence } = request;
         let entry = self.used_entry(&name)?;
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let wanted = Wanted { step, allow_divergence, unix_seconds };
+        let wanted = Wanted { step, allow_divergence, unix_seconds, peer };
         let (answers, queue) = mpsc::channel(QUEUE);
         let service = self.clone();
         // A task of its own: a session must not be left in the middle where the client goes away.
@@ -85,8 +88,8 @@ impl SessionsService {
             None => self.rewind_input(entry, session, wanted).await.map(|()| 0)?,
         };
         let to_step = entry.progress().next_step;
-        let Wanted { step, allow_divergence, unix_seconds: _ } = wanted;
-        tracing::warn!(session = %entry.name, from_step, to_step, allow_divergence, "session rewound");
+        let Wanted { step, allow_divergence, unix_seconds: _, peer } = wanted;
+        tracing::warn!(session = %entry.name, %peer, from_step, to_step, allow_divergence, "session rewound");
         if to_step == step {
             return Ok(steps);
         }

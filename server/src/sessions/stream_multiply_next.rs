@@ -18,6 +18,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
+use super::audit::{Peer, note_refusal};
 use super::{SessionsService, check_fingerprint};
 use crate::entry::Entry;
 use crate::intake::PACE_BYTES;
@@ -40,17 +41,18 @@ type Answer = Result<v1::StreamMultiplyNextResponse, Status>;
 impl SessionsService {
     /// Answers a call as it comes from the connection: payloads are not copied on their way in or out.
     pub(super) fn stream_carried(&self, request: http::Request<Body>) -> http::Response<Body> {
+        let peer = Peer::of(request.extensions());
         let frames = Incoming::new(request.into_body(), self.max_message_bytes);
-        let mut response = http::Response::new(Body::new(OutgoingBody::of_server(self.stream(frames))));
+        let mut response = http::Response::new(Body::new(OutgoingBody::of_server(self.stream(frames, peer))));
         response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
         response
     }
 
-    fn stream(&self, frames: Frames) -> ReceiverStream<Answer> {
+    fn stream(&self, frames: Frames, peer: Peer) -> ReceiverStream<Answer> {
         let (answers, queue) = mpsc::channel(QUEUE);
         let service = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = service.serve_stream(frames, &answers).await {
+            if let Err(error) = service.serve_stream(frames, peer, &answers).await {
                 tracing::debug!(%error, "a stream ended");
                 service.tell_end(&answers, error).await;
             }
@@ -72,6 +74,7 @@ impl SessionsService {
     async fn serve_stream(
         &self,
         mut frames: Frames,
+        peer: Peer,
         answers: &mpsc::Sender<Answer>,
     ) -> Result<(), ServiceError> {
         self.lifecycle.check_open()?;
@@ -87,7 +90,8 @@ impl SessionsService {
         check_fingerprint(&entry, &frame.message.fingerprint)?;
         let mut assembler = Assembler::new(entry.resolved.input_layout().clone());
         loop {
-            if !self.serve_frame(&entry, &mut assembler, frame, answers).await? {
+            let served = self.serve_frame(&entry, &mut assembler, frame, answers).await;
+            if !served.inspect_err(|error| note_refusal(error, &entry.name, peer))? {
                 return Ok(());
             }
             match self.next_frame(&entry, &assembler, &mut frames).await? {

@@ -30,7 +30,7 @@ impl Master {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("master.key");
-        std::fs::write(&file, format!("{}\n", noises::hex(&noises::MASTER_KEY))).unwrap();
+        noises::write_master_key(&file, format!("{}\n", noises::hex(&noises::MASTER_KEY)));
         let options = Options { master_key_file: Some(file), ..Options::default() };
         Self { directory, options }
     }

@@ -54,7 +54,7 @@ fn with_key(id: &str, spec: &SessionSpec, noise_key: &[u8]) -> v1::CreateSession
 async fn keys_are_in_nothing_that_a_server_says() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("master.key");
-    std::fs::write(&file, MASTER_KEY).unwrap();
+    noises::write_master_key(&file, MASTER_KEY);
     let options = Options { master_key_file: Some(file), ..Options::default() };
     on_both(options, async |server: &mut Server| {
         let mut client = server.sessions().await;
