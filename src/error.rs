@@ -63,6 +63,15 @@ pub enum Error {
         /// The step that the session expects.
         expected: u64,
     },
+    /// The noise of a step overflowed, and is not released: the matrix's recurrences grow without end.
+    #[error(
+        "the noise of step {requested} is not finite and is not released: the recurrences of the matrix overflow; \
+         make a session with a shorter horizon, of precision F64, or of a matrix without factors that cancel"
+    )]
+    NoiseNotFinite {
+        /// The step that was asked for.
+        requested: u64,
+    },
     /// A rewind to a step that was never released.
     #[error("step {requested} was never released: a session goes back to at most step {released}")]
     PastReleased {

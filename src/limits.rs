@@ -96,6 +96,9 @@ pub const MAX_ANALYSIS_N: usize = 65_536;
 /// Rows and columns of a matrix whose norms are answered by structure, in time that grows as `n` does.
 pub const MAX_STRUCTURED_N: usize = 1 << 24;
 
+/// Coefficients of a Toeplitz matrix that is asked about for as many steps: it need not run, and so takes no planes.
+pub const MAX_QUESTION_COEFS: usize = MAX_ANALYSIS_N;
+
 /// Multiplications, about, of an analysis in `O(n planes^2)`.
 pub const MAX_COVARIANCE_WORK: usize = 1 << 40;
 
@@ -104,6 +107,15 @@ pub const MAX_SCAN_BYTES: usize = 1 << 30;
 
 /// Entries of a strategy that is designed entry by entry.
 pub const MAX_DESIGNED_ENTRIES: usize = 1 << 20;
+
+/// Rounding errors that the noise of a session may have, for each unit of the noise.
+pub const MAX_RELATIVE_ERROR: f64 = 0.01;
+
+/// Steps for which it is told how a matrix grows.
+pub const MAX_GROWTH_STEPS: u64 = 1 << 24;
+
+/// The same where a session has no horizon.
+pub const UNLIMITED_GROWTH_STEPS: u64 = 1 << 20;
 
 /// Bytes of state that a product with an array holds at a time, where a tile takes no more.
 pub const ANALYSIS_STATE_BYTES: usize = 64 << 20;

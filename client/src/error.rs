@@ -79,6 +79,12 @@ pub enum Error {
         /// The step that the session expects.
         expected: u64,
     },
+    /// The noise of a step overflowed, and is not released: the matrix's recurrences grow without end.
+    #[error("{message}")]
+    NoiseNotFinite {
+        /// What the server said.
+        message: String,
+    },
     /// A rewind to a step that was never released.
     #[error("step {requested} was never released: a session goes back to at most step {released}")]
     PastReleased {
@@ -296,6 +302,7 @@ impl Error {
             (Code::FailedPrecondition, "NOT_KEPT") => {
                 Self::NotKept { requested: requested.unwrap_or_default() }
             }
+            (Code::FailedPrecondition, "NOISE_NOT_FINITE") => Self::NoiseNotFinite { message },
             (Code::FailedPrecondition, "NOISE_IN_USE") => Self::NoiseInUse { message },
             (Code::FailedPrecondition, "NOISE_USED") => Self::NoiseUsed { message, next_step },
             (Code::FailedPrecondition, "NO_MASTER_KEY") => Self::NoMasterKey { message },
@@ -326,6 +333,7 @@ impl From<noised::Error> for Error {
                 Self::FingerprintMismatch { field: field.to_owned() }
             }
             noised::Error::Diverged { requested, expected } => Self::Diverged { requested, expected },
+            noised::Error::NoiseNotFinite { .. } => Self::NoiseNotFinite { message: error.to_string() },
             noised::Error::PastReleased { requested, released } => Self::PastReleased { requested, released },
             noised::Error::NotKept { requested } => Self::NotKept { requested },
             noised::Error::KeptStates { .. } => {
@@ -357,6 +365,7 @@ mod tests {
             noised::Error::PastHorizon { requested: 10, horizon: 10 },
             noised::Error::FingerprintMismatch { field: "tree" },
             noised::Error::Diverged { requested: 3, expected: 4 },
+            noised::Error::NoiseNotFinite { requested: 9 },
             noised::Error::PastReleased { requested: 9, released: 4 },
             noised::Error::NotKept { requested: 2 },
             noised::Error::KeptStates { limit: 8 },

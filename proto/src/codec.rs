@@ -265,7 +265,7 @@ mod tests {
             }),
             count(&mechanism(Mechanism::Strategy)),
             count(&mechanism(Mechanism::NoisingMatrix)),
-            count(&v1::ComputeSensitivityRequest { strategy: matrix.clone(), n: 3, participation: None }),
+            count(&v1::ComputeSensitivityRequest { strategy: matrix.clone(), n: 3, ..Default::default() }),
             count(&v1::OptimizeStrategyRequest { problem: problem.clone(), ..Default::default() }),
             count(&v1::RecommendStrategyRequest { problem, ..Default::default() }),
             count(&v1::CreateSessionRequest {

@@ -297,6 +297,9 @@ fn core_row(error: &Error, text: &str) -> Row {
             .with("requested_step", requested)
             .with("expected_step", expected)
             .precondition("DIVERGED", "payload", text),
+        Error::NoiseNotFinite { requested } => Row::new(Code::FailedPrecondition, "NOISE_NOT_FINITE")
+            .with("requested_step", requested)
+            .precondition("NOISE_NOT_FINITE", "step", text),
         Error::PastReleased { requested, released } => Row::new(Code::OutOfRange, "PAST_RELEASED")
             .with("requested_step", requested)
             .with("released_steps", released),
@@ -431,6 +434,7 @@ mod tests {
             ),
             (Error::PastHorizon { requested: 5, horizon: 5 }.into(), Code::OutOfRange, "PAST_HORIZON"),
             (Error::Diverged { requested: 1, expected: 2 }.into(), Code::FailedPrecondition, "DIVERGED"),
+            (Error::NoiseNotFinite { requested: 3 }.into(), Code::FailedPrecondition, "NOISE_NOT_FINITE"),
             (Error::PastReleased { requested: 3, released: 2 }.into(), Code::OutOfRange, "PAST_RELEASED"),
             (Error::NotKept { requested: 3 }.into(), Code::FailedPrecondition, "NOT_KEPT"),
             (Error::KeptStates { limit: 2 }.into(), Code::ResourceExhausted, "KEPT_STATES"),

@@ -18,8 +18,9 @@ pub mod parts;
 
 pub use convert::{
     AskedSession, CalibrationQuestion, DesignQuestion, ErrorsQuestion, RecommendQuestion,
-    SensitivityQuestion, SessionStatus, asked_session, named_matrix, noise_state, precision, required_matrix,
-    session_spec, session_spec_to_wire, session_summary_to_wire, session_to_wire, way_from_wire,
+    SensitivityQuestion, SessionStatus, asked_session, named_matrix, noise_state, precision, question_matrix,
+    required_matrix, session_spec, session_spec_to_wire, session_summary_to_wire, session_to_wire,
+    way_from_wire,
 };
 pub use error::{ErrorReport, ServiceError};
 

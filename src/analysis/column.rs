@@ -26,10 +26,15 @@ const FEW: usize = 8;
 /// Those of [`MatrixSpec::validate`], and [`Error::Invalid`] on `n` where it is 0, over [`MAX_STRUCTURED_N`], or past the
 /// end of the matrix.
 pub fn toeplitz_coefs(matrix: &MatrixSpec, n: u64) -> Result<Option<Vec<f64>>> {
-    let plan = Plan::new(matrix)?;
+    let plan = Plan::for_question(matrix, n)?;
     plan.check_representable::<f64>()?;
-    let n = check_n(&plan, n, MAX_STRUCTURED_N)?;
-    plan.is_toeplitz().then(|| first_column(plan.stages(), n, &|| false)).transpose()
+    coefs_of(&plan, n, &|| false)
+}
+
+/// The same of a matrix that is ready to run.
+pub(super) fn coefs_of(plan: &Plan, n: u64, cancelled: &dyn Fn() -> bool) -> Result<Option<Vec<f64>>> {
+    let n = check_n(plan, n, MAX_STRUCTURED_N)?;
+    plan.is_toeplitz().then(|| first_column(plan.stages(), n, cancelled)).transpose()
 }
 
 /// The first column of a product of Toeplitz recurrences.

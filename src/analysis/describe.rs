@@ -1,5 +1,6 @@
 //! What a session on a matrix holds and moves.
 
+use super::growth::{Growth, growth};
 use crate::dtype::Precision;
 use crate::error::Result;
 use crate::matrix::{MatrixSpec, Plan};
@@ -21,6 +22,8 @@ pub struct Description {
     pub horizon: Option<u64>,
     /// The format of state and arithmetic.
     pub precision: Precision,
+    /// How values and rounding errors grow in it.
+    pub growth: Growth,
     /// Figures for the tree, where there is one.
     pub tree: Option<TreeDescription>,
 }
@@ -57,7 +60,7 @@ pub fn describe(
         None => None,
         Some((tree, shard)) => {
             let spec = SessionSpec { shard, precision, ..SessionSpec::new(matrix.clone(), tree.clone()) };
-            let resolved = spec.resolve()?;
+            let resolved = spec.resolve_whatever_grows()?;
             let cost = resolved.cost();
             let lanes = resolved.layout().lanes() as u64;
             let moved_state = (planes_read + planes_written) as u64 * lanes * precision.size() as u64;
@@ -77,6 +80,7 @@ pub fn describe(
         toeplitz: plan.is_toeplitz(),
         horizon: plan.horizon(),
         precision,
+        growth: growth(&plan, precision, plan.horizon(), 1.0),
         tree,
     })
 }

@@ -1,9 +1,11 @@
 //! What error a mechanism makes on a workload.
 
-use super::{RowNorms, Way, row_norms_squared};
+use super::norms::row_norms_of_finite;
+use super::{RowNorms, Way};
+use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::limits::MAX_STRUCTURED_N;
-use crate::matrix::{MatrixSpec, Plan};
+use crate::matrix::{MatrixSpec, Plan, Runs};
 
 /// The half of a factorisation that is known.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,40 +58,48 @@ pub fn query_errors(
     n: u64,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<QueryErrors> {
+    query_errors_in(mechanism, workload, n, Precision::F64, cancelled)
+}
+
+/// The same where a session of a precision runs the noising matrix: with the numbers of its recurrences rounded to it.
+///
+/// # Errors
+/// As [`query_errors`], and [`Error::Invalid`] on `strategy` or `noising_matrix` where the precision cannot hold the numbers.
+pub fn query_errors_in(
+    mechanism: Mechanism<'_>,
+    workload: Option<&MatrixSpec>,
+    n: u64,
+    precision: Precision,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<QueryErrors> {
     let workload = workload.cloned().unwrap_or(MatrixSpec::PrefixSum);
     let noising = match mechanism {
         Mechanism::Strategy(strategy) => {
             let noising = strategy.clone().inverse();
             // Its own path is `matrix` inside the inverse.
-            check_half(&noising, "matrix.matrix", "strategy", n)?;
-            noising
+            let plan = check_half(&noising, "matrix.matrix", "strategy", n)?;
+            plan.rounded(precision, Runs::Matrix).map_err(|error| error.about_matrix("strategy"))?
         }
         Mechanism::NoisingMatrix(noising) => {
-            check_half(noising, "matrix", "noising_matrix", n)?;
-            noising.clone()
+            let plan = check_half(noising, "matrix", "noising_matrix", n)?;
+            plan.rounded(precision, Runs::Matrix).map_err(|error| error.about_matrix("noising_matrix"))?
         }
     };
-    check_half(&workload, "matrix", "workload", n)?;
-    let decoder = MatrixSpec::Product { factors: vec![workload, noising] };
-    let RowNorms { values, way } = row_norms_squared(&decoder, n, cancelled)?;
-    if let Some(query) = values.iter().position(|value| !value.is_finite()) {
-        let rule =
-            format!("the error of query {query} is not finite in f64: the noising matrix grows too fast");
-        return Err(Error::invalid("n", rule));
-    }
+    let workload = check_half(&workload, "matrix", "workload", n)?;
+    let RowNorms { values, way } = row_norms_of_finite(&workload.after(&noising), n, cancelled)?;
     Ok(QueryErrors { per_query: values, way })
 }
 
 /// Checks one factor of a decoder by itself, so that what is wrong with it is told in the caller's terms.
-fn check_half(factor: &MatrixSpec, path: &str, name: &str, n: u64) -> Result<()> {
+fn check_half(factor: &MatrixSpec, path: &str, name: &str, n: u64) -> Result<Plan> {
     let rename = |error: Error| error.moved(path, name).about_matrix(name);
-    let plan = Plan::new(factor).map_err(rename)?;
+    let plan = Plan::for_question(factor, n).map_err(rename)?;
     plan.check_representable::<f64>().map_err(rename)?;
     match plan.horizon() {
         Some(rows) if rows < n && n <= MAX_STRUCTURED_N as u64 => {
             Err(Error::invalid(name, format!("ends at row {rows}, before n = {n}")))
         }
-        _ => Ok(()),
+        _ => Ok(plan),
     }
 }
 

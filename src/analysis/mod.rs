@@ -11,9 +11,11 @@
 //! | `scaled` | a Toeplitz matrix between two diagonals: one convolution |
 //! | `covariance` | any list of recurrences with few planes: the covariance of its state; its adjoint; its gradient |
 //! | [`blt`] | closed forms for BLTs, for any number of steps |
+//! | `growth` | how values and rounding errors grow in a session |
 //! | `geometric` | sums of powers of which no digit is lost |
 //! | `blocks` | anything else: the tile pipeline over blocks of columns |
 //! | `error`, `sensitivity`, `participation` | what a mechanism adds, and what it protects |
+//! | `upward` | numbers that are rounded up |
 //! | [`calibration`] | from a privacy target to the noise it takes, and back |
 
 mod blocks;
@@ -25,6 +27,7 @@ mod covariance;
 mod describe;
 mod error;
 pub(crate) mod geometric;
+pub(crate) mod growth;
 mod multiply;
 mod norms;
 mod participation;
@@ -33,6 +36,7 @@ mod scaled;
 mod sensitivity;
 #[cfg(test)]
 mod tests;
+mod upward;
 mod way;
 
 pub use calibrate::{Calibration, Given, calibrate};
@@ -41,11 +45,12 @@ pub use column::toeplitz_coefs;
 pub(crate) use covariance::row_norms_squared_gradient_of;
 pub use covariance::{RowNormsGradient, Scan, row_norms_squared_gradient};
 pub use describe::{Description, TreeDescription, describe};
-pub use error::{Mechanism, QueryErrors, query_errors};
+pub use error::{Mechanism, QueryErrors, query_errors, query_errors_in};
+pub use growth::{Growth, growth_of};
 pub use multiply::multiply;
 pub use norms::{column_norms_squared, row_norms_squared};
 pub use participation::Participation;
 pub use rows::Rows;
 pub(crate) use sensitivity::{Columns, worst_patterns};
-pub use sensitivity::{Sensitivity, SensitivityRule, sensitivity};
+pub use sensitivity::{Sensitivity, SensitivityRule, sensitivity, sensitivity_in};
 pub use way::{RowNorms, Way};

@@ -13,7 +13,7 @@ use crate::tree::Layout;
 ///
 /// # Errors
 /// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] on `x` where it has no steps, no lanes, or more steps than
-/// the matrix has rows; [`Error::Cancelled`].
+/// the matrix has rows, or where it is finite and the product is not; [`Error::Cancelled`].
 pub fn multiply(
     matrix: &MatrixSpec,
     x: ArrayViewD<'_, f64>,
@@ -21,6 +21,15 @@ pub fn multiply(
 ) -> Result<ArrayD<f64>> {
     let plan = Plan::new(matrix)?;
     plan.check_representable::<f64>()?;
+    multiply_plan(&plan, x, &cancelled)
+}
+
+/// The same of a matrix that is ready to run.
+pub(super) fn multiply_plan(
+    plan: &Plan,
+    x: ArrayViewD<'_, f64>,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<ArrayD<f64>> {
     if x.ndim() == 0 {
         return Err(Error::invalid("x", "must have an axis of steps"));
     }
@@ -60,6 +69,13 @@ pub fn multiply(
             Pass { backend: Backend::best(), layout: &layout, planes: plan.planes(), lanes }
                 .run(PassState::Kept(&mut state), steps);
         }
+    }
+    let is_finite = |row: ndarray::ArrayView1<'_, f64>| row.iter().all(|value| value.is_finite());
+    if let Some(step) = product.outer_iter().position(|row| !is_finite(row))
+        && x.iter().all(|value| value.is_finite())
+    {
+        let rule = format!("must have at most {step} steps: the product is not finite in f64 at step {step}");
+        return Err(Error::invalid("x", rule));
     }
     product.into_shape_with_order(x.raw_dim()).map_err(invalid)
 }

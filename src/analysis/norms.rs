@@ -2,7 +2,7 @@
 
 use super::column::first_column;
 use super::covariance::Found;
-use super::rows::check_n;
+use super::rows::{check_finite, check_n};
 use super::scaled::Scaled;
 use super::way::{RowNorms, Way};
 use super::{blocks, covariance};
@@ -20,6 +20,10 @@ const MOST_CANCELLED_LARGE: f64 = 1e7;
 /// The relative error that norms which are checked may have, a step; rounding adds up.
 const ERROR_PER_STEP: f64 = 5e-15;
 
+/// What a matrix is multiplied with so that its small numbers have squares: powers of two. The square of the first has one.
+pub(super) const UNDERFLOW_SCALES: [f64; 2] =
+    [f64::from_bits((1023 + 450) << 52), f64::from_bits((1023 + 900) << 52)];
+
 /// What it may be in any case.
 const LEAST_ERROR: f64 = 1e-11;
 
@@ -32,30 +36,45 @@ const MOST_ERROR: f64 = 2e-9;
 ///
 /// # Errors
 /// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] on `n` where it is 0, past the end of the matrix, over
-/// [`MAX_STRUCTURED_N`], or over [`MAX_ANALYSIS_N`] for a matrix that only its rows tell about; [`Error::Cancelled`].
+/// [`MAX_STRUCTURED_N`], or over [`MAX_ANALYSIS_N`] for a matrix that only its rows tell about, or where a norm is not finite,
+/// or is less than any number but zero; [`Error::Cancelled`].
 pub fn row_norms_squared(matrix: &MatrixSpec, n: u64, cancelled: impl Fn() -> bool) -> Result<RowNorms> {
-    let plan = Plan::new(matrix)?;
+    let plan = Plan::for_question(matrix, n)?;
     plan.check_representable::<f64>()?;
-    let n = check_n(&plan, n, MAX_STRUCTURED_N)?;
-    let cancelled: &dyn Fn() -> bool = &cancelled;
+    row_norms_of_finite(&plan, n, &cancelled)
+}
+
+/// The same of a matrix that is ready to run.
+pub(super) fn row_norms_of_finite(plan: &Plan, n: u64, cancelled: &dyn Fn() -> bool) -> Result<RowNorms> {
+    let found = row_norms_of(plan, n, cancelled)?;
+    check_finite("the squared norm of row", &found.values)?;
+    check_underflow(plan, n, "the squared norm of row", &found.values, &|plan| {
+        Ok(row_norms_of(plan, n, cancelled)?.values)
+    })?;
+    Ok(found)
+}
+
+/// The same, whatever the numbers come to.
+fn row_norms_of(plan: &Plan, n: u64, cancelled: &dyn Fn() -> bool) -> Result<RowNorms> {
+    let n = check_n(plan, n, MAX_STRUCTURED_N)?;
     if plan.is_toeplitz() {
         let mut values = first_column(plan.stages(), n, cancelled)?;
         accumulate_squares(&mut values);
         return Ok(RowNorms { values, way: Way::Toeplitz });
     }
-    if let Some(scaled) = Scaled::of(&plan)
-        && let Some(values) = scaled.row_norms(n, cancelled)?
+    if let Some(scaled) = Scaled::of(plan)
+        && let Some(values) = scaled.row_norms(n, work_otherwise(plan, n, 1), cancelled)?
     {
         return Ok(RowNorms { values, way: Way::ScaledToeplitz });
     }
-    if covariance_pays(&plan, n, 1) {
-        let found = covariance::row_norms(&plan, n, cancelled)?;
+    if covariance_pays(plan, n, 1) {
+        let found = covariance::row_norms(plan, n, cancelled)?;
         if is_sound(&found, n) {
             return Ok(RowNorms { values: found.values, way: Way::Covariance });
         }
     }
-    check_rows(&plan, n)?;
-    Ok(RowNorms { values: blocks::norms(&plan, n, cancelled)?.rows, way: Way::Rows })
+    check_rows(plan, n)?;
+    Ok(RowNorms { values: blocks::norms(plan, n, cancelled)?.rows, way: Way::Rows })
 }
 
 /// The squared L2 norm of each of the first `n` columns of the leading `n x n` block.
@@ -63,10 +82,19 @@ pub fn row_norms_squared(matrix: &MatrixSpec, n: u64, cancelled: impl Fn() -> bo
 /// # Errors
 /// As those of [`row_norms_squared`].
 pub fn column_norms_squared(matrix: &MatrixSpec, n: u64, cancelled: impl Fn() -> bool) -> Result<Vec<f64>> {
-    let plan = Plan::new(matrix)?;
+    let plan = Plan::for_question(matrix, n)?;
     plan.check_representable::<f64>()?;
-    let n = check_n(&plan, n, MAX_STRUCTURED_N)?;
-    let cancelled: &dyn Fn() -> bool = &cancelled;
+    let found = column_norms_of(&plan, n, &cancelled)?;
+    check_finite("the squared norm of column", &found)?;
+    check_underflow(&plan, n, "the squared norm of column", &found, &|plan| {
+        column_norms_of(plan, n, &cancelled)
+    })?;
+    Ok(found)
+}
+
+/// The same of a matrix that is ready to run, whatever the numbers come to.
+pub(super) fn column_norms_of(plan: &Plan, n: u64, cancelled: &dyn Fn() -> bool) -> Result<Vec<f64>> {
+    let n = check_n(plan, n, MAX_STRUCTURED_N)?;
     if plan.is_toeplitz() {
         let mut values = first_column(plan.stages(), n, cancelled)?;
         accumulate_squares(&mut values);
@@ -74,20 +102,45 @@ pub fn column_norms_squared(matrix: &MatrixSpec, n: u64, cancelled: impl Fn() ->
         values.reverse();
         return Ok(values);
     }
-    if let Some(scaled) = Scaled::of(&plan)
-        && let Some(values) = scaled.column_norms(n, cancelled)?
+    if let Some(scaled) = Scaled::of(plan)
+        && let Some(values) = scaled.column_norms(n, work_otherwise(plan, n, 3), cancelled)?
     {
         return Ok(values);
     }
     // An assignment changes as many rows on the way back as it has terms, and not one.
-    if covariance_pays(&plan, n, 3) {
-        let found = covariance::column_norms(&plan, n, cancelled)?;
+    if covariance_pays(plan, n, 3) {
+        let found = covariance::column_norms(plan, n, cancelled)?;
         if is_sound(&found, n) {
             return Ok(found.values);
         }
     }
-    check_rows(&plan, n)?;
-    Ok(blocks::norms(&plan, n, cancelled)?.columns)
+    check_rows(plan, n)?;
+    Ok(blocks::norms(plan, n, cancelled)?.columns)
+}
+
+/// Checks that no squared norm came to zero, or lost digits, for being less than the numbers that f64 has: the norms of a
+/// matrix times a large number tell.
+fn check_underflow(
+    plan: &Plan,
+    n: u64,
+    what: &str,
+    norms: &[f64],
+    of_scaled: &dyn Fn(&Plan) -> Result<Vec<f64>>,
+) -> Result<()> {
+    if norms.iter().all(|&norm| norm >= f64::MIN_POSITIVE) {
+        return Ok(());
+    }
+    let scaled = of_scaled(&plan.scaled(UNDERFLOW_SCALES[0]))?;
+    let lost = |(&norm, &scaled): (&f64, &f64)| norm < f64::MIN_POSITIVE && scaled > 0.0;
+    match norms.iter().zip(&scaled).position(lost) {
+        Some(index) => {
+            let rule = format!(
+                "is {n}, and {what} {index} is less than f64 holds with all digits: multiply the matrix by a number"
+            );
+            Err(Error::invalid("n", rule))
+        }
+        None => Ok(()),
+    }
 }
 
 fn accumulate_squares(values: &mut [f64]) {
@@ -111,9 +164,24 @@ fn covariance_pays(plan: &Plan, n: usize, cost: usize) -> bool {
     if n > MAX_ANALYSIS_N {
         return by_covariance <= MAX_COVARIANCE_WORK;
     }
+    by_covariance <= rows_work(plan, n)
+}
+
+/// The multiplications of the way that is taken where no convolution is.
+fn work_otherwise(plan: &Plan, n: usize, cost: usize) -> usize {
+    if covariance_pays(plan, n, cost) {
+        covariance_work(plan, n).saturating_mul(cost)
+    } else if n <= MAX_ANALYSIS_N {
+        rows_work(plan, n)
+    } else {
+        usize::MAX
+    }
+}
+
+/// The multiplications of an answer by rows.
+fn rows_work(plan: &Plan, n: usize) -> usize {
     let (read, written) = plan.planes_moved();
-    let by_rows = n.saturating_mul(n / 2 + 512).saturating_mul(read + written + 2);
-    by_covariance <= by_rows
+    n.saturating_mul(n / 2 + 512).saturating_mul(read + written + 2)
 }
 
 /// The multiplications of an answer by covariances, and what each step costs beside them.

@@ -27,8 +27,13 @@ impl Rows {
     /// Those of [`MatrixSpec::validate`], and [`Error::Invalid`] on `n` where it is 0, over [`MAX_ANALYSIS_N`], past the
     /// end of the matrix, or its state would take more than [`MAX_ROWS_STATE_BYTES`].
     pub fn new(matrix: &MatrixSpec, n: u64) -> Result<Self> {
-        let plan = Plan::new(matrix)?;
+        let plan = Plan::for_question(matrix, n)?;
         plan.check_representable::<f64>()?;
+        Self::of(plan, n)
+    }
+
+    /// The same of a matrix that is ready to run.
+    pub(super) fn of(plan: Plan, n: u64) -> Result<Self> {
         let n = check_n(&plan, n, MAX_ANALYSIS_N)?;
         if n * plan.planes() * size_of::<f64>() > MAX_ROWS_STATE_BYTES {
             let most = MAX_ROWS_STATE_BYTES / size_of::<f64>() / plan.planes();
@@ -57,6 +62,18 @@ impl Rows {
         })
     }
 
+    /// The next row as [`Rows::next_row`] gives it, where all of its entries are finite.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] on `n` where an entry is not: there are so many rows before it.
+    pub fn next_finite_row(&mut self) -> Result<Option<Vec<f64>>> {
+        let at = self.step;
+        match self.next_row() {
+            Some(row) if !row.iter().all(|entry| entry.is_finite()) => Err(not_finite("an entry of row", at)),
+            row => Ok(row),
+        }
+    }
+
     fn step_in_place(&mut self, row: &mut [f64]) {
         let planes = self.plan.planes();
         let program = self.plan.program(self.step as u64, row.len().div_ceil(TILE_LANES));
@@ -75,6 +92,20 @@ impl Iterator for Rows {
 
     fn next(&mut self) -> Option<Vec<f64>> {
         self.next_row()
+    }
+}
+
+/// The one rule for answers that overflow: there is no answer.
+pub(super) fn not_finite(what: &str, index: usize) -> Error {
+    let rule = format!("must be less: {what} {index} is not finite in f64, since the matrix grows too fast");
+    Error::invalid("n", rule)
+}
+
+/// Checks that every number of a list, one a row, column or query, is finite.
+pub(super) fn check_finite(what: &str, values: &[f64]) -> Result<()> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(not_finite(what, index)),
+        None => Ok(()),
     }
 }
 

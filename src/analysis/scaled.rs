@@ -37,18 +37,29 @@ impl<'a> Scaled<'a> {
         toeplitz.iter().all(Stage::is_toeplitz).then_some(Self { columns, toeplitz, rows })
     }
 
-    /// The squared norms of rows; `None` where rounding would show in them.
-    pub(super) fn row_norms(&self, n: usize, cancelled: &dyn Fn() -> bool) -> Result<Option<Vec<f64>>> {
+    /// The squared norms of rows; `None` where rounding would show in them, and other ways take less than the
+    /// multiplications of a plain sum: `otherwise`.
+    pub(super) fn row_norms(
+        &self,
+        n: usize,
+        otherwise: usize,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<f64>>> {
         let (r, c) = (squares(self.rows, n), squares(self.columns, n));
-        let norms = convolve(&self.squared_column(n, cancelled)?, &c, cancelled)?;
+        let norms = convolve(&self.squared_column(n, cancelled)?, &c, otherwise, cancelled)?;
         Ok(norms.map(|norms| norms.iter().zip(&r).map(|(norm, r)| norm * r).collect()))
     }
 
-    /// The squared norms of columns; `None` where rounding would show in them.
-    pub(super) fn column_norms(&self, n: usize, cancelled: &dyn Fn() -> bool) -> Result<Option<Vec<f64>>> {
+    /// The squared norms of columns, as [`Scaled::row_norms`] has those of rows.
+    pub(super) fn column_norms(
+        &self,
+        n: usize,
+        otherwise: usize,
+        cancelled: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<f64>>> {
         let (mut r, c) = (squares(self.rows, n), squares(self.columns, n));
         r.reverse();
-        let norms = convolve(&self.squared_column(n, cancelled)?, &r, cancelled)?;
+        let norms = convolve(&self.squared_column(n, cancelled)?, &r, otherwise, cancelled)?;
         Ok(norms.map(|norms| norms.iter().rev().zip(&c).map(|(norm, c)| norm * c).collect()))
     }
 
@@ -61,24 +72,34 @@ impl<'a> Scaled<'a> {
 
 /// The squares of a product of diagonals.
 fn squares(scales: &[Stage], n: usize) -> Vec<f64> {
-    let mut squares = vec![1.0; n];
+    let mut products = vec![1.0; n];
     for stage in scales {
         if let Stage::Scale(scale) = stage {
-            squares.iter_mut().zip(0..).for_each(|(square, step)| *square *= scale.at(step).powi(2));
+            products.iter_mut().zip(0..).for_each(|(product, step)| *product *= scale.at(step));
         }
     }
-    squares
+    products.iter_mut().for_each(|product| *product *= *product);
+    products
 }
 
-/// `sum_m a_m c_{i-m}` for every `i`, of lists without negative entries; `None` where rounding would show.
-fn convolve(a: &[f64], c: &[f64], cancelled: &dyn Fn() -> bool) -> Result<Option<Vec<f64>>> {
+/// `sum_m a_m c_{i-m}` for every `i`, of lists without negative entries; `None` where rounding would show in a Fourier
+/// transform, and a plain sum takes more multiplications than there are `otherwise`.
+fn convolve(
+    a: &[f64],
+    c: &[f64],
+    otherwise: usize,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<Option<Vec<f64>>> {
     let n = a.len();
     let support = a.iter().rposition(|&a| a != 0.0).map_or(0, |last| last + 1);
     // Past its head, `c` repeats its last entry.
     let head = c.iter().rposition(|&entry| entry != c[n - 1]).map_or(0, |last| last + 1);
     let work = n.saturating_mul(support.min(head).min(n / 2));
     if work > DIRECT_WORK.max(FFT_COST * n) {
-        return fourier(a, c, cancelled);
+        let found = fourier(a, c, cancelled)?;
+        if found.is_some() || work > otherwise {
+            return Ok(found);
+        }
     }
     let direct =
         if support <= head { short(&a[..support], c, cancelled) } else { headed(a, c, head, cancelled) };

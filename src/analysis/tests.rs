@@ -110,8 +110,8 @@ fn every_way_that_can_be_taken_gives_the_same_norms() {
         let found = covariance::column_norms(&plan, n, &|| false).unwrap();
         assert_close(&found.values, &columns, 1e-15 * found.cancelled.max(1e4), &(found.cancelled, &matrix));
         if let Some(scaled) = Scaled::of(&plan) {
-            assert_close(&scaled.row_norms(n, &|| false).unwrap().unwrap(), &rows, 1e-11, &matrix);
-            assert_close(&scaled.column_norms(n, &|| false).unwrap().unwrap(), &columns, 1e-11, &matrix);
+            assert_close(&scaled.row_norms(n, 0, &|| false).unwrap().unwrap(), &rows, 1e-11, &matrix);
+            assert_close(&scaled.column_norms(n, 0, &|| false).unwrap().unwrap(), &columns, 1e-11, &matrix);
         }
         if let Some(column) = toeplitz_coefs(&matrix, n as u64).unwrap() {
             let dense = DenseMatrix::new(&matrix, n).unwrap();
@@ -155,6 +155,78 @@ fn small_norms_keep_their_digits_where_a_fourier_transform_would_lose_them() {
     let found = row_norms_squared(&matrix, n as u64, || false).unwrap();
     assert_eq!(found.way, Way::Covariance);
     assert_close(&found.values[..2], &[1e-18, 1e-18 + (1e-9 + 1.0_f64).powi(2)], 1e-12, &"first rows");
+}
+
+/// Many bands under a warm-up so low that a Fourier transform would lose its digits: the plain sum is the cheapest way.
+#[test]
+fn a_plain_sum_is_taken_where_it_is_the_cheapest() {
+    let (n, bands) = (10_000, 1024);
+    let coef: Vec<f64> = (0..bands).map(|k| 1.0 / f64::from(k + 1).sqrt()).collect();
+    let warm_up: Vec<f64> = (0..n).map(|i| (1e-2_f64).max((i as f64 / 8000.0).powi(2)).min(1.0)).collect();
+    for (rows, columns) in [(None, Some(warm_up.clone())), (Some(warm_up), None)] {
+        let matrix = toeplitz(&coef).scale_rows_and_columns(rows.clone(), columns.clone());
+        let found = row_norms_squared(&matrix, n as u64, || false).unwrap();
+        assert_eq!(found.way, Way::ScaledToeplitz);
+        let at = |scale: &Option<Vec<f64>>, i: usize| scale.as_ref().map_or(1.0, |scale| scale[i]);
+        let norm = |i: usize| {
+            let of = |back: usize| (at(&rows, i) * coef[back] * at(&columns, i - back)).powi(2);
+            (0..coef.len().min(i + 1)).map(of).sum::<f64>()
+        };
+        let chosen = [0, 1, 500, 5000, n - 1];
+        assert_close(&chosen.map(|i| found.values[i]), &chosen.map(norm), 1e-12, &"rows");
+        let found = column_norms_squared(&matrix, n as u64, || false).unwrap();
+        let norm = |j: usize| {
+            let of = |down: usize| (at(&rows, j + down) * coef[down] * at(&columns, j)).powi(2);
+            (0..coef.len().min(n - j)).map(of).sum::<f64>()
+        };
+        assert_close(&chosen.map(|i| found[i]), &chosen.map(norm), 1e-12, &"columns");
+    }
+}
+
+/// What overflows, and what is less than f64 holds, is refused by one rule.
+#[test]
+fn what_is_no_number_of_f64_is_refused() {
+    let grows = toeplitz(&[1.0, 1e200]).inverse();
+    let schedule = MatrixSpec::Diagonal { diag: vec![1.0, 2.0] };
+    for matrix in [grows.clone(), product(&[schedule, grows]), toeplitz(&[1.0, -3.0]).inverse()] {
+        let n = 1000;
+        let refused = |found: crate::Result<()>| match found {
+            Err(Error::Invalid { field, rule }) => field == "n" && rule.contains("not finite in f64"),
+            _ => false,
+        };
+        assert!(refused(row_norms_squared(&matrix, n, || false).map(drop)), "{matrix:?}");
+        assert!(refused(column_norms_squared(&matrix, n, || false).map(drop)), "{matrix:?}");
+        let mut rows = super::Rows::new(&matrix, n).unwrap();
+        let found = loop {
+            match rows.next_finite_row() {
+                Ok(Some(row)) => assert!(row.iter().all(|entry| entry.is_finite())),
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        assert!(refused(found), "{matrix:?}");
+        let error = query_errors(Mechanism::NoisingMatrix(&matrix), None, n, &|| false);
+        assert!(refused(error.map(drop)), "{matrix:?}");
+        let ones = ndarray::ArrayD::from_elem(vec![n as usize, 2], 1.0);
+        assert!(matches!(
+            multiply(&matrix, ones.view(), || false),
+            Err(Error::Invalid { field, rule }) if field == "x" && rule.contains("not finite")
+        ));
+    }
+    for small in
+        [toeplitz(&[1e-170]), toeplitz(&[1e-160, 1e-170]), MatrixSpec::Diagonal { diag: vec![1.0, 1e-165] }]
+    {
+        for found in [
+            row_norms_squared(&small, 3, || false).map(|found| found.values),
+            column_norms_squared(&small, 3, || false),
+        ] {
+            assert!(
+                matches!(&found, Err(Error::Invalid { field, rule }) if field == "n" && rule.contains("less than f64 holds")),
+                "{small:?}: {found:?}"
+            );
+        }
+    }
+    assert_eq!(column_norms_squared(&toeplitz(&[0.0]), 2, || false), Ok(vec![0.0, 0.0]));
 }
 
 #[test]
@@ -206,5 +278,35 @@ fn every_way_stops_when_it_is_asked_to() {
     for matrix in all(40) {
         assert_eq!(row_norms_squared(&matrix, 40, || true), Err(Error::Cancelled), "{matrix:?}");
         assert_eq!(column_norms_squared(&matrix, 40, || true), Err(Error::Cancelled), "{matrix:?}");
+    }
+}
+
+/// As many coefficients as steps, which is more than a session runs.
+#[test]
+fn a_question_takes_a_coefficient_a_step() {
+    let n = 3000_i32;
+    let coef: Vec<f64> = (0..n)
+        .scan(1.0, |c, k| Some(std::mem::replace(c, *c * f64::from(2 * k + 1) / f64::from(2 * k + 2))))
+        .collect();
+    let root = toeplitz(&coef);
+    let steps = coef.len() as u64;
+    // The square root of the prefix sum has the same error and sensitivity (arXiv 2202.11205).
+    let squared: f64 = coef.iter().map(|c| c * c).sum();
+    let errors = query_errors(Mechanism::Strategy(&root), None, steps, &|| false).unwrap();
+    assert!((errors.max() / squared - 1.0).abs() < 1e-9, "{} {squared}", errors.max());
+    let found = sensitivity(&root, steps, Participation::Single, &|| false).unwrap();
+    assert!((found.squared / squared - 1.0).abs() < 1e-12 && found.exact);
+    let min_sep = Participation::MinSep { min_sep: 1000, max_participations: None };
+    assert!(sensitivity(&root, steps, min_sep, &|| false).unwrap().exact);
+    assert!(row_norms_squared(&root.clone().inverse(), steps, || false).is_ok());
+    // With fewer steps than coefficients, and in a session, there are too many.
+    for refused in [
+        row_norms_squared(&root, steps - 1, || false).map(drop),
+        sensitivity(&root, 5, Participation::Single, &|| false).map(drop),
+        root.validate(),
+        describe(&root, None, None).map(drop),
+        Plan::new(&root).map(drop),
+    ] {
+        assert!(matches!(refused, Err(Error::Invalid { field, .. }) if field == "matrix.coef"));
     }
 }

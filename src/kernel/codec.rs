@@ -29,6 +29,32 @@ pub(crate) fn encode<T: Real>(dtype: DType, values: &[T], bytes: &mut [u8]) {
     }
 }
 
+/// Whether every element is finite: the exponent of what is infinite or no number is all ones, so that its bits without the
+/// sign are the largest.
+#[inline(always)]
+pub(crate) fn all_finite(dtype: DType, bytes: &[u8]) -> bool {
+    match dtype {
+        DType::F32 => {
+            let largest = |most: u32, b: &[u8; 4]| most.max(u32::from_le_bytes(*b) & 0x7fff_ffff);
+            bytes.as_chunks().0.iter().fold(0, largest) < INFINITY
+        }
+        DType::F64 => {
+            let largest = |most: u64, b: &[u8; 8]| most.max(u64::from_le_bytes(*b) & !(1 << 63));
+            bytes.as_chunks().0.iter().fold(0, largest) < f64::INFINITY.to_bits()
+        }
+        DType::Bf16 => largest_u16(bytes) < (INFINITY >> 16) as u16,
+        DType::F16 => largest_u16(bytes) < F16_INFINITY,
+    }
+}
+
+/// The bits of f16's infinity.
+const F16_INFINITY: u16 = 0x7c00;
+
+#[inline(always)]
+fn largest_u16(bytes: &[u8]) -> u16 {
+    bytes.as_chunks().0.iter().fold(0, |most: u16, b: &[u8; 2]| most.max(u16::from_le_bytes(*b) & 0x7fff))
+}
+
 #[inline(always)]
 fn f32_of_bf16(bits: u16) -> f32 {
     f32::from_bits(u32::from(bits) << 16)
@@ -165,6 +191,30 @@ mod tests {
         }
         check(DType::Bf16, |bits| bf16::from_bits(bits).to_f64());
         check(DType::F16, |bits| f16::from_bits(bits).to_f64());
+    }
+
+    #[test]
+    fn what_is_not_finite_is_noticed_wherever_it_is() {
+        let of_bits = |dtype: DType, bits: u64| bits.to_le_bytes()[..dtype.size()].to_vec();
+        let cases = [
+            (DType::F32, u64::from(f32::MAX.to_bits()), 31),
+            (DType::F64, f64::MAX.to_bits(), 63),
+            (DType::Bf16, u64::from(bf16::MAX.to_bits()), 15),
+            (DType::F16, u64::from(f16::MAX.to_bits()), 15),
+        ];
+        for (dtype, largest, sign) in cases {
+            let finite = [0, 1, largest, largest | 1 << sign, 1 << sign].map(|bits| of_bits(dtype, bits));
+            let bytes: Vec<u8> = finite.iter().cycle().take(67).flatten().copied().collect();
+            assert!(all_finite(dtype, &bytes) && all_finite(dtype, &[]), "{dtype}");
+            // Infinity is the number after the largest; what comes after that is no number.
+            for bits in [largest + 1, (largest + 1) | 1 << sign, largest + 2, (1 << sign) - 1] {
+                for place in [0, 1, 31, 66] {
+                    let mut bytes = bytes.clone();
+                    bytes[place * dtype.size()..][..dtype.size()].copy_from_slice(&of_bits(dtype, bits));
+                    assert!(!all_finite(dtype, &bytes), "{dtype} {bits:#x} at {place}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ mod vector;
 
 pub(crate) use aligned::Aligned;
 pub use backend::Backend;
-pub(crate) use codec::{decode, encode};
+pub(crate) use codec::{all_finite, decode, encode};
 pub(crate) use op::{Banded, Op, Program, Push, StageOps};
 pub(crate) use pass::{Data, Draw, LaneState, Pass, PassState, StepIo, Steps, digest_of, state_values};
 pub(crate) use sum::Sum;

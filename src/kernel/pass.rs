@@ -1,13 +1,14 @@
 //! One sweep of a step, or of a few, over tiles: decode, recurrences, encode, digest; split between threads.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use arrayvec::ArrayVec;
 use pulp::Simd;
 use twox_hash::XxHash3_64;
 
-use super::{Aligned, Backend, Program, Real, decode, encode};
+use super::{Aligned, Backend, Program, Real, all_finite, decode, encode};
 use crate::dtype::Precision;
 use crate::limits::{
     BLOCK_LANES, MAX_REPLAY_PLANES, MAX_STEPS_A_PASS, PARALLEL_BYTES, PARALLEL_GRAIN_BYTES, RUN_LANES,
@@ -92,8 +93,8 @@ pub(crate) enum Data<'a> {
     Between { input: &'a [u8], output: &'a mut [u8] },
     /// The output takes the place of the input, which spares a third of the traffic of a small matrix.
     InPlace(&'a mut [u8]),
-    /// The input is drawn.
-    Drawn { noise: Draw<'a>, output: &'a mut [u8] },
+    /// The input is drawn. `finite` is set to `false` where a number of the output is not.
+    Drawn { noise: Draw<'a>, output: &'a mut [u8], finite: &'a AtomicBool },
     /// The input is drawn, and the output of no use: only the state is to go on.
     Passed(Draw<'a>),
 }
@@ -148,9 +149,9 @@ impl<'a> Data<'a> {
                 let (bytes, bytes_b) = bytes.split_at_mut(byte);
                 (Self::InPlace(bytes), Self::InPlace(bytes_b))
             }
-            Self::Drawn { noise, output } => {
+            Self::Drawn { noise, output, finite } => {
                 let (output, output_b) = output.split_at_mut(byte);
-                (Self::Drawn { noise, output }, Self::Drawn { noise, output: output_b })
+                (Self::Drawn { noise, output, finite }, Self::Drawn { noise, output: output_b, finite })
             }
             Self::Passed(noise) => (Self::Passed(noise), Self::Passed(noise)),
         }
@@ -162,7 +163,9 @@ impl<'a> Data<'a> {
                 Data::Between { input: &input[range.clone()], output: &mut output[range] }
             }
             Self::InPlace(bytes) => Data::InPlace(&mut bytes[range]),
-            Self::Drawn { noise, output } => Data::Drawn { noise: *noise, output: &mut output[range] },
+            Self::Drawn { noise, output, finite } => {
+                Data::Drawn { noise: *noise, output: &mut output[range], finite }
+            }
             Self::Passed(noise) => Data::Passed(*noise),
         }
     }
@@ -179,7 +182,7 @@ impl<'a> Data<'a> {
     /// `None` where it is of no use.
     fn output(&mut self) -> Option<&mut [u8]> {
         match self {
-            Self::Between { output, input: _ } | Self::Drawn { output, noise: _ } => Some(output),
+            Self::Between { output, input: _ } | Self::Drawn { output, noise: _, finite: _ } => Some(output),
             Self::InPlace(bytes) => Some(bytes),
             Self::Passed(_) => None,
         }
@@ -338,7 +341,7 @@ impl<T: Real> Tile<'_, T> {
                     return true;
                 }
                 Data::InPlace(bytes) if bytemuck::try_cast_slice::<u8, T>(bytes).is_ok() => return true,
-                Data::Drawn { noise, output } => {
+                Data::Drawn { noise, output, finite: _ } => {
                     if let Ok(numbers) = bytemuck::try_cast_slice_mut::<u8, T>(output) {
                         noise.lanes(simd, self.lanes.start, numbers);
                         return true;
@@ -347,7 +350,7 @@ impl<T: Real> Tile<'_, T> {
                 Data::Between { .. } | Data::InPlace(_) | Data::Passed(_) => {}
             }
         }
-        if let Data::Drawn { noise, output: _ } | Data::Passed(noise) = self.data {
+        if let Data::Drawn { noise, output: _, finite: _ } | Data::Passed(noise) = self.data {
             noise.lanes(simd, self.lanes.start, &mut self.values[..self.lanes.len()]);
         } else {
             self.decode();
@@ -373,15 +376,19 @@ impl<T: Real> Tile<'_, T> {
         &mut self.values[..self.lanes.len().next_multiple_of(BLOCK_LANES)]
     }
 
-    /// Brings the numbers to the output, where they are not there yet.
+    /// Brings the numbers to the output, where they are not there yet, and looks at what was drawn while it is in cache.
     #[inline(always)]
     pub(super) fn store(mut self, in_place: bool) {
-        if in_place {
-            return;
-        }
-        if let Some(output) = self.data.output() {
-            for span in self.layout.spans(self.lanes) {
+        if !in_place && let Some(output) = self.data.output() {
+            for span in self.layout.spans(self.lanes.clone()) {
                 encode(span.dtype, &self.values[span.lanes], &mut output[span.bytes]);
+            }
+        }
+        if let Data::Drawn { noise: _, output, finite } = self.data {
+            for span in self.layout.spans(self.lanes) {
+                if !all_finite(span.dtype, &output[span.bytes]) {
+                    finite.store(false, Ordering::Relaxed);
+                }
             }
         }
     }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::{Simd, WithSimd};
 
-use super::{Backend, Real, decode, digest_of, encode};
+use super::{Backend, Real, all_finite, decode, digest_of, encode};
 use crate::limits::{PARALLEL_GRAIN_BYTES, TILE_LANES};
 use crate::tree::Layout;
 
@@ -25,17 +25,17 @@ pub(crate) struct Sum<'a> {
 }
 
 impl Sum<'_> {
-    /// Adds in `T`, and rounds each sum once to the format that it is written in.
-    pub(crate) fn run<T: Real>(self) {
+    /// Adds in `T`, and rounds each sum once to the format that it is written in. Tells whether all of them are finite there.
+    pub(crate) fn run<T: Real>(self) -> bool {
         let tiles = self.lanes.len().div_ceil(TILE_LANES);
         if tiles > 1 && self.gradient.len() + self.noise.len() + self.output.len() > PARALLEL_GRAIN_BYTES {
             let (a, b) = self.split_at(tiles / 2, size_of::<T>());
-            rayon::join(|| a.run::<T>(), || b.run::<T>());
-            return;
+            let (a, b) = rayon::join(|| a.run::<T>(), || b.run::<T>());
+            return a && b;
         }
         let task =
             SumTask::<T> { sum: self, values: [T::default(); TILE_LANES], noise: [T::default(); TILE_LANES] };
-        task.sum.backend.vectorize(task);
+        task.sum.backend.vectorize(task)
     }
 
     fn split_at(self, tiles: usize, number_bytes: usize) -> (Self, Self) {
@@ -78,15 +78,16 @@ struct SumTask<'a, T> {
 }
 
 impl<T: Real> WithSimd for SumTask<'_, T> {
-    type Output = ();
+    type Output = bool;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, _: S) {
+    fn with_simd<S: Simd>(mut self, _: S) -> bool {
         let Sum { backend: _, lanes, gradient_layout, gradient, noise, layout, output, digests } = self.sum;
         let place = |layout: &Layout, tile: &Range<usize>| {
             let origin = layout.byte_of_lane(lanes.start);
             layout.byte_of_lane(tile.start) - origin..layout.byte_of_lane(tile.end) - origin
         };
+        let mut finite = true;
         for (i, start) in lanes.clone().step_by(TILE_LANES).enumerate() {
             let tile = start..lanes.end.min(start + TILE_LANES);
             let of_tile = &gradient[place(gradient_layout, &tile)];
@@ -102,8 +103,11 @@ impl<T: Real> WithSimd for SumTask<'_, T> {
             }
             let of_output = &mut output[place(layout, &tile)];
             for span in layout.spans(tile) {
-                encode(span.dtype, &self.values[span.lanes], &mut of_output[span.bytes]);
+                let written = &mut of_output[span.bytes];
+                encode(span.dtype, &self.values[span.lanes], written);
+                finite &= all_finite(span.dtype, written);
             }
         }
+        finite
     }
 }

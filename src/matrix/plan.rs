@@ -1,7 +1,7 @@
 //! [`Plan`]: a [`MatrixSpec`] as the list of recurrences that run it, in the order in which they are applied.
 //!
 //! The algebra of inverses happens here, once: `(A B)^-1 = B^-1 A^-1`, the inverse of a scaling is a scaling by
-//! reciprocals, an inverse of an inverse is the matrix. What is left is a list of [`Stage`]s, each of which has a
+//! reciprocals, an inverse of an inverse is the matrix, a matrix beside its inverse is nothing. What is left is a list of [`Stage`]s, each of which has a
 //! native recurrence forwards and backwards. A stage holds `f64`s; [`Plan::program`] resolves it for one step into the
 //! numbers that a kernel multiplies with.
 
@@ -21,10 +21,12 @@ pub struct Plan {
     planes: usize,
     horizon: Option<u64>,
     toeplitz: bool,
+    /// Whether stages that undo each other are left out.
+    cancel: bool,
 }
 
 /// One recurrence. `inverse` runs it backwards.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Stage {
     Scale(Scale),
     PrefixSum { inverse: bool },
@@ -34,14 +36,14 @@ pub(crate) enum Stage {
 }
 
 /// A multiplier for each step.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Scale {
     pub(crate) values: ScaleValues,
     pub(crate) reciprocal: bool,
 }
 
 /// What the multiplier, or its reciprocal, is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum ScaleValues {
     /// The last entry repeats.
     List(Arc<[f64]>),
@@ -51,7 +53,7 @@ pub(crate) enum ScaleValues {
 }
 
 /// The entries of a banded lower-triangular matrix, by row and distance from the diagonal.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Rows {
     /// The same in every row.
     Toeplitz(Arc<[f64]>),
@@ -88,6 +90,14 @@ impl Rows {
         }
     }
 
+    /// Rows that have all entries between them.
+    fn telling_rows(&self) -> Range<usize> {
+        match self {
+            Self::Toeplitz(coef) => coef.len() - 1..coef.len(),
+            Self::Columns(_) | Self::Dense(_) => 0..self.distinct_rows(),
+        }
+    }
+
     /// Rows that differ from one another, for a check of every entry.
     fn distinct_rows(&self) -> usize {
         match self {
@@ -109,7 +119,7 @@ impl Scale {
     }
 
     /// Steps at which every value there is occurs.
-    fn distinct_steps(&self) -> Range<u64> {
+    pub(super) fn distinct_steps(&self) -> Range<u64> {
         match &self.values {
             ScaleValues::List(list) => 0..list.len() as u64,
             ScaleValues::ToeplitzColumns { norms, n } => n - norms.len() as u64..*n,
@@ -134,7 +144,7 @@ impl Scale {
         }
     }
 
-    fn value(&self, step: u64) -> f64 {
+    pub(super) fn value(&self, step: u64) -> f64 {
         self.distinct()[self.index(step)]
     }
 
@@ -159,19 +169,61 @@ fn norm(values: &[f64]) -> f64 {
 }
 
 impl Plan {
-    /// Validates a description and lowers it to stages.
+    /// Validates a description and lowers it to stages. A stage and its inverse that stand beside each other, or with
+    /// nothing but Toeplitz stages between them where they are Toeplitz, leave no stage: such matrices commute.
     ///
     /// # Errors
     /// Those of [`MatrixSpec::validate`].
     pub fn new(spec: &MatrixSpec) -> Result<Self> {
         spec.validate()?;
-        let mut plan = Self { stages: Vec::new(), planes: 0, horizon: None, toeplitz: true };
+        Ok(Self::lowered(spec, true))
+    }
+
+    /// The same for a question about `n` steps, in which a Toeplitz matrix may have as many coefficients.
+    ///
+    /// # Errors
+    /// Those of [`MatrixSpec::validate_for`].
+    pub(crate) fn for_question(spec: &MatrixSpec, n: u64) -> Result<Self> {
+        spec.validate_for(n)?;
+        Ok(Self::lowered(spec, true))
+    }
+
+    /// The same with a stage, or two, for each matrix of the description, in its order.
+    ///
+    /// # Errors
+    /// Those of [`MatrixSpec::validate`].
+    pub(crate) fn uncancelled(spec: &MatrixSpec) -> Result<Self> {
+        spec.validate()?;
+        Ok(Self::lowered(spec, false))
+    }
+
+    fn lowered(spec: &MatrixSpec, cancel: bool) -> Self {
+        let mut plan = Self { stages: Vec::new(), planes: 0, horizon: None, toeplitz: true, cancel };
         plan.lower(spec, false);
         plan.stages.shrink_to_fit();
         plan.planes = plan.stages.iter().map(Stage::planes).sum();
         // Distinct schedules may still make a Toeplitz matrix; that they do not is the honest default.
         plan.toeplitz &= plan.stages.iter().all(Stage::is_toeplitz);
-        Ok(plan)
+        plan
+    }
+
+    /// The product of two matrices, `self` applied last.
+    pub(crate) fn after(&self, first: &Self) -> Self {
+        let mut product = first.clone();
+        self.stages.iter().for_each(|stage| product.push(stage.clone()));
+        if let Some(n) = self.horizon {
+            product.end_at(n);
+        }
+        product.planes = product.stages.iter().map(Stage::planes).sum();
+        product.toeplitz = product.stages.iter().all(Stage::is_toeplitz);
+        product
+    }
+
+    /// This matrix times a number.
+    pub(crate) fn scaled(&self, factor: f64) -> Self {
+        let mut scaled = self.clone();
+        scaled.stages.insert(0, Stage::Scale(Scale::list(&[factor], false)));
+        scaled
     }
 
     /// Planes of state a lane.
@@ -179,7 +231,8 @@ impl Plan {
         self.planes
     }
 
-    /// Planes that one step in the steady state reads, and writes.
+    /// Planes that one step in the steady state reads, and writes, on average and rounded up: of a ring, the sums ahead spare
+    /// most of the reading.
     pub fn planes_moved(&self) -> (usize, usize) {
         self.stages.iter().map(Stage::planes_moved).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
@@ -199,31 +252,59 @@ impl Plan {
         &self.stages
     }
 
+    /// The same, to be replaced one by one.
+    pub(super) fn stages_mut(&mut self) -> &mut [Stage] {
+        &mut self.stages
+    }
+
     /// Bytes that this plan takes beside its own.
     pub(crate) fn heap_bytes(&self) -> u64 {
         size_of_val(self.stages.as_slice()) as u64 + self.stages.iter().map(Stage::heap_bytes).sum::<u64>()
+    }
+
+    /// Appends a stage, or takes away the one that it undoes.
+    fn push(&mut self, stage: Stage) {
+        let commutes = stage.is_toeplitz();
+        let mut undone = None;
+        if self.cancel {
+            for (place, before) in self.stages.iter().enumerate().rev() {
+                if stage.undoes(before) {
+                    undone = Some(place);
+                    break;
+                }
+                if !(commutes && before.is_toeplitz()) {
+                    break;
+                }
+            }
+        }
+        match undone {
+            Some(place) => {
+                self.stages.remove(place);
+            }
+            None => self.stages.push(stage),
+        }
     }
 
     /// Appends the stages of `spec`, or of its inverse, first applied first.
     fn lower(&mut self, spec: &MatrixSpec, inverse: bool) {
         match spec {
             MatrixSpec::Identity => {}
-            MatrixSpec::PrefixSum => self.stages.push(Stage::PrefixSum { inverse }),
+            MatrixSpec::PrefixSum => self.push(Stage::PrefixSum { inverse }),
             MatrixSpec::Diagonal { diag } => self.scale(diag, inverse),
             MatrixSpec::MomentumSgd { momentum, learning_rates } => {
                 let learning_rates = learning_rates.as_deref().unwrap_or(&[1.0]).into();
-                self.stages.push(Stage::Momentum { momentum: *momentum, learning_rates, inverse });
+                self.push(Stage::Momentum { momentum: *momentum, learning_rates, inverse });
             }
             MatrixSpec::Toeplitz { coef, column_normalize_for_n } => {
                 let banded = Stage::Banded { rows: Rows::Toeplitz(coef.as_slice().into()), inverse };
                 let Some(n) = *column_normalize_for_n else {
-                    return self.stages.push(banded);
+                    return self.push(banded);
                 };
                 let norms = (1..=coef.len()).map(|k| norm(&coef[..k])).collect();
                 self.column_normalized(banded, ScaleValues::ToeplitzColumns { norms, n }, inverse);
                 self.end_at(n);
             }
-            MatrixSpec::BufferedToeplitz { buf_decay, output_scale } => self.stages.push(Stage::Blt {
+            MatrixSpec::BufferedToeplitz { buf_decay, output_scale } => self.push(Stage::Blt {
                 buf_decay: buf_decay.as_slice().into(),
                 output_scale: output_scale.as_slice().into(),
                 inverse,
@@ -237,7 +318,7 @@ impl Plan {
                 self.end_at(n as u64);
             }
             MatrixSpec::Dense { rows } => {
-                self.stages.push(Stage::Banded { rows: Rows::Dense(rows.as_slice().into()), inverse });
+                self.push(Stage::Banded { rows: Rows::Dense(rows.as_slice().into()), inverse });
                 self.end_at(rows.len() as u64);
             }
             MatrixSpec::Product { factors } if inverse => factors.iter().for_each(|f| self.lower(f, inverse)),
@@ -257,14 +338,14 @@ impl Plan {
     }
 
     fn scale(&mut self, values: &[f64], inverse: bool) {
-        self.stages.push(Stage::Scale(Scale::list(values, inverse)));
+        self.push(Stage::Scale(Scale::list(values, inverse)));
     }
 
     /// `M diag(1/norms)`, or its inverse `diag(norms) M^-1`.
     fn column_normalized(&mut self, matrix: Stage, norms: ScaleValues, inverse: bool) {
         let scale = Stage::Scale(Scale { values: norms, reciprocal: !inverse });
         let stages = if inverse { [matrix, scale] } else { [scale, matrix] };
-        self.stages.extend(stages);
+        stages.into_iter().for_each(|stage| self.push(stage));
     }
 
     fn end_at(&mut self, n: u64) {
@@ -374,7 +455,7 @@ impl Stage {
 
     fn planes_moved(&self) -> (usize, usize) {
         match self {
-            Self::Banded { .. } => (self.planes(), self.planes().min(1)),
+            Self::Banded { .. } => ring::planes_moved(self.planes()),
             Self::Scale(_) | Self::PrefixSum { .. } | Self::Momentum { .. } | Self::Blt { .. } => {
                 (self.planes(), self.planes())
             }
@@ -443,7 +524,7 @@ impl Stage {
             Self::Momentum { learning_rates, inverse, .. } => {
                 learning_rates.iter().all(|&rate| finite(if *inverse { 1.0 / rate } else { rate }))
             }
-            Self::Banded { rows, inverse } => (0..rows.distinct_rows()).all(|step| {
+            Self::Banded { rows, inverse } => rows.telling_rows().all(|step| {
                 (0..=rows.planes().min(step)).all(|back| finite(banded_weight(rows, *inverse, step, back)))
             }),
             Self::Blt { output_scale, .. } => output_scale.iter().all(|&weight| finite(weight)),

@@ -11,9 +11,27 @@ use crate::limits::MAX_STEPS_AHEAD;
 /// Of `k` steps, the first reads the ring's `m` planes and writes `k`; each later step `i` reads the sum that was kept and
 /// the `i` newer values, and writes one.
 pub(super) fn sweep_period(planes: usize) -> usize {
-    let moved = |k: usize| planes + k + (1..k).map(|i| i + 2).sum::<usize>();
+    let moved = |k: usize| {
+        let (read, written) = moved_in_period(planes, k);
+        read + written
+    };
     let better = |best: usize, k: usize| if moved(k) * best < moved(best) * k { k } else { best };
     (1..=planes.min(MAX_STEPS_AHEAD + 1)).fold(1, better)
+}
+
+/// Planes that `k` steps from one sweep to the next read, and write.
+fn moved_in_period(planes: usize, k: usize) -> (usize, usize) {
+    (planes + (1..k).map(|i| i + 1).sum::<usize>(), k + k - 1)
+}
+
+/// Planes that a step reads, and writes, on average, rounded up.
+pub(super) fn planes_moved(planes: usize) -> (usize, usize) {
+    if planes == 0 {
+        return (0, 0);
+    }
+    let period = sweep_period(planes);
+    let (read, written) = moved_in_period(planes, period);
+    (read.div_ceil(period), written.div_ceil(period))
 }
 
 /// Step `step` on the tiles whose index is `tile` modulo the period, of a matrix of `rows` rows.

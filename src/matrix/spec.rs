@@ -113,6 +113,16 @@ impl MatrixSpec {
         Ok(spec)
     }
 
+    /// The same for a question about `n` steps: see [`MatrixSpec::validate_for`].
+    ///
+    /// # Errors
+    /// As [`MatrixSpec::from_json`].
+    pub fn from_json_for(text: &str, n: u64) -> Result<Self> {
+        let spec = json::parse(text)?;
+        spec.validate_for(n)?;
+        Ok(spec)
+    }
+
     /// This matrix as a JSON object. Numbers print so that they read back as the same `f64`.
     pub fn to_json(&self) -> String {
         // Serializing fails only for a map with keys that are not strings, or a writer that fails.

@@ -3,7 +3,8 @@
 use super::spec::MatrixSpec;
 use crate::error::{Error, Result};
 use crate::limits::{
-    MAX_BANDS, MAX_DENSE_N, MAX_FACTORS, MAX_HORIZON, MAX_NESTING, MAX_NODES, MAX_PLANES, MAX_SCHEDULE,
+    MAX_BANDS, MAX_DENSE_N, MAX_FACTORS, MAX_HORIZON, MAX_NESTING, MAX_NODES, MAX_PLANES, MAX_QUESTION_COEFS,
+    MAX_SCHEDULE,
 };
 
 impl MatrixSpec {
@@ -12,8 +13,19 @@ impl MatrixSpec {
     /// # Errors
     /// [`Error::Invalid`] names the field, with `matrix` as the root of its path, and the rule that it breaks.
     pub fn validate(&self) -> Result<()> {
-        let mut walk = Walk { nodes: 0, planes: 0 };
+        let mut walk = Walk { nodes: 0, planes: 0, most_coefs: MAX_BANDS, most_planes: MAX_PLANES };
         walk.matrix(self, "matrix", 0, false)
+    }
+
+    /// The same for a question about `n` steps, which a matrix need not run for: a Toeplitz matrix may have as many
+    /// coefficients as there are steps, and at most [`MAX_QUESTION_COEFS`].
+    ///
+    /// # Errors
+    /// As [`MatrixSpec::validate`].
+    pub fn validate_for(&self, n: u64) -> Result<()> {
+        let most_coefs = usize::try_from(n).unwrap_or(usize::MAX).clamp(MAX_BANDS, MAX_QUESTION_COEFS);
+        let most_planes = MAX_PLANES.max(MAX_PLANES / MAX_BANDS * most_coefs);
+        Walk { nodes: 0, planes: 0, most_coefs, most_planes }.matrix(self, "matrix", 0, false)
     }
 }
 
@@ -21,6 +33,9 @@ impl MatrixSpec {
 struct Walk {
     nodes: usize,
     planes: usize,
+    /// Coefficients that a Toeplitz matrix may have whose columns are as they are.
+    most_coefs: usize,
+    most_planes: usize,
 }
 
 impl Walk {
@@ -59,7 +74,8 @@ impl Walk {
                 self.planes += 2;
             }
             MatrixSpec::Toeplitz { coef, column_normalize_for_n } => {
-                finite_list(coef, &at("coef"), MAX_BANDS)?;
+                let normalized = column_normalize_for_n.is_some();
+                finite_list(coef, &at("coef"), if normalized { MAX_BANDS } else { self.most_coefs })?;
                 if inverted {
                     non_zero(coef[0], &format!("{}[0]", at("coef")))?;
                 }
@@ -109,10 +125,11 @@ impl Walk {
             }
             MatrixSpec::Inverse { matrix } => self.matrix(matrix, &at("matrix"), depth + 1, true)?,
         }
-        if self.planes > MAX_PLANES {
+        if self.planes > self.most_planes {
+            let most = self.most_planes;
             return Err(Error::invalid(
                 path,
-                format!("a matrix holds at most {MAX_PLANES} planes of state a lane"),
+                format!("a matrix holds at most {most} planes of state a lane"),
             ));
         }
         Ok(())

@@ -1,6 +1,7 @@
 //! [`NoiseDrawer`]: the half of a session that draws. It knows the key and the matrix's state, and nothing of clients.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use arrayvec::ArrayVec;
 use bytes::Bytes;
@@ -45,6 +46,8 @@ pub(super) enum DrawerState {
 pub struct DrawnStep {
     pub(super) step: u64,
     pub(super) bytes: Bytes,
+    /// Whether all of its numbers are. What is not is never released.
+    pub(super) finite: bool,
 }
 
 impl std::fmt::Debug for DrawnStep {
@@ -136,12 +139,18 @@ impl NoiseDrawer {
             self.catch_up();
         }
         buffers.truncate(self.steps_left(buffers.len() as u64) as usize);
-        for of_pass in buffers.chunks_mut(MAX_STEPS_A_PASS) {
-            self.pass(of_pass.len(), of_pass);
+        let finite: Vec<AtomicBool> = buffers.iter().map(|_| AtomicBool::new(true)).collect();
+        for (of_pass, finite) in buffers.chunks_mut(MAX_STEPS_A_PASS).zip(finite.chunks(MAX_STEPS_A_PASS)) {
+            self.pass(of_pass.len(), of_pass, finite);
         }
         scrub_stack();
         let first = self.step - buffers.len() as u64;
-        (first..).zip(buffers).map(|(step, buffer)| DrawnStep { step, bytes: buffer.freeze() }).collect()
+        let drawn = |((step, buffer), finite): ((u64, StepBuffer), AtomicBool)| DrawnStep {
+            step,
+            bytes: buffer.freeze(),
+            finite: finite.into_inner(),
+        };
+        (first..).zip(buffers).zip(finite).map(drawn).collect()
     }
 
     /// Has the other half of this session answer, and draws what it lacks for that: a session in a program's own memory.
@@ -171,7 +180,7 @@ impl NoiseDrawer {
             DrawerState::Replayed { .. } => self.step += steps,
             DrawerState::Kept(_) => {
                 let steps = self.steps_left(steps).min(MAX_STEPS_A_PASS as u64);
-                self.pass(steps as usize, &mut []);
+                self.pass(steps as usize, &mut [], &[]);
                 scrub_stack();
             }
         }
@@ -209,26 +218,27 @@ impl NoiseDrawer {
         left.min(wanted)
     }
 
-    /// Takes the state through `steps` steps, into the buffers where there are any.
-    fn pass(&mut self, steps: usize, buffers: &mut [StepBuffer]) {
+    /// Takes the state through `steps` steps, into the buffers where there are any. For each of these, `finite` tells
+    /// whether all that was drawn is.
+    fn pass(&mut self, steps: usize, buffers: &mut [StepBuffer], finite: &[AtomicBool]) {
         match self.resolved.spec.precision {
-            crate::Precision::F32 => self.pass_in::<f32>(steps, buffers),
-            crate::Precision::F64 => self.pass_in::<f64>(steps, buffers),
+            crate::Precision::F32 => self.pass_in::<f32>(steps, buffers, finite),
+            crate::Precision::F64 => self.pass_in::<f64>(steps, buffers, finite),
         }
         self.step += steps as u64;
     }
 
     #[inline(never)]
-    fn pass_in<T: Real>(&mut self, steps: usize, buffers: &mut [StepBuffer]) {
+    fn pass_in<T: Real>(&mut self, steps: usize, buffers: &mut [StepBuffer], finite: &[AtomicBool]) {
         let plan = self.plan_of::<T>(steps);
         let first_lane = self.resolved.first_lane;
         let draws = plan.noises.iter().map(|step| Draw { step, first_lane });
-        let mut outputs = buffers.iter_mut();
+        let mut outputs = buffers.iter_mut().zip(finite);
         let mut io = ArrayVec::new();
         for (i, (program, noise)) in plan.programs.iter().zip(draws).enumerate() {
             let output = if i < plan.before { None } else { outputs.next() };
             let data = match output {
-                Some(output) => Data::Drawn { noise, output: &mut output[..] },
+                Some((output, finite)) => Data::Drawn { noise, output: &mut output[..], finite },
                 None => Data::Passed(noise),
             };
             io.push(StepIo { program, data, digests: &mut [] });

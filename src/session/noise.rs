@@ -188,7 +188,7 @@ impl NoiseSession {
     ///
     /// # Errors
     /// Nothing is changed by a call that fails. [`Error::Invalid`] where the source is another or the offset past the end;
-    /// [`Error::WrongStep`], [`Error::PastHorizon`].
+    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::NoiseNotFinite`], at which the session ends.
     pub fn fetch(&mut self, step: u64, offset: usize) -> Result<Outcome> {
         let Release::Gaussian { next_step, last } = &mut self.release else {
             return Err(Error::invalid("source", "must be `gaussian` for a step without a payload"));
@@ -214,6 +214,9 @@ impl NoiseSession {
         }
         // The answer to the step before has arrived: its memory is free for this one.
         *last = None;
+        if self.drawn.front().is_some_and(|drawn| !drawn.finite) {
+            return Err(Error::NoiseNotFinite { requested: step });
+        }
         let Some(drawn) = self.drawn.pop_front() else {
             return Ok(Outcome::NeedsNoise);
         };
@@ -228,9 +231,10 @@ impl NoiseSession {
     ///
     /// # Errors
     /// Nothing is changed by a call that fails, but for what was held of a step that turns out to be another.
-    /// [`Error::Invalid`] where the source is another, or the run is not one of whole tiles or not the next in order;
+    /// [`Error::Invalid`] where the source is another, or the run is not one of whole tiles or not the next in order, or a
+    /// sum is not finite: the answers to the same lanes of the step before are given up then, as by a run that is taken;
     /// [`Error::WrongStep`], [`Error::PayloadMismatch`], [`Error::PastHorizon`]; [`Error::Diverged`] where the step was
-    /// released under another gradient before the session went back.
+    /// released under another gradient before the session went back; [`Error::NoiseNotFinite`], at which the session ends.
     pub fn apply(&mut self, step: u64, offset: usize, pieces: Vec<Bytes>) -> Result<Outcome> {
         let Release::Privatize(privatize) = &mut self.release else {
             return Err(Error::invalid("payload", "must be empty: the source is `gaussian`"));
@@ -343,7 +347,8 @@ impl NoiseSession {
     /// Of a `gaussian` source: the step before the one that comes next, while its answer is held.
     fn held(&self) -> Option<DrawnStep> {
         let Release::Gaussian { next_step, last: Some(last) } = &self.release else { return None };
-        Some(DrawnStep { step: next_step.checked_sub(1)?, bytes: last.clone() })
+        // Nothing else is ever released.
+        Some(DrawnStep { step: next_step.checked_sub(1)?, bytes: last.clone(), finite: true })
     }
 
     /// What there is of the noise from `step` on, as it was drawn.

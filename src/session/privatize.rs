@@ -11,7 +11,7 @@ use super::noise::Outcome;
 use super::track::Track;
 use super::{DrawnStep, ResolvedSpec};
 use crate::error::{Error, Result};
-use crate::kernel::{Backend, Sum};
+use crate::kernel::{Backend, Sum, all_finite};
 use crate::limits::PARALLEL_GRAIN_BYTES;
 use crate::noise::NoiseKey;
 
@@ -94,9 +94,15 @@ impl Privatize {
         let Some(drawn) = drawn.filter(|drawn| drawn.step == step) else {
             return Ok(Outcome::NeedsNoise);
         };
+        if !drawn.finite {
+            return Err(Error::NoiseNotFinite { requested: step });
+        }
+        let (hash_before, digests_before) =
+            (self.hash.clone(), self.track.digests[checked.fresh.clone()].to_vec());
         let mut buffer = self.track.take_buffer(&checked.fresh);
         let fresh: Vec<_> = checked.fresh_pieces(&self.track).collect();
         let mut output = &mut buffer[..];
+        let mut finite = true;
         for (tiles, gradient) in fresh {
             let (of_tiles, rest) =
                 std::mem::take(&mut output).split_at_mut(self.track.output_bytes(&tiles).len());
@@ -104,12 +110,17 @@ impl Privatize {
             let mut add = || add(*backend, track, &tiles, gradient, drawn, of_tiles);
             if gradient.len() > PARALLEL_GRAIN_BYTES / 4 {
                 // The hash has to be done byte after byte; the sum need not wait for it.
-                rayon::join(add, || hash.update(gradient));
+                finite &= rayon::join(add, || hash.update(gradient)).0;
             } else {
-                add();
+                finite &= add();
                 hash.update(gradient);
             }
             output = rest;
+        }
+        if !finite {
+            self.hash = hash_before;
+            self.track.give_up(&checked.fresh, &digests_before);
+            return Err(self.not_finite(&checked.fresh, &buffer));
         }
         let (chunk, step_ended) = self.track.finish(&checked.fresh, buffer);
         chunks.push(chunk);
@@ -117,6 +128,24 @@ impl Privatize {
             self.note_released(step);
         }
         Ok(Outcome::Answer(chunks))
+    }
+
+    /// What is wrong with the answer to a run of tiles.
+    fn not_finite(&self, tiles: &Range<usize>, answer: &[u8]) -> Error {
+        let Track { resolved, .. } = &self.track;
+        let (layout, lanes) = (&resolved.layout, self.track.lanes(tiles));
+        let origin = layout.byte_of_lane(lanes.start);
+        let is_finite = |&lane: &usize| {
+            let bytes = layout.byte_of_lane(lane) - origin..layout.byte_of_lane(lane + 1) - origin;
+            layout.spans(lane..lane + 1).all(|span| all_finite(span.dtype, &answer[bytes.clone()]))
+        };
+        let lane = lanes.clone().find(|lane| !is_finite(lane)).unwrap_or(lanes.start);
+        let lane = resolved.first_lane + lane as u64;
+        let rule = format!(
+            "must be finite, and so must its sums with the noise in the format of the answer; that of lane {lane} is not: \
+             clip the gradient before it is sent, or ask for answers of a wider format"
+        );
+        Error::invalid("payload", rule)
     }
 
     /// The digest of the gradient under which all of a step was released.
@@ -232,6 +261,7 @@ fn digest(hash: &blake3::Hasher) -> Digest {
     digest
 }
 
+/// Tells whether all sums are finite.
 fn add(
     backend: Backend,
     track: &mut Track,
@@ -239,7 +269,7 @@ fn add(
     gradient: &[u8],
     drawn: &DrawnStep,
     output: &mut [u8],
-) {
+) -> bool {
     let lanes = track.lanes(tiles);
     let resolved = Arc::clone(&track.resolved);
     let precision = resolved.spec.precision;

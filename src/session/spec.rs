@@ -4,9 +4,13 @@ use std::fmt;
 
 use super::range;
 use super::source::{KeyOrigin, Noise, NoiseOptions, NoiseState, Source};
+use crate::analysis::Growth;
+use crate::analysis::growth::{growth, may_grow};
 use crate::dtype::{DType, Precision};
 use crate::error::{Error, Result};
-use crate::limits::{BLOCK_LANES, LOOKAHEAD_BYTES, MAX_HORIZON, MAX_STEPS_A_PASS, TILE_LANES};
+use crate::limits::{
+    BLOCK_LANES, LOOKAHEAD_BYTES, MAX_HORIZON, MAX_RELATIVE_ERROR, MAX_STEPS_A_PASS, TILE_LANES,
+};
 use crate::matrix::{MatrixSpec, Plan};
 use crate::tree::{Layout, Leaf, Shard, ShardCut, Tree};
 
@@ -38,7 +42,14 @@ impl SessionSpec {
     ///
     /// # Errors
     /// [`Error::Invalid`] names the field and the rule it breaks.
-    pub fn resolve(mut self) -> Result<ResolvedSpec> {
+    pub fn resolve(self) -> Result<ResolvedSpec> {
+        let resolved = self.resolve_whatever_grows()?;
+        resolved.check_growth()?;
+        Ok(resolved)
+    }
+
+    /// The same, but for how values and rounding errors grow.
+    pub(crate) fn resolve_whatever_grows(mut self) -> Result<ResolvedSpec> {
         let plan = Plan::new(&self.matrix)?;
         match self.precision {
             Precision::F32 => plan.check_representable::<f32>()?,
@@ -152,6 +163,46 @@ impl ResolvedSpec {
         // Numbers that compare equal may differ in bits: zeros of both signs, which only a matrix holds.
         let field = self.spec.first_difference(&asked.spec).unwrap_or("matrix");
         Err(Error::FingerprintMismatch { field })
+    }
+
+    /// Checks that what is released of a noise is that noise up to the horizon: that its values do not overflow, and that its
+    /// rounding errors stay small. Of a client's own input, that a matrix with a horizon does not overflow before it.
+    fn check_growth(&self) -> Result<()> {
+        let SessionSpec { source, precision, horizon, .. } = &self.spec;
+        let stddev = source.noise().map(|noise| noise.stddev);
+        let concerned = stddev.map_or(horizon.is_some(), |stddev| stddev > 0.0);
+        if !concerned || !may_grow(&self.plan) {
+            return Ok(());
+        }
+        let found = |precision| growth(&self.plan, precision, *horizon, stddev.unwrap_or(1.0));
+        let Growth { sound_steps: Some(most), steps, overflows, .. } = found(*precision) else {
+            return Ok(());
+        };
+        if stddev.is_none() && !overflows {
+            return Ok(());
+        }
+        let why = if overflows {
+            "the values of its recurrences overflow".to_owned()
+        } else {
+            let percent = 100.0 * MAX_RELATIVE_ERROR;
+            format!(
+                "rounding errors are more than {percent}% of what it gives: its recurrences grow and cancel"
+            )
+        };
+        let in_f64 = match precision {
+            Precision::F32 => match found(Precision::F64).sound_steps {
+                None => format!("use the precision F64, which serves for {steps}; or "),
+                Some(0) => String::new(),
+                Some(more) => format!("use the precision F64, which serves for {more}; or "),
+            },
+            Precision::F64 => String::new(),
+        };
+        let asked = horizon.map_or("none".to_owned(), |horizon| horizon.to_string());
+        let rule = format!(
+            "must be at most {most} for this matrix in {precision}, found {asked}: from step {most} on {why}; \
+             {in_f64}write the matrix without factors that cancel or grow"
+        );
+        Err(Error::invalid("horizon", rule))
     }
 
     /// Bytes of one step's noise as it is kept until it is released.

@@ -21,6 +21,8 @@ pub(super) struct Track {
     pub(super) step: u64,
     /// Tiles that have been through it.
     pub(super) tiles_done: usize,
+    /// Tiles up to which the answers to the step before are given up for a run that was refused.
+    given_up: usize,
     /// The first step since the state was last set: of those before it nothing is kept.
     pub(super) first_step: u64,
     /// Of the last input of each tile.
@@ -55,7 +57,8 @@ impl<'p> Checked<'p> {
 impl Track {
     pub(super) fn new(resolved: Arc<ResolvedSpec>) -> Self {
         let digests = vec![0; resolved.layout.lanes().div_ceil(TILE_LANES)];
-        Self { resolved, step: 0, tiles_done: 0, first_step: 0, digests, outputs: Outputs::default() }
+        let outputs = Outputs::default();
+        Self { resolved, step: 0, tiles_done: 0, given_up: 0, first_step: 0, digests, outputs }
     }
 
     /// Bytes of the step's input that are applied already.
@@ -124,7 +127,8 @@ impl Track {
         if self.is_kept(step) {
             // What a tile gave at this step is kept until the tile is taken through the next.
             let wrong = Error::WrongStep { requested: step, expected: self.step };
-            return if tiles.start >= self.tiles_done { Ok(tiles.clone()) } else { Err(wrong) };
+            let kept_from = self.tiles_done.max(self.given_up);
+            return if tiles.start >= kept_from { Ok(tiles.clone()) } else { Err(wrong) };
         }
         self.check_next(step)?;
         if tiles.start > self.tiles_done {
@@ -187,16 +191,24 @@ impl Track {
         if ended {
             self.step += 1;
             self.tiles_done = 0;
+            self.given_up = 0;
         } else {
             self.tiles_done = tiles.end;
         }
         (chunk, ended)
     }
 
+    /// Does not take the next tiles after all: a buffer was taken for them, and what it held of the step before is gone.
+    pub(super) fn give_up(&mut self, tiles: &Range<usize>, digests: &[u64]) {
+        self.digests[tiles.clone()].copy_from_slice(digests);
+        self.given_up = self.given_up.max(tiles.end);
+    }
+
     /// Stands before `step`, with nothing kept of the steps before it.
     pub(super) fn restart_at(&mut self, step: u64) {
         self.step = step;
         self.tiles_done = 0;
+        self.given_up = 0;
         self.first_step = step;
         self.outputs = Outputs::default();
     }

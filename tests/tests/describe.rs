@@ -32,9 +32,11 @@ fn every_kind_tells_its_planes_its_end_and_whether_it_is_toeplitz() {
         (MatrixSpec::Toeplitz { coef: vec![2.0], column_normalize_for_n: Some(5) }, 0, (0, 0), true, Some(5)),
         (blt3.clone(), 3, (3, 3), true, None),
         (strategy::column_normalized_banded(12, 4).unwrap(), 3, (3, 1), false, Some(12)),
-        (dense(7), 6, (6, 1), false, Some(7)),
+        // A ring of which a third is read at a time: the sums of three steps begin with one sweep.
+        (dense(7), 6, (4, 2), false, Some(7)),
+        (toeplitz(&[1.0; 32]), 31, (9, 2), true, None),
         (chain, 1 + 3 + 1, (5, 5), true, None),
-        (product([dense(7), strategy::column_normalized_banded(5, 2).unwrap()]), 7, (7, 2), false, Some(5)),
+        (product([dense(7), strategy::column_normalized_banded(5, 2).unwrap()]), 7, (5, 3), false, Some(5)),
         (blt3.scale_rows_and_columns(Some(vec![1.0, 2.0]), None), 3, (3, 3), false, None),
     ];
     for (matrix, planes, moved, toeplitz, horizon) in cases {

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use noised::Precision;
 use noised::analysis::calibration::PrivacyTarget;
 use noised::analysis::{self, Calibration, Given, Mechanism, Participation};
 use noised_client::Rows;
@@ -12,7 +13,7 @@ use pyo3::types::PyDict;
 
 use crate::client::Connection;
 use crate::error::{Failure, invalid};
-use crate::spec::matrix;
+use crate::spec::{matrix, question};
 
 /// The attributes of `noised.participation.Participation`.
 #[derive(FromPyObject)]
@@ -45,7 +46,7 @@ pub(crate) fn materialize<'py>(
     matrix_json: &str,
     n: u64,
 ) -> PyResult<Bound<'py, PyArray2<f64>>> {
-    let matrix = matrix("matrix", matrix_json)?;
+    let matrix = question("matrix", matrix_json, n)?;
     let place = usize::try_from(n).map_err(|e| invalid("n", e))?;
     let rows = match connection.place.any() {
         Some(client) => connection.driver.wait(py, None, async {
@@ -59,7 +60,9 @@ pub(crate) fn materialize<'py>(
         None => connection.driver.wait_for_work(py, move |told| {
             let mut rows = analysis::Rows::new(&matrix, n)?;
             let mut all = Vec::new();
-            while let Some(row) = rows.next_row().filter(|_| !told.load(Ordering::Relaxed)) {
+            while !told.load(Ordering::Relaxed)
+                && let Some(row) = rows.next_finite_row()?
+            {
                 all.push(row);
             }
             Ok(all)
@@ -80,7 +83,7 @@ pub(crate) fn row_norms_squared<'py>(
     matrix_json: &str,
     n: u64,
 ) -> PyResult<(Bound<'py, PyArray1<f64>>, &'static str)> {
-    let matrix = matrix("matrix", matrix_json)?;
+    let matrix = question("matrix", matrix_json, n)?;
     let norms = match connection.place.any() {
         Some(client) => connection
             .driver
@@ -129,8 +132,8 @@ pub(crate) fn query_errors<'py>(
     workload_json: Option<&str>,
     n: u64,
 ) -> PyResult<(Bound<'py, PyArray1<f64>>, &'static str)> {
-    let noising = matrix("noising_matrix", noising_matrix_json)?;
-    let workload = workload_json.map(|json| matrix("workload", json)).transpose()?;
+    let noising = question("noising_matrix", noising_matrix_json, n)?;
+    let workload = workload_json.map(|json| question("workload", json, n)).transpose()?;
     let errors = match connection.place.any() {
         Some(client) => connection.driver.wait(py, None, async {
             let mechanism = Mechanism::NoisingMatrix(&noising);
@@ -144,7 +147,8 @@ pub(crate) fn query_errors<'py>(
     Ok((errors.per_query.into_pyarray(py), errors.way.name()))
 }
 
-/// The squared sensitivity of the leading block of a strategy, whether it is exact, and the rule that it comes from.
+/// The sensitivity of the leading block of a strategy, its square, whether it is exact, the rule that it comes from, and the
+/// precision of the session whose sensitivity it is.
 #[pyfunction]
 pub(crate) fn sensitivity(
     py: Python<'_>,
@@ -152,18 +156,20 @@ pub(crate) fn sensitivity(
     strategy_json: &str,
     n: u64,
     participation: ParticipationArgs,
-) -> PyResult<(f64, bool, &'static str)> {
-    let strategy = matrix("strategy", strategy_json)?;
+    precision: Option<&str>,
+) -> PyResult<(f64, f64, bool, &'static str, &'static str)> {
+    let strategy = question("strategy", strategy_json, n)?;
     let participation = participation.into();
-    let found = match connection.place.any() {
+    let precision = precision.map(|name| name.parse::<Precision>().map_err(Failure::from)).transpose()?;
+    let (found, of) = match connection.place.any() {
         Some(client) => connection.driver.wait(py, None, async {
-            Ok(client.analysis().sensitivity(&strategy, n, participation).await?)
+            Ok(client.analysis().sensitivity_in(&strategy, n, participation, precision).await?)
         })?,
         None => connection.driver.wait_for_work(py, move |told| {
-            Ok(analysis::sensitivity(&strategy, n, participation, &gone(told))?)
+            Ok(analysis::sensitivity_in(&strategy, n, participation, precision, &gone(told))?)
         })?,
     };
-    Ok((found.squared, found.exact, found.rule.name()))
+    Ok((found.value(), found.squared, found.exact, found.rule.name(), of.name()))
 }
 
 /// The noise that a target takes at an L2 sensitivity, and what else it gives. `given` names the target: `epsilon`, `rho`,

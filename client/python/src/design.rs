@@ -180,6 +180,7 @@ fn design_to_dict<'py>(py: Python<'py>, design: &Design) -> PyResult<Bound<'py, 
     let dict = PyDict::new(py);
     dict.set_item("strategy", strategy.to_json())?;
     dict.set_item("noising_matrix", noising_matrix.to_json())?;
+    dict.set_item("sensitivity", sensitivity.value())?;
     dict.set_item("sensitivity_squared", sensitivity.squared)?;
     dict.set_item("exact", sensitivity.exact)?;
     dict.set_item("rule", sensitivity.rule.name())?;

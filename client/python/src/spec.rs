@@ -38,6 +38,11 @@ pub(crate) fn matrix(field: &str, json: &str) -> Result<MatrixSpec, Failure> {
     Ok(MatrixSpec::from_json(json).map_err(|error| error.about_matrix(field))?)
 }
 
+/// A matrix of a question about `n` steps.
+pub(crate) fn question(field: &str, json: &str, n: u64) -> Result<MatrixSpec, Failure> {
+    Ok(MatrixSpec::from_json_for(json, n).map_err(|error| error.about_matrix(field))?)
+}
+
 impl Description {
     /// The session, how it is made, and how it is cut where several servers hold it.
     pub(crate) fn read(self) -> Result<(SessionSpec, CreateOptions, ShardCut), Failure> {

@@ -1,9 +1,9 @@
 //! What a mechanism adds and what it protects: row norms, errors, sensitivities, calibration.
 
-use noised::MatrixSpec;
 use noised::analysis::{
     Calibration, Given, Mechanism, Participation, QueryErrors, RowNorms, Sensitivity, Way,
 };
+use noised::{MatrixSpec, Precision};
 use noised_proto::v1::compute_errors_request::Mechanism as WireMechanism;
 use noised_proto::{CalibrationQuestion, v1, way_from_wire};
 use tonic::{Response, Status, Streaming};
@@ -18,7 +18,7 @@ impl Analysis {
     /// # Errors
     /// [`Error::Invalid`] names the field at fault; the faults of a connection.
     pub async fn row_norms_squared(&self, matrix: &MatrixSpec, n: u64) -> Result<RowNorms> {
-        matrix.validate()?;
+        matrix.validate_for(n)?;
         let request = v1::RowNormsSquaredRequest { matrix: Some(matrix.into()), n };
         let answers = retrying(self.retry, &request, |request| {
             let mut client = self.client.clone();
@@ -44,13 +44,32 @@ impl Analysis {
         workload: Option<&MatrixSpec>,
         n: u64,
     ) -> Result<QueryErrors> {
+        self.query_errors_in(mechanism, workload, n, Precision::F64).await
+    }
+
+    /// The same where a session of a precision runs the noising matrix: with the numbers of its recurrences rounded to it.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the field at fault; the faults of a connection.
+    pub async fn query_errors_in(
+        &self,
+        mechanism: Mechanism<'_>,
+        workload: Option<&MatrixSpec>,
+        n: u64,
+        precision: Precision,
+    ) -> Result<QueryErrors> {
         let mechanism = match mechanism {
             Mechanism::Strategy(matrix) => WireMechanism::Strategy(matrix.into()),
             Mechanism::NoisingMatrix(matrix) => WireMechanism::NoisingMatrix(matrix.into()),
         };
         let workload = workload.map(Into::into);
-        let request =
-            v1::ComputeErrorsRequest { workload, mechanism: Some(mechanism), n, summary_only: false };
+        let request = v1::ComputeErrorsRequest {
+            workload,
+            mechanism: Some(mechanism),
+            n,
+            summary_only: false,
+            precision: v1::Precision::from(precision).into(),
+        };
         let answers = retrying(self.retry, &request, |request| {
             let mut client = self.client.clone();
             async move { collect(client.compute_errors(request).await?).await }
@@ -65,7 +84,7 @@ impl Analysis {
         Ok(QueryErrors { per_query, way: known(way)? })
     }
 
-    /// The sensitivity of the leading `n x n` block of a strategy.
+    /// The sensitivity of the leading `n x n` block of a strategy, whose numbers are not rounded.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the field at fault; the faults of a connection.
@@ -75,14 +94,34 @@ impl Analysis {
         n: u64,
         participation: Participation,
     ) -> Result<Sensitivity> {
+        Ok(self.sensitivity_in(strategy, n, participation, Some(Precision::F64)).await?.0)
+    }
+
+    /// The sensitivity of the strategy that a session of a precision realises, and the precision whose it is: see
+    /// [`noised::analysis::sensitivity_in`]. Where no precision is given it is safe for sessions of either.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the field at fault; the faults of a connection.
+    pub async fn sensitivity_in(
+        &self,
+        strategy: &MatrixSpec,
+        n: u64,
+        participation: Participation,
+        precision: Option<Precision>,
+    ) -> Result<(Sensitivity, Precision)> {
         let participation = Some(participation.into());
-        let request = v1::ComputeSensitivityRequest { strategy: Some(strategy.into()), n, participation };
+        let precision = precision.map_or(v1::Precision::Unspecified, v1::Precision::from).into();
+        let request =
+            v1::ComputeSensitivityRequest { strategy: Some(strategy.into()), n, participation, precision };
         let answer = retrying(self.retry, &request, |request| {
             let mut client = self.client.clone();
             async move { client.compute_sensitivity(request).await }
         });
         let unexpected = |e: noised::Error| Error::Protocol { message: e.to_string() };
-        answer.await?.try_into().map_err(unexpected)
+        let answer = answer.await?;
+        let of = noised_proto::precision(answer.precision).map_err(unexpected)?;
+        // A server of before rounds nothing.
+        Ok((answer.try_into().map_err(unexpected)?, of.unwrap_or(Precision::F64)))
     }
 
     /// The noise that a target takes at an L2 sensitivity, and what else it gives. `delta` is what epsilon is told for

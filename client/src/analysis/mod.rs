@@ -5,7 +5,7 @@ mod mechanism;
 
 use std::collections::VecDeque;
 
-use noised::analysis::{Description, TreeDescription};
+use noised::analysis::{Description, Growth, TreeDescription};
 use noised::{MatrixSpec, Precision, Shard, Tree};
 use noised_proto::v1;
 use noised_proto::v1::analysis_client::AnalysisClient;
@@ -32,7 +32,7 @@ impl Analysis {
     /// # Errors
     /// [`Error::Invalid`] names the field at fault; the faults of a connection.
     pub async fn materialize(&self, matrix: &MatrixSpec, n: u64) -> Result<Rows> {
-        matrix.validate()?;
+        matrix.validate_for(n)?;
         let request = v1::MaterializeRequest { matrix: Some(matrix.into()), n };
         let answers = retrying(self.retry, &request, |request| {
             let mut client = self.client.clone();
@@ -102,7 +102,9 @@ fn decode_description(answer: v1::DescribeResponse) -> Result<Description> {
         state_bytes,
         memory_bytes,
         moved_bytes_per_step,
+        growth,
     } = answer;
+    let v1::Growth { steps, relative_error, sound_steps, overflows } = growth.unwrap_or_default();
     let tree = match (lanes, step_bytes, state_bytes, memory_bytes, moved_bytes_per_step) {
         (
             Some(lanes),
@@ -120,6 +122,7 @@ fn decode_description(answer: v1::DescribeResponse) -> Result<Description> {
         toeplitz,
         horizon,
         precision,
+        growth: Growth { steps, relative_error, sound_steps, overflows },
         tree,
     })
 }

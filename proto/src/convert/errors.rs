@@ -1,9 +1,9 @@
 //! Errors and sensitivities of a mechanism.
 
 use noised::analysis::{Mechanism, Participation, Sensitivity, SensitivityRule, Way};
-use noised::{Error, MatrixSpec, Result};
+use noised::{Error, MatrixSpec, Precision, Result};
 
-use super::{named_matrix, required_matrix};
+use super::{precision, question_matrix};
 use crate::v1;
 use crate::v1::compute_errors_request::Mechanism as WireMechanism;
 
@@ -20,6 +20,8 @@ pub struct ErrorsQuestion {
     pub n: u64,
     /// Whether the errors of single queries are left out.
     pub summary_only: bool,
+    /// The precision of the session that runs the noising matrix.
+    pub precision: Precision,
 }
 
 impl ErrorsQuestion {
@@ -37,15 +39,18 @@ impl TryFrom<v1::ComputeErrorsRequest> for ErrorsQuestion {
     type Error = Error;
 
     fn try_from(request: v1::ComputeErrorsRequest) -> Result<Self> {
-        let v1::ComputeErrorsRequest { workload, mechanism, n, summary_only } = request;
+        let v1::ComputeErrorsRequest { workload, mechanism, n, summary_only, precision: format } = request;
         let (matrix, is_noising) = match mechanism {
             Some(WireMechanism::Strategy(matrix)) => (matrix, false),
             Some(WireMechanism::NoisingMatrix(matrix)) => (matrix, true),
             None => return Err(Error::invalid("strategy", "is missing, and so is noising_matrix")),
         };
         let name = if is_noising { "noising_matrix" } else { "strategy" };
-        let matrix = required_matrix(Some(matrix)).map_err(|error| error.about_matrix(name))?;
-        Ok(Self { workload: named_matrix(workload, "workload")?, matrix, is_noising, n, summary_only })
+        let matrix = question_matrix(Some(matrix), n).map_err(|error| error.about_matrix(name))?;
+        let workload = workload.map(|workload| question_matrix(Some(workload), n)).transpose();
+        let workload = workload.map_err(|error| error.about_matrix("workload"))?;
+        let precision = precision(format)?.unwrap_or(Precision::F64);
+        Ok(Self { workload, matrix, is_noising, n, summary_only, precision })
     }
 }
 
@@ -58,15 +63,18 @@ pub struct SensitivityQuestion {
     pub n: u64,
     /// Which steps one user's data may take part in.
     pub participation: Participation,
+    /// The precision of the session that runs its inverse; `None` for either.
+    pub precision: Option<Precision>,
 }
 
 impl TryFrom<v1::ComputeSensitivityRequest> for SensitivityQuestion {
     type Error = Error;
 
     fn try_from(request: v1::ComputeSensitivityRequest) -> Result<Self> {
-        let v1::ComputeSensitivityRequest { strategy, n, participation } = request;
-        let strategy = required_matrix(strategy).map_err(|error| error.about_matrix("strategy"))?;
-        Ok(Self { strategy, n, participation: participation.unwrap_or_default().into() })
+        let v1::ComputeSensitivityRequest { strategy, n, participation, precision: format } = request;
+        let strategy = question_matrix(strategy, n).map_err(|error| error.about_matrix("strategy"))?;
+        let precision = precision(format)?;
+        Ok(Self { strategy, n, participation: participation.unwrap_or_default().into(), precision })
     }
 }
 
@@ -100,9 +108,10 @@ impl From<Participation> for v1::Participation {
 
 impl From<Sensitivity> for v1::ComputeSensitivityResponse {
     fn from(sensitivity: Sensitivity) -> Self {
-        let Sensitivity { squared, exact, rule } = sensitivity;
+        let Sensitivity { squared, exact, rule, .. } = sensitivity;
         let rule = v1::SensitivityRule::from(rule).into();
-        Self { sensitivity: sensitivity.value(), sensitivity_squared: squared, exact, rule }
+        let precision = v1::Precision::Unspecified.into();
+        Self { sensitivity: sensitivity.value(), sensitivity_squared: squared, exact, rule, precision }
     }
 }
 
@@ -110,7 +119,13 @@ impl TryFrom<v1::ComputeSensitivityResponse> for Sensitivity {
     type Error = Error;
 
     fn try_from(sensitivity: v1::ComputeSensitivityResponse) -> Result<Self> {
-        let v1::ComputeSensitivityResponse { sensitivity: _, sensitivity_squared, exact, rule } = sensitivity;
+        let v1::ComputeSensitivityResponse {
+            sensitivity: value,
+            sensitivity_squared: squared,
+            exact,
+            rule,
+            precision: _,
+        } = sensitivity;
         let known = match v1::SensitivityRule::try_from(rule) {
             Ok(v1::SensitivityRule::LargestColumn) => SensitivityRule::LargestColumn,
             Ok(v1::SensitivityRule::ShiftedColumns) => SensitivityRule::ShiftedColumns,
@@ -121,7 +136,7 @@ impl TryFrom<v1::ComputeSensitivityResponse> for Sensitivity {
                 return Err(Error::invalid("rule", format!("{rule} is not known")));
             }
         };
-        Ok(Self { squared: sensitivity_squared, exact, rule: known })
+        Ok(Self::told(value, squared, exact, known))
     }
 }
 

@@ -66,6 +66,16 @@ pub fn required_matrix(matrix: Option<v1::Matrix>) -> Result<MatrixSpec> {
     matrix.ok_or_else(|| Error::invalid("matrix", "is missing"))?.try_into()
 }
 
+/// Reads the matrix of a question about `n` steps ([`MatrixSpec::validate_for`]) that must have one.
+///
+/// # Errors
+/// As those of [`required_matrix`].
+pub fn question_matrix(matrix: Option<v1::Matrix>, n: u64) -> Result<MatrixSpec> {
+    let spec = read(matrix.ok_or_else(|| Error::invalid("matrix", "is missing"))?, "matrix", 0)?;
+    spec.validate_for(n)?;
+    Ok(spec)
+}
+
 /// Reads the matrix of a field of another name, where there is one.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ mod tests;
 pub use calibration::CalibrationQuestion;
 pub use design::{DesignQuestion, RecommendQuestion};
 pub use errors::{ErrorsQuestion, SensitivityQuestion, way_from_wire};
-pub use matrix::{named_matrix, required_matrix};
+pub use matrix::{named_matrix, question_matrix, required_matrix};
 pub use session::{
     AskedSession, SessionStatus, asked_session, session_spec, session_spec_to_wire, session_summary_to_wire,
     session_to_wire,

@@ -1,7 +1,7 @@
 //! ComputeErrors.
 
 use noised::Error;
-use noised::analysis::{QueryErrors, query_errors};
+use noised::analysis::{QueryErrors, query_errors_in};
 use noised_proto::{ErrorsQuestion, ServiceError, v1};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -17,7 +17,8 @@ impl AnalysisService {
         let summary_only = request.summary_only;
         let work = move |cancelled: &dyn Fn() -> bool| -> Result<QueryErrors, Error> {
             let question = ErrorsQuestion::try_from(request)?;
-            query_errors(question.mechanism(), question.workload.as_ref(), question.n, cancelled)
+            let (workload, precision) = (question.workload.as_ref(), question.precision);
+            query_errors_in(question.mechanism(), workload, question.n, precision, cancelled)
         };
         self.run_then_stream(work, move |errors| messages(errors, summary_only)).await
     }

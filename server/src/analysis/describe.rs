@@ -1,6 +1,6 @@
 //! Describe: what a session would cost.
 
-use noised::analysis::{Description, TreeDescription, describe};
+use noised::analysis::{Description, Growth, TreeDescription, describe};
 use noised::{Shard, Tree};
 use noised_proto::{ServiceError, precision, v1};
 
@@ -23,7 +23,9 @@ impl AnalysisService {
 }
 
 fn encode(description: Description) -> v1::DescribeResponse {
-    let Description { planes, planes_read, planes_written, toeplitz, horizon, precision, tree } = description;
+    let Description { planes, planes_read, planes_written, toeplitz, horizon, precision, growth, tree } =
+        description;
+    let Growth { steps, relative_error, sound_steps, overflows } = growth;
     let mut response = v1::DescribeResponse {
         planes: planes as u64,
         planes_read: planes_read as u64,
@@ -31,6 +33,7 @@ fn encode(description: Description) -> v1::DescribeResponse {
         toeplitz,
         horizon,
         precision: v1::Precision::from(precision).into(),
+        growth: Some(v1::Growth { steps, relative_error, sound_steps, overflows }),
         ..v1::DescribeResponse::default()
     };
     if let Some(tree) = tree {

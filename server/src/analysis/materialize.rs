@@ -2,13 +2,13 @@
 
 use noised::Error;
 use noised::analysis::Rows;
-use noised_proto::{ServiceError, v1};
+use noised_proto::{ServiceError, question_matrix, v1};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::streams::{NUMBERS, PATIENCE, send};
-use super::{AnalysisService, QUEUE, Run, required};
+use super::{AnalysisService, QUEUE, Run};
 
 type Answer = Result<v1::MaterializeResponse, Status>;
 
@@ -19,8 +19,10 @@ impl AnalysisService {
     ) -> Result<ReceiverStream<Answer>, ServiceError> {
         let v1::MaterializeRequest { matrix, n } = request;
         let run = self.begin()?;
-        let rows =
-            self.compute.run(move || required(matrix).and_then(|matrix| Rows::new(&matrix, n))).await??;
+        let rows = self
+            .compute
+            .run(move || question_matrix(matrix, n).and_then(|matrix| Rows::new(&matrix, n)))
+            .await??;
         let (answers, queue) = mpsc::channel(QUEUE + 1);
         let service = self.clone();
         tokio::spawn(async move {
@@ -47,6 +49,7 @@ impl AnalysisService {
             }
             let (batch, rest) = self.compute.run(move || (take(&mut rows), rows)).await?;
             rows = rest;
+            let batch = batch?;
             let count = batch.len() as u64;
             let answer = v1::MaterializeResponse { first_row, rows: batch };
             if count == 0 || !send(answers, answer, &run.cancelled, PATIENCE).await? {
@@ -57,14 +60,14 @@ impl AnalysisService {
     }
 }
 
-fn take(rows: &mut Rows) -> Vec<v1::Row> {
+fn take(rows: &mut Rows) -> Result<Vec<v1::Row>, Error> {
     let mut batch = Vec::new();
     let mut entries = 0;
     while entries < NUMBERS
-        && let Some(values) = rows.next_row()
+        && let Some(values) = rows.next_finite_row()?
     {
         entries += values.len();
         batch.push(v1::Row { values });
     }
-    batch
+    Ok(batch)
 }

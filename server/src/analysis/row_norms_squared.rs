@@ -1,12 +1,12 @@
 //! RowNormsSquared.
 
 use noised::analysis::{RowNorms, row_norms_squared};
-use noised_proto::{ServiceError, v1};
+use noised_proto::{ServiceError, question_matrix, v1};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
+use super::AnalysisService;
 use super::streams::NUMBERS;
-use super::{AnalysisService, required};
 
 impl AnalysisService {
     pub(super) async fn norms(
@@ -14,7 +14,8 @@ impl AnalysisService {
         request: v1::RowNormsSquaredRequest,
     ) -> Result<ReceiverStream<Result<v1::RowNormsSquaredResponse, Status>>, ServiceError> {
         let v1::RowNormsSquaredRequest { matrix, n } = request;
-        let work = move |cancelled: &dyn Fn() -> bool| row_norms_squared(&required(matrix)?, n, cancelled);
+        let work =
+            move |cancelled: &dyn Fn() -> bool| row_norms_squared(&question_matrix(matrix, n)?, n, cancelled);
         self.run_then_stream(work, messages).await
     }
 }

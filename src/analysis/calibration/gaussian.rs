@@ -13,8 +13,12 @@
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 
-/// Relative slack for the rounding of a curve's value.
+/// Relative slack for the rounding of a curve's value, where nothing enlarges it.
 const VALUE_SLACK: f64 = 32.0 * f64::EPSILON;
+
+/// Roundings of the curve's argument, each of which moves its logarithm by as much as the argument has digits before the
+/// point.
+const ARGUMENT_ROUNDINGS: f64 = 2.0 * f64::EPSILON;
 
 /// Nodes and weights of the Gauss-Legendre rule of 16 points on `[-1, 1]`, the positive half.
 const LEGENDRE: [(f64, f64); 8] = [
@@ -37,23 +41,43 @@ const FROM_FRACTION: f64 = 1.5;
 /// Below this distance of the two Gaussians the difference of ratios is integrated.
 const SMALL_MU: f64 = 1.0;
 
-/// `delta` at `epsilon`.
+/// `delta` at `epsilon`, rounded up by half of what [`fits`] leaves room for.
 pub(super) fn delta(mu: f64, epsilon: f64) -> f64 {
     let a = epsilon / mu - mu / 2.0;
-    if in_tail(mu, a) { ln_tail(mu, a).exp() } else { (upper_tail(a) - scaled_tail(mu, a)).max(0.0) }
+    let slack = slack(mu, a, epsilon) / 2.0;
+    if in_tail(mu, a) {
+        return (ln_tail(mu, a) + slack).exp().min(1.0);
+    }
+    let found = (upper_tail(a) - scaled_tail(mu, a)).max(0.0);
+    if found <= 0.5 {
+        return found * (1.0 + slack);
+    }
+    let rest = (upper_tail(-a) + scaled_tail(mu, a)) * (1.0 - slack);
+    let found = 1.0 - rest;
+    // The distance of a number over 1/2 to 1 is exact.
+    if 1.0 - found > rest { found.next_up() } else { found }
 }
 
 /// Whether `delta(epsilon)` is at most `delta`, with room for rounding.
 pub(super) fn fits(mu: f64, epsilon: f64, delta: f64) -> bool {
     let a = epsilon / mu - mu / 2.0;
+    let slack = slack(mu, a, epsilon);
     if in_tail(mu, a) {
-        return ln_tail(mu, a) <= delta.ln() - VALUE_SLACK;
+        return ln_tail(mu, a) <= delta.ln() - slack;
     }
     if delta <= 0.5 {
-        return upper_tail(a) - scaled_tail(mu, a) <= delta * (1.0 - VALUE_SLACK);
+        return upper_tail(a) - scaled_tail(mu, a) <= delta * (1.0 - slack);
     }
     // Near 1 it is the distance to 1 that tells deltas apart.
-    upper_tail(-a) + scaled_tail(mu, a) >= (1.0 - delta) * (1.0 + VALUE_SLACK)
+    upper_tail(-a) + scaled_tail(mu, a) >= (1.0 - delta) * (1.0 + slack)
+}
+
+/// The relative error that rounding may make in a value of the curve, or in its distance to 1. The argument `a` is a
+/// difference of two numbers that are rounded, and the curve's logarithm, `-a^2 / 2` in the tail, falls by `1 + |a|` for each
+/// unit of it: so the slack grows with the logarithm of `delta`.
+fn slack(mu: f64, a: f64, epsilon: f64) -> f64 {
+    let rounded = epsilon / mu + mu / 2.0 + a.abs();
+    VALUE_SLACK + ARGUMENT_ROUNDINGS * (1.0 + a.abs()) * rounded
 }
 
 fn in_tail(mu: f64, a: f64) -> bool {

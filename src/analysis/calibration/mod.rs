@@ -8,7 +8,8 @@
 //! [sensitivity](super::sensitivity) of its strategy for the pattern in which a user takes part.
 //!
 //! What is answered is never less noise than the target takes, rounding included: it is larger by a few units in the last
-//! place.
+//! place. And what is told of a noise is never less loss of privacy than there is: `epsilon`, `delta`, `rho` and `mu` are
+//! rounded up.
 //!
 //! **No amplification by sampling is claimed.** Where batches are drawn at random and the adversary does not know who is in
 //! them, the same noise gives more privacy than is told here; `dp_accounting`
@@ -19,6 +20,7 @@ mod gaussian;
 #[cfg(test)]
 mod tests;
 
+use super::upward;
 use crate::error::{Error, Result};
 
 /// Relative slack for the rounding of what a curve is evaluated at.
@@ -63,11 +65,11 @@ pub fn noise_multiplier(target: PrivacyTarget) -> Result<f64> {
         }
         PrivacyTarget::ZeroConcentratedDp { rho } => {
             positive("rho", rho)?;
-            ("rho", at_most(rho, (0.5 / rho).sqrt(), rho_of))
+            ("rho", least((0.5 / rho).sqrt(), |multiplier| reaches(rho, multiplier)))
         }
         PrivacyTarget::GaussianDp { mu } => {
             positive("mu", mu)?;
-            ("mu", at_most(mu, 1.0 / mu, |multiplier| 1.0 / multiplier))
+            ("mu", upward::quotient(1.0, mu))
         }
     };
     if !(found > 0.0 && found.is_finite()) {
@@ -88,10 +90,7 @@ pub fn stddev(target: PrivacyTarget, sensitivity: f64) -> Result<f64> {
 
 /// `multiplier * sensitivity`, rounded up.
 pub(super) fn scaled(multiplier: f64, sensitivity: f64) -> Result<f64> {
-    let product = multiplier * sensitivity;
-    // What the rounded product lacks, exactly.
-    let lacks = multiplier.mul_add(sensitivity, -product) > 0.0;
-    let stddev = if lacks { product.next_up() } else { product };
+    let stddev = upward::product(multiplier, sensitivity);
     if !(stddev > 0.0 && stddev.is_finite()) {
         return Err(Error::invalid("sensitivity", "the stddev that it takes is not a finite f64"));
     }
@@ -122,8 +121,8 @@ pub fn epsilon(noise_multiplier: f64, delta: f64) -> Result<f64> {
     Ok(safe)
 }
 
-/// The least `delta` for which noise of a multiplier gives `(epsilon, delta)` differential privacy, to some `1e-13` of itself
-/// where it is more than `1e-300`: `Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu)` with `mu` the reciprocal of
+/// The least `delta` for which noise of a multiplier gives `(epsilon, delta)` differential privacy, rounded up by some `1e-13`
+/// of itself where it is more than `1e-300`: `Phi(mu/2 - epsilon/mu) - e^epsilon Phi(-mu/2 - epsilon/mu)` with `mu` the reciprocal of
 /// the multiplier (arXiv 1805.06530, Theorem 8).
 ///
 /// # Errors
@@ -143,7 +142,8 @@ pub fn delta(noise_multiplier: f64, epsilon: f64) -> Result<f64> {
 /// [`Error::Invalid`] on `noise_multiplier` where it is not from `1e-153` to `1e153`.
 pub fn rho(noise_multiplier: f64) -> Result<f64> {
     multiplier(noise_multiplier)?;
-    Ok(rho_of(noise_multiplier))
+    let rho = rho_of(noise_multiplier).next_down().next_down();
+    Ok(least(rho, |rho| reaches(rho, noise_multiplier)))
 }
 
 /// The `mu` of Gaussian differential privacy that noise of a multiplier gives.
@@ -152,7 +152,7 @@ pub fn rho(noise_multiplier: f64) -> Result<f64> {
 /// [`Error::Invalid`] on `noise_multiplier` where it is not from `1e-153` to `1e153`.
 pub fn mu(noise_multiplier: f64) -> Result<f64> {
     multiplier(noise_multiplier)?;
-    Ok(1.0 / noise_multiplier)
+    Ok(upward::quotient(1.0, noise_multiplier))
 }
 
 /// Checks that what a multiplier gives can be told: that its `rho` neither overflows nor vanishes.
@@ -183,10 +183,23 @@ fn probability(delta: f64) -> Result<()> {
     Err(Error::invalid("delta", format!("must be greater than 0 and less than 1, found {delta}")))
 }
 
-/// `multiplier`, or the next number whose `cost` is no more than the target.
-fn at_most(target: f64, multiplier: f64, cost: impl Fn(f64) -> f64) -> f64 {
-    // Two roundings of half a unit each are what it may lack.
-    (0..4).fold(multiplier, |found, _| if cost(found) > target { found.next_up() } else { found })
+/// `start`, or the first number after it that suffices, which is not far.
+fn least(start: f64, suffices: impl Fn(f64) -> bool) -> f64 {
+    // A few roundings of half a unit each are what it may lack.
+    (0..8).fold(start, |found, _| if suffices(found) { found } else { found.next_up() })
+}
+
+/// Whether `2 rho sigma^2 >= 1`, with the roundings of the products added up again.
+fn reaches(rho: f64, multiplier: f64) -> bool {
+    // The powers of two are taken out, so that no product leaves the numbers whose roundings f64 holds.
+    let half = (multiplier.log2() / 2.0).round() as i32;
+    let unit = 2.0_f64.powi(-half);
+    let (sigma, rho) = (multiplier * unit * unit, 2.0 * rho / unit / unit / unit / unit);
+    let square = sigma * sigma;
+    let of_square = sigma.mul_add(sigma, -square);
+    let product = rho * square;
+    let of_product = rho.mul_add(square, -product);
+    (product - 1.0) + (of_product + rho * of_square) >= 0.0
 }
 
 fn multiplier_for(epsilon: f64, delta: f64) -> f64 {

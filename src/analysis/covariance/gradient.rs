@@ -66,7 +66,8 @@ pub(crate) fn row_norms_squared_gradient_of(
     scan: Scan,
     cancelled: impl Fn() -> bool,
 ) -> Result<RowNormsGradient> {
-    let plan = Plan::new(matrix)?;
+    // The derivative is by the parameters of every matrix of the description.
+    let plan = Plan::uncancelled(matrix)?;
     plan.check_representable::<f64>()?;
     let n = check_n(&plan, n, MAX_STRUCTURED_N)?;
     let mut reverse = Reverse::new(&plan, n, scan, &cancelled)?;

@@ -24,7 +24,7 @@ mod chain;
 mod gradient;
 mod norms;
 mod probe;
-mod step;
+pub(super) mod step;
 mod symmetric;
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@ use std::ops::Range;
 use crate::matrix::{BandedRows, Plan, Stage, banded_weight, clip};
 
 /// The variable of the value that goes from one recurrence to the next.
-pub(super) const WIRE: usize = 0;
+pub(in crate::analysis) const WIRE: usize = 0;
 
 /// A variable that holds what is needed for the length of one recurrence.
 const SPARE: usize = 1;
@@ -15,35 +15,35 @@ const BESIDE_STATE: usize = 2;
 
 /// A variable and what it is multiplied with.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Term {
-    pub(super) slot: usize,
-    pub(super) weight: f64,
+pub(in crate::analysis) struct Term {
+    pub(in crate::analysis) slot: usize,
+    pub(in crate::analysis) weight: f64,
 }
 
 /// A variable gets a linear combination of variables.
 #[derive(Clone, Debug)]
-pub(super) struct Assign {
-    pub(super) target: usize,
-    pub(super) terms: Range<usize>,
+pub(in crate::analysis) struct Assign {
+    pub(in crate::analysis) target: usize,
+    pub(in crate::analysis) terms: Range<usize>,
 }
 
 /// One step. Made once, and resolved for one step after another.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Step {
-    pub(super) assigns: Vec<Assign>,
-    pub(super) terms: Vec<Term>,
+pub(in crate::analysis) struct Step {
+    pub(in crate::analysis) assigns: Vec<Assign>,
+    pub(in crate::analysis) terms: Vec<Term>,
     /// The terms of each stage.
-    pub(super) stages: Vec<Range<usize>>,
+    pub(in crate::analysis) stages: Vec<Range<usize>>,
 }
 
 /// The variables of a plan: those beside its state, and its state.
-pub(super) fn slots(plan: &Plan) -> usize {
+pub(in crate::analysis) fn slots(plan: &Plan) -> usize {
     BESIDE_STATE + plan.planes()
 }
 
 impl Step {
     /// Sets this to step `step` of a plan.
-    pub(super) fn resolve(&mut self, plan: &Plan, step: usize) {
+    pub(in crate::analysis) fn resolve(&mut self, plan: &Plan, step: usize) {
         self.assigns.clear();
         self.terms.clear();
         self.stages.clear();
@@ -57,7 +57,7 @@ impl Step {
     }
 
     /// The assignment and its terms, for each.
-    pub(super) fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &[Term])> {
+    pub(in crate::analysis) fn iter(&self) -> impl DoubleEndedIterator<Item = (usize, &[Term])> {
         self.assigns.iter().map(|assign| (assign.target, &self.terms[assign.terms.clone()]))
     }
 

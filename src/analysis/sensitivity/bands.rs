@@ -2,44 +2,45 @@
 
 use ndarray::Array2;
 
-use super::super::{Rows, multiply};
+use super::super::{Rows, multiply::multiply_plan};
 use crate::error::{Error, Result};
-use crate::matrix::MatrixSpec;
+use crate::matrix::{BandedRows, Plan, Stage};
 
-/// Diagonals of the leading `n x n` block of a valid matrix from the main one to the last that may hold a number that is
-/// not zero.
-pub(super) fn bandwidth(matrix: &MatrixSpec, n: usize) -> usize {
-    bands_of(matrix, n, false).clamp(1, n)
+/// Diagonals of the leading `n x n` block of a matrix from the main one to the last that may hold a number that is not zero.
+pub(super) fn bandwidth(plan: &Plan, n: usize) -> usize {
+    plan.stages().iter().fold(1, |sum, stage| (sum + bands_of(stage, n) - 1).min(n))
 }
 
-fn bands_of(matrix: &MatrixSpec, n: usize, inverse: bool) -> usize {
-    // The inverse of a banded matrix is full, that of a diagonal one diagonal.
-    let banded = |bands: usize| if inverse && bands > 1 { n } else { bands.clamp(1, n) };
-    match matrix {
-        MatrixSpec::Identity | MatrixSpec::Diagonal { diag: _ } => 1,
+fn bands_of(stage: &Stage, n: usize) -> usize {
+    let bands = match stage {
+        Stage::Scale(_) => 1,
         // The first difference, and that of what momentum adds up.
-        MatrixSpec::PrefixSum if inverse => 2,
-        MatrixSpec::MomentumSgd { momentum: _, learning_rates: _ } if inverse => 3,
-        MatrixSpec::PrefixSum
-        | MatrixSpec::MomentumSgd { momentum: _, learning_rates: _ }
-        | MatrixSpec::BufferedToeplitz { buf_decay: _, output_scale: _ } => n,
-        MatrixSpec::Toeplitz { coef, column_normalize_for_n: _ } => banded(length(coef)),
-        MatrixSpec::ColumnNormalizedBanded { params } => {
-            let within =
-                |(j, column): (usize, &Vec<f64>)| length(&column[..column.len().min(params.len() - j)]);
-            banded(params.iter().enumerate().map(within).max().unwrap_or(1))
+        Stage::PrefixSum { inverse: true } => 2,
+        Stage::Momentum { inverse: true, .. } => 3,
+        Stage::PrefixSum { .. } | Stage::Momentum { .. } | Stage::Blt { .. } => n,
+        Stage::Banded { rows, inverse } => {
+            let bands = bands_of_rows(rows, n);
+            // The inverse of a banded matrix is full, that of a diagonal one diagonal.
+            if *inverse && bands > 1 { n } else { bands }
         }
-        MatrixSpec::Dense { rows } => {
+    };
+    bands.clamp(1, n)
+}
+
+fn bands_of_rows(rows: &BandedRows, n: usize) -> usize {
+    match rows {
+        BandedRows::Toeplitz(coef) => length(coef),
+        BandedRows::Columns(columns) => {
+            let within =
+                |(j, column): (usize, &Vec<f64>)| length(&column[..column.len().min(columns.len() - j)]);
+            columns.iter().enumerate().map(within).max().unwrap_or(1)
+        }
+        BandedRows::Dense(rows) => {
             let back = |(i, row): (usize, &Vec<f64>)| {
                 row[..=i].iter().position(|&entry| entry != 0.0).map_or(1, |first| i - first + 1)
             };
-            banded(rows.iter().take(n).enumerate().map(back).max().unwrap_or(1))
+            rows.iter().take(n).enumerate().map(back).max().unwrap_or(1)
         }
-        MatrixSpec::Product { factors } => {
-            factors.iter().fold(1, |sum, factor| (sum + bands_of(factor, n, inverse) - 1).min(n))
-        }
-        MatrixSpec::Scaled { matrix, row_scale: _, col_scale: _ } => bands_of(matrix, n, inverse),
-        MatrixSpec::Inverse { matrix } => bands_of(matrix, n, !inverse),
     }
 }
 
@@ -58,15 +59,10 @@ pub(super) struct Bands {
 
 impl Bands {
     /// Writes out `n x bands` numbers. `bands` is at least [`bandwidth`].
-    pub(super) fn new(
-        matrix: &MatrixSpec,
-        n: usize,
-        bands: usize,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<Self> {
+    pub(super) fn new(plan: &Plan, n: usize, bands: usize, cancelled: &dyn Fn() -> bool) -> Result<Self> {
         if bands == n {
             let mut rows = vec![0.0; n * bands];
-            for (row, held) in Rows::new(matrix, n as u64)?.zip(rows.chunks_exact_mut(bands)) {
+            for (row, held) in Rows::of(plan.clone(), n as u64)?.zip(rows.chunks_exact_mut(bands)) {
                 if cancelled() {
                     return Err(Error::Cancelled);
                 }
@@ -76,7 +72,7 @@ impl Bands {
         }
         // Columns that are `bands` apart share no row: one lane holds all of them.
         let probe = Array2::from_shape_fn((n, bands), |(t, lane)| f64::from(t % bands == lane));
-        let answer = multiply(matrix, probe.view().into_dyn(), cancelled)?;
+        let answer = multiply_plan(plan, probe.view().into_dyn(), cancelled)?;
         drop(probe);
         let mut rows = vec![0.0; n * bands];
         for (t, (row, held)) in answer.outer_iter().zip(rows.chunks_exact_mut(bands)).enumerate() {
@@ -95,7 +91,11 @@ impl Bands {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::matrix::DenseMatrix;
+    use crate::matrix::{DenseMatrix, MatrixSpec};
+
+    fn plan(matrix: &MatrixSpec) -> Plan {
+        Plan::new(matrix).unwrap()
+    }
 
     fn toeplitz(coef: &[f64]) -> MatrixSpec {
         MatrixSpec::Toeplitz { coef: coef.to_vec(), column_normalize_for_n: None }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn structure_tells_the_bands() {
         for (matrix, expected) in cases() {
-            assert_eq!(bandwidth(&matrix, 5), expected, "{matrix:?}");
+            assert_eq!(bandwidth(&plan(&matrix), 5), expected, "{matrix:?}");
             let dense = DenseMatrix::new(&matrix, 5).unwrap();
             for i in 0..5 {
                 assert!(dense.row(i)[..(i + 1).saturating_sub(expected)].iter().all(|&entry| entry == 0.0));
@@ -160,8 +160,10 @@ mod tests {
     #[test]
     fn probes_write_the_bands_out() {
         for (matrix, bands) in cases() {
-            let (dense, held) =
-                (DenseMatrix::new(&matrix, 5).unwrap(), Bands::new(&matrix, 5, bands, &|| false).unwrap());
+            let (dense, held) = (
+                DenseMatrix::new(&matrix, 5).unwrap(),
+                Bands::new(&plan(&matrix), 5, bands, &|| false).unwrap(),
+            );
             for t in 0..5 {
                 for (back, entry) in held.row(t).iter().rev().enumerate() {
                     let expected = if back <= t { dense.row(t)[t - back] } else { 0.0 };

@@ -7,10 +7,14 @@ mod spaced;
 #[cfg(test)]
 mod tests;
 
-use super::{Participation, column_norms_squared, toeplitz_coefs};
+use super::Participation;
+use super::column::coefs_of;
+use super::norms::{UNDERFLOW_SCALES, column_norms_of};
+use super::upward::{self, Upward, sum_of_squares};
+use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::limits::MAX_GRAM_ENTRIES;
-use crate::matrix::MatrixSpec;
+use crate::matrix::{MatrixSpec, Plan, Runs};
 use bands::{Bands, bandwidth};
 use gram::Gram;
 use patterns::{NEAR, Search};
@@ -19,9 +23,13 @@ use spaced::largest_spaced_sum;
 /// What rounding may make of a number that is zero, or of two that are equal, in units of the largest there is.
 const ROUNDING: f64 = 1e-13;
 
+/// Squares below which those that they are added up from may have lost digits.
+const LEAST_SQUARE: f64 = 1e-250;
+
 /// The L2 sensitivity of a strategy, or a bound on it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Sensitivity {
+    value: f64,
     /// Its square.
     pub squared: f64,
     /// Whether it is the sensitivity itself, up to rounding (2e-9 of it at most, where column norms come by way of covariances);
@@ -32,9 +40,32 @@ pub struct Sensitivity {
 }
 
 impl Sensitivity {
-    /// The sensitivity.
+    /// A sensitivity of a value. Its square is rounded up, to more than zero where the value is.
+    pub fn new(value: f64, exact: bool, rule: SensitivityRule) -> Self {
+        let square = value * value;
+        // Below, what a square lacks is no number any more.
+        let squared = if square >= LEAST_SQUARE { upward::product(value, value) } else { square.next_up() };
+        Self { value, squared: if value == 0.0 { 0.0 } else { squared }, exact, rule }
+    }
+
+    /// A sensitivity as it was told elsewhere.
+    pub fn told(value: f64, squared: f64, exact: bool, rule: SensitivityRule) -> Self {
+        Self { value, squared, exact, rule }
+    }
+
+    /// A sensitivity of a square: its root is rounded up.
+    pub(crate) fn of_squared(squared: f64, exact: bool, rule: SensitivityRule) -> Self {
+        Self { value: upward::square_root(squared), squared, exact, rule }
+    }
+
+    /// An exact sensitivity, of a sum of squares.
+    fn of_sum(sum: Upward, rule: SensitivityRule) -> Self {
+        Self { value: sum.square_root(), squared: sum.value(), exact: true, rule }
+    }
+
+    /// The sensitivity. It is rounded up.
     pub fn value(&self) -> f64 {
-        self.squared.sqrt()
+        self.value
     }
 }
 
@@ -109,11 +140,11 @@ impl Pattern {
         match self {
             Self::Spaced { apart, most } => Ok(largest_spaced_sum(values, apart, most, cancelled)?.sum),
             Self::Residue { apart } => {
-                let mut sums = vec![0.0; apart];
+                let mut sums = vec![Upward::default(); apart];
                 for row in values.chunks(apart) {
-                    sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += value);
+                    sums.iter_mut().zip(row).for_each(|(sum, value)| sum.add(*value));
                 }
-                Ok(sums.into_iter().fold(0.0, f64::max))
+                Ok(sums.into_iter().map(Upward::value).fold(0.0, f64::max))
             }
         }
     }
@@ -139,36 +170,102 @@ pub fn sensitivity(
     participation: Participation,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Sensitivity> {
-    if n == 0 {
-        return Err(Error::invalid("n", "must be at least 1, found 0"));
+    Question { n, participation, cancelled }.of(&plan_of(strategy, n)?)
+}
+
+/// The sensitivity of the strategy that a session realises: the one whose inverse has the numbers of the session's
+/// recurrences, rounded to its precision. With it comes the precision of the session whose sensitivity it is.
+///
+/// Where no precision is given it is the larger of those of sessions in f32 and in f64, so that noise calibrated with it
+/// serves both. Where no session in f32 can run the inverse, it is that in f64.
+///
+/// # Errors
+/// As [`sensitivity`], and [`Error::Invalid`] on `matrix` where no session of the given precision can run the inverse.
+pub fn sensitivity_in(
+    strategy: &MatrixSpec,
+    n: u64,
+    participation: Participation,
+    precision: Option<Precision>,
+    cancelled: &dyn Fn() -> bool,
+) -> Result<(Sensitivity, Precision)> {
+    let question = Question { n, participation, cancelled };
+    let plan = plan_of(strategy, n)?;
+    let rounded = match precision {
+        Some(Precision::F64) => return Ok((question.of(&plan)?, Precision::F64)),
+        Some(Precision::F32) => {
+            return Ok((question.of(&plan.rounded(Precision::F32, Runs::Inverse)?)?, Precision::F32));
+        }
+        None => plan.rounded(Precision::F32, Runs::Inverse),
+    };
+    let exact = question.of(&plan)?;
+    match rounded {
+        Err(_) => Ok((exact, Precision::F64)),
+        Ok(rounded) if rounded.stages() == plan.stages() => Ok((exact, Precision::F32)),
+        Ok(rounded) => {
+            let rounded = question.of(&rounded)?;
+            let is_larger = rounded.value() >= exact.value();
+            Ok(if is_larger { (rounded, Precision::F32) } else { (exact, Precision::F64) })
+        }
     }
-    let most = participation.true_max_participations(n)?;
-    let found = find(strategy, n, participation, most, cancelled)?;
-    if !found.squared.is_finite() {
-        return Err(Error::invalid("matrix", "its sensitivity is not finite in f64"));
+}
+
+fn plan_of(strategy: &MatrixSpec, n: u64) -> Result<Plan> {
+    let plan = Plan::for_question(strategy, n)?;
+    plan.check_representable::<f64>()?;
+    Ok(plan)
+}
+
+/// What is asked of a strategy.
+struct Question<'a> {
+    n: u64,
+    participation: Participation,
+    cancelled: &'a dyn Fn() -> bool,
+}
+
+impl Question<'_> {
+    fn of(&self, plan: &Plan) -> Result<Sensitivity> {
+        let Self { n, participation, cancelled } = *self;
+        if n == 0 {
+            return Err(Error::invalid("n", "must be at least 1, found 0"));
+        }
+        let most = participation.true_max_participations(n)?;
+        let found = find(plan, n, participation, most, cancelled)?;
+        if !found.squared.is_finite() {
+            return Err(Error::invalid("matrix", "must have a squared sensitivity that is finite in f64"));
+        }
+        if found.squared >= LEAST_SQUARE {
+            return Ok(found);
+        }
+        // Squares of small numbers are no numbers of f64: those of a multiple are.
+        for factor in UNDERFLOW_SCALES {
+            let scaled = find(&plan.scaled(factor), n, participation, most, cancelled)?;
+            if scaled.squared >= LEAST_SQUARE && scaled.value().is_finite() {
+                let value = upward::quotient(scaled.value(), factor);
+                return Ok(Sensitivity::new(value, scaled.exact, scaled.rule));
+            }
+        }
+        Ok(found)
     }
-    Ok(found)
 }
 
 fn find(
-    strategy: &MatrixSpec,
+    strategy: &Plan,
     n: u64,
     participation: Participation,
     most: u64,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<Sensitivity> {
     use SensitivityRule::{DisjointColumns, LargestColumn, ShiftedColumns, SumOfNorms};
-    let exact = |squared, rule| Ok(Sensitivity { squared, exact: true, rule });
+    let exact = |squared, rule| Ok(Sensitivity::of_squared(squared, true, rule));
     let largest = |values: &[f64]| values.iter().copied().fold(0.0, f64::max);
-    let coefs = toeplitz_coefs(strategy, n)?;
+    let coefs = coefs_of(strategy, n, cancelled)?;
     let pattern = match participation {
         // The last participation has no other to be apart from.
         _ if most == 1 => {
-            let squared = match coefs {
-                Some(coefs) => coefs.iter().map(|c| c * c).sum(),
-                None => largest(&column_norms_squared(strategy, n, cancelled)?),
+            return match coefs {
+                Some(coefs) => Ok(Sensitivity::of_sum(sum_of_squares(coefs), LargestColumn)),
+                None => exact(largest(&column_norms_of(strategy, n, cancelled)?), LargestColumn),
             };
-            return exact(squared, LargestColumn);
         }
         Participation::Single => Pattern::Spaced { apart: n as usize, most: 1 },
         Participation::MinSep { min_sep, max_participations: _ } => {
@@ -180,22 +277,19 @@ fn find(
         && let Some(sign) = common_sign(coefs)
         && (matches!(pattern, Pattern::Residue { .. }) || is_non_increasing(coefs, sign))
     {
-        return exact(shifted_columns(coefs, sign, pattern.apart(), most as usize), ShiftedColumns);
+        let sum = shifted_columns(coefs, sign, pattern.apart(), most as usize);
+        return Ok(Sensitivity::of_sum(sum, ShiftedColumns));
     }
     let norms_squared = match &coefs {
         Some(coefs) => toeplitz_column_norms_squared(coefs),
-        None => column_norms_squared(strategy, n, cancelled)?,
+        None => column_norms_of(strategy, n, cancelled)?,
     };
     let (n, bands) = (norms_squared.len(), bandwidth(strategy, norms_squared.len()));
     if bands <= pattern.apart() {
         return exact(pattern.largest_sum(&norms_squared, cancelled)?, DisjointColumns);
     }
-    let norms: Vec<f64> = norms_squared.iter().map(|norm| norm.sqrt()).collect();
-    let by_norms = Sensitivity {
-        squared: pattern.largest_sum(&norms, cancelled)?.powi(2),
-        exact: false,
-        rule: SumOfNorms,
-    };
+    let norms: Vec<f64> = norms_squared.iter().map(|&norm| upward::square_root(norm)).collect();
+    let by_norms = Sensitivity::new(pattern.largest_sum(&norms, cancelled)?, false, SumOfNorms);
     if n.saturating_mul(bands) > MAX_GRAM_ENTRIES {
         return Ok(by_norms);
     }
@@ -213,7 +307,7 @@ fn by_gram(gram: &Gram, pattern: Pattern, cancelled: &dyn Fn() -> bool) -> Resul
         Pattern::Residue { apart } => gram.of_residues(apart),
     };
     let exact = bound.upper - bound.reached <= ROUNDING * bound.upper;
-    Ok(Sensitivity { squared: bound.upper, exact, rule: SensitivityRule::GramSums })
+    Ok(Sensitivity::of_squared(bound.upper, exact, SensitivityRule::GramSums))
 }
 
 /// Patterns of participations that move a strategy the most.
@@ -313,7 +407,7 @@ fn is_non_increasing(coefs: &[f64], sign: CommonSign) -> bool {
 ///
 /// Entry `t` of the sum has the last `count` of the terms `c_t, c_{t - apart}, ...`. They are a run of whole blocks of
 /// `count` terms, or the end of one block and the start of the next: nothing is subtracted, and so nothing cancels.
-fn shifted_columns(coefs: &[f64], sign: CommonSign, apart: usize, count: usize) -> f64 {
+fn shifted_columns(coefs: &[f64], sign: CommonSign, apart: usize, count: usize) -> Upward {
     let n = coefs.len();
     let mut starts: Vec<f64> = sign.applied(coefs).collect();
     let mut ends = starts.clone();
@@ -332,16 +426,16 @@ fn shifted_columns(coefs: &[f64], sign: CommonSign, apart: usize, count: usize) 
         let ended = if place(t) + 1 == count { None } else { t.checked_sub((count - 1) * apart) };
         starts[t] + ended.map_or(0.0, |t| ends[t])
     };
-    (0..n).map(|t| entry(t).powi(2)).sum()
+    sum_of_squares((0..n).map(entry))
 }
 
 /// Column `j` has the first `n - j` of the coefficients.
 fn toeplitz_column_norms_squared(coefs: &[f64]) -> Vec<f64> {
     let mut norms: Vec<f64> = coefs
         .iter()
-        .scan(0.0, |sum, c| {
-            *sum += c * c;
-            Some(*sum)
+        .scan(Upward::default(), |sum, &c| {
+            sum.add_square(c);
+            Some(sum.value())
         })
         .collect();
     norms.reverse();

@@ -1,5 +1,6 @@
 //! The largest sum of entries that lie apart: `VecSens` of arXiv 2306.08153, Algorithm 3.
 
+use crate::analysis::upward::{self, Upward};
 use crate::error::{Error, Result};
 
 /// Picks up to which one bit of a word each tells what was taken.
@@ -37,7 +38,7 @@ pub(super) fn largest_spaced_sum(
     if values.iter().all(|&value| value == first) {
         let count = most.min(fit);
         let picks = (0..count).map(|pick| pick * apart).collect();
-        return Ok(Spaced { sum: first * count as f64, picks: Some(picks) });
+        return Ok(Spaced { sum: upward::product(first, count as f64), picks: Some(picks) });
     }
     if most >= fit {
         let picks = penalized_picks(values, apart, 0.0);
@@ -51,7 +52,9 @@ pub(super) fn largest_spaced_sum(
 }
 
 fn sum_of(values: &[f64], picks: &[usize]) -> f64 {
-    picks.iter().map(|&pick| values[pick]).sum()
+    let mut sum = Upward::default();
+    picks.iter().for_each(|&pick| sum.add(values[pick]));
+    sum.value()
 }
 
 /// Picks that maximise the sum of `value - penalty`, however many.

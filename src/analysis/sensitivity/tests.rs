@@ -1,6 +1,7 @@
 //! Against all patterns and all signs, on small matrices of every kind.
 
 use super::*;
+use crate::analysis::toeplitz_coefs;
 use crate::matrix::{DenseMatrix, strategy};
 
 /// Numbers in `[-1, 1)` that a seed fixes.
@@ -215,7 +216,8 @@ fn large_banded_matrices_agree_with_full_ones() {
         Participation::FixedEpochs { epochs: 20 },
     ] {
         let [a, b] = [&banded, &full].map(|matrix| {
-            let bands = Bands::new(matrix, n, bandwidth(matrix, n), &|| false).unwrap();
+            let plan = Plan::new(matrix).unwrap();
+            let bands = Bands::new(&plan, n, bandwidth(&plan, n), &|| false).unwrap();
             let bound = by_gram(
                 &Gram::new(&bands, &|| false).unwrap(),
                 match participation {
@@ -294,5 +296,98 @@ fn a_call_can_be_cancelled() {
     let matrix = dense(8, |_, _| numbers.next());
     for participation in [Participation::Single, Participation::FixedEpochs { epochs: 2 }] {
         assert_eq!(sensitivity(&matrix, 8, participation, &|| true), Err(Error::Cancelled));
+    }
+}
+
+#[test]
+fn small_matrices_have_a_sensitivity() {
+    let min_sep = Participation::MinSep { min_sep: 2, max_participations: Some(2) };
+    for small in [1e-130, 1e-160, 1e-170, 1e-200, 1e-307] {
+        let diagonal = MatrixSpec::Diagonal { diag: vec![small / 3.0, small] };
+        for (participation, factor) in [(Participation::Single, 1.0), (min_sep, 2.0_f64.sqrt())] {
+            for (matrix, norm) in [
+                (toeplitz(vec![small]), 1.0),
+                (toeplitz(vec![small, small]), 2.0_f64.sqrt()),
+                (diagonal.clone(), 1.0),
+                (product(toeplitz(vec![small, -small]), toeplitz(vec![1.0])), 2.0_f64.sqrt()),
+                (dense(6, |i, j| if i == j { small } else { 0.0 }), 1.0),
+            ] {
+                let found = sensitivity(&matrix, 6, participation, &|| false).unwrap();
+                let expected = small * norm * factor;
+                let off = found.value() / expected - 1.0;
+                assert!((-1e-15..1e-14).contains(&off), "{matrix:?}: {found:?} not {expected:e}");
+                assert!(found.squared > 0.0);
+            }
+        }
+    }
+    for zero in [toeplitz(vec![0.0]), MatrixSpec::Diagonal { diag: vec![0.0] }] {
+        let found = sensitivity(&zero, 6, Participation::Single, &|| false).unwrap();
+        assert_eq!((found.value(), found.squared), (0.0, 0.0));
+    }
+    assert_eq!(
+        sensitivity(&toeplitz(vec![1e-170]), 1, Participation::Single, &|| false).unwrap().value(),
+        1e-170
+    );
+}
+
+fn product(a: MatrixSpec, b: MatrixSpec) -> MatrixSpec {
+    MatrixSpec::Product { factors: vec![a, b] }
+}
+
+/// What a session in f32 applies, written out by hand, has the sensitivity that is told for f32.
+#[test]
+fn a_precision_tells_the_sensitivity_of_what_is_applied() {
+    let f32 = |value: f64| f64::from(value as f32);
+    let each = |list: &[f64]| list.iter().map(|&value| f32(value)).collect::<Vec<_>>();
+    let (theta, w) = ([0.999_998_3, 0.997_1, 0.9], [1.1e-3, 0.013, 0.21]);
+    let blt = |theta: &[f64], w: &[f64]| MatrixSpec::BufferedToeplitz {
+        buf_decay: theta.to_vec(),
+        output_scale: w.to_vec(),
+    };
+    let coef = [0.9, 0.3, 0.1];
+    // The inverse multiplies with 1 / c_0 and -c_k / c_0.
+    let first = 1.0 / f32(1.0 / coef[0]);
+    let quotients: Vec<f64> = coef.iter().map(|c| f32(c / coef[0]) * first).collect();
+    let applied = [first, quotients[1], quotients[2]];
+    let scale = [3.3, 0.7, 1.9];
+    let reciprocals: Vec<f64> = scale.iter().map(|&s| 1.0 / f32(1.0 / s)).collect();
+    let cases = [
+        (blt(&theta, &w), blt(&each(&theta), &each(&w))),
+        (toeplitz(coef.to_vec()), toeplitz(applied.to_vec())),
+        // The noising matrix of an inverse is the matrix.
+        (toeplitz(vec![1.0, -0.3, -0.1]).inverse(), toeplitz(each(&[1.0, -0.3, -0.1])).inverse()),
+        (
+            toeplitz(coef.to_vec()).scale_rows_and_columns(None, Some(scale.to_vec())),
+            toeplitz(applied.to_vec()).scale_rows_and_columns(None, Some(reciprocals)),
+        ),
+        (MatrixSpec::PrefixSum, MatrixSpec::PrefixSum),
+    ];
+    let epochs = Participation::FixedEpochs { epochs: 4 };
+    for (told, applied) in cases {
+        for (n, participation) in [(2000, Participation::Single), (2000, epochs), (20, epochs)] {
+            let of = |matrix: &MatrixSpec| sensitivity(matrix, n, participation, &|| false).unwrap();
+            let in_precision =
+                |precision| sensitivity_in(&told, n, participation, precision, &|| false).unwrap();
+            let (expected, exact) = (of(&applied), of(&told));
+            let (found, precision) = in_precision(Some(Precision::F32));
+            assert!(
+                (found.value() / expected.value() - 1.0).abs() < 1e-14,
+                "{told:?}: {found:?} {expected:?}"
+            );
+            assert_eq!(precision, Precision::F32);
+            assert_eq!(in_precision(Some(Precision::F64)), (exact, Precision::F64));
+            let (safe, of_which) = in_precision(None);
+            assert_eq!(safe.value(), found.value().max(exact.value()));
+            let same = found.value() >= exact.value();
+            assert_eq!(of_which, if same { Precision::F32 } else { Precision::F64 });
+        }
+    }
+    // No session in f32 runs the inverse of these.
+    for only_f64 in [toeplitz(vec![1e-60]), toeplitz(vec![0.0, 1.0]), toeplitz(vec![1e60])] {
+        let asked = |precision| sensitivity_in(&only_f64, 3, Participation::Single, precision, &|| false);
+        assert_eq!(asked(None).unwrap().1, Precision::F64);
+        assert!(
+            matches!(asked(Some(Precision::F32)), Err(Error::Invalid { field, .. }) if field == "matrix")
+        );
     }
 }

@@ -214,6 +214,10 @@ impl<'a> Setting<'a> {
     }
 
     fn measured(&self, buf_decay: Vec<f64>, output_scale: Vec<f64>, watch: &Watch<'_>) -> Result<Design> {
+        // Numbers that a session in f32 has as well: what is told of the strategy holds in either precision. Near 1, decays that
+        // round to others would make another strategy.
+        let in_f32 = |list: Vec<f64>| list.into_iter().map(|value| f64::from(value as f32)).collect();
+        let (buf_decay, output_scale) = (in_f32(buf_decay), in_f32(output_scale));
         let strategy = MatrixSpec::BufferedToeplitz { buf_decay, output_scale };
         let noising_matrix = strategy.clone().inverse();
         Design::of(strategy, noising_matrix, self.asked, &|| watch.abandoned())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -43,20 +43,28 @@ class Sensitivity:
         squared: Its square.
         exact: Whether it is the sensitivity itself; else an upper bound, with which noise may safely be calibrated.
         rule: What it comes from.
+        precision: The precision of the session whose sensitivity it is, `f32` or `f64`; empty in a design.
+        told: The sensitivity as it was told, where it was: `value` is that.
     """
 
     squared: float
     exact: bool
     rule: str
+    precision: str = ""
+    told: float | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "squared", real("squared", self.squared))
 
     @property
     def value(self) -> float:
-        """The sensitivity: gradients clipped to norm `c` take noise of `noise_multiplier * c * value`."""
+        """The sensitivity, rounded up: gradients clipped to norm `c` take noise of `noise_multiplier * c * value`."""
+        if self.told is not None:
+            return self.told
         # Of less than 0, NaN, which every question refuses.
-        return math.sqrt(self.squared) if self.squared >= 0 else math.nan
+        if not self.squared > 0:
+            return 0.0 if self.squared == 0 else math.nan
+        return math.nextafter(math.sqrt(self.squared), math.inf)
 
 
 @dataclass(frozen=True)
@@ -113,7 +121,12 @@ class Design:
         return cls(
             StreamingMatrix.from_json(found["strategy"]),
             StreamingMatrix.from_json(found["noising_matrix"]),
-            Sensitivity(found["sensitivity_squared"], found["exact"], found["rule"]),
+            Sensitivity(
+                found["sensitivity_squared"],
+                found["exact"],
+                found["rule"],
+                told=found["sensitivity"],
+            ),
             found["mean"],
             found["max"],
             found["loss"],
@@ -274,13 +287,27 @@ def sensitivity(
     n: int,
     participation: Participation | None = None,
     *,
+    precision: str | None = None,
     client: Client | None = None,
 ) -> Sensitivity:
-    """The sensitivity of the leading `n x n` block of a strategy `C`."""
+    """The sensitivity of the leading `n x n` block of a strategy `C`.
+
+    Args:
+        strategy: `C`.
+        n: Steps.
+        participation: Which steps one user's data may take part in; in one unless given.
+        precision: The precision of the session that runs the inverse of `C`, `f32` or `f64`. A session rounds the numbers of
+            its recurrences to it, and what it protects is the strategy whose inverse has the rounded numbers. Unless given,
+            the larger sensitivity of the two, which is safe for both.
+        client: Where it is computed; in this process unless given.
+    """
     pattern = Participation() if participation is None else participation
     is_a("participation", pattern, Participation, "a noised.Participation")
     described = _json("strategy", strategy)
-    return Sensitivity(*_noised.sensitivity(_place(client), described, whole("n", n), pattern))
+    value, squared, exact, rule, of = _noised.sensitivity(
+        _place(client), described, whole("n", n), pattern, precision
+    )
+    return Sensitivity(squared, exact, rule, of, value)
 
 
 def query_errors(

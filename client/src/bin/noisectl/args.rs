@@ -23,6 +23,11 @@ impl MatrixArg {
     pub(crate) fn read(&self) -> Result<MatrixSpec, Failure> {
         read_matrix(&self.matrix)
     }
+
+    /// For a question about `n` steps.
+    pub(crate) fn read_for(&self, n: u64) -> Result<MatrixSpec, Failure> {
+        Ok(MatrixSpec::from_json_for(&text_or_file("matrix", &self.matrix)?, n)?)
+    }
 }
 
 /// A matrix from JSON, or from a file that is named with `@`.

@@ -1,11 +1,11 @@
 //! `noisectl describe`: what a session on a matrix would hold and move.
 
-use noised::analysis::{self, Description, TreeDescription};
+use noised::analysis::{self, Description, Growth, TreeDescription};
 use serde_json::{Map, Value, json};
 
 use crate::args::{FormatArg, MatrixArg, Place, StateArgs, TreeArg};
 use crate::failure::Failure;
-use crate::output::{Format, bytes, or_none, print_fields, print_json};
+use crate::output::{Format, bytes, or_none, print_fields, print_json, short};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -39,7 +39,8 @@ impl Args {
 }
 
 fn to_json(description: &Description) -> Map<String, Value> {
-    let Description { planes, planes_read, planes_written, toeplitz, horizon, precision, tree } = description;
+    let Description { planes, planes_read, planes_written, toeplitz, horizon, precision, growth, tree } =
+        description;
     let mut object = Map::new();
     let mut put = |name: &str, value: Value| object.insert(name.to_owned(), value);
     put("planes", json!(planes));
@@ -48,6 +49,7 @@ fn to_json(description: &Description) -> Map<String, Value> {
     put("toeplitz", json!(toeplitz));
     put("horizon", json!(horizon));
     put("precision", json!(precision.name()));
+    put("growth", growth_to_json(growth));
     if let Some(tree) = tree {
         let TreeDescription { lanes, step_bytes, state_bytes, memory_bytes, moved_bytes_per_step } = tree;
         put("lanes", json!(lanes));
@@ -59,8 +61,30 @@ fn to_json(description: &Description) -> Map<String, Value> {
     object
 }
 
+/// How a matrix grows, for programs.
+pub(crate) fn growth_to_json(growth: &Growth) -> Value {
+    let Growth { steps, relative_error, sound_steps, overflows } = growth;
+    json!({
+        "steps": steps,
+        "relative_error": relative_error,
+        "sound_steps": sound_steps,
+        "overflows": overflows,
+    })
+}
+
+/// How a matrix grows, in a line.
+pub(crate) fn to_words(growth: &Growth) -> String {
+    let Growth { steps, relative_error, sound_steps, overflows } = growth;
+    match (sound_steps, overflows) {
+        (Some(sound), true) => format!("values overflow from step {sound} on"),
+        (Some(sound), false) => format!("more than 1% from step {sound} on: its recurrences grow and cancel"),
+        (None, _) => format!("{} of what it gives after {steps} steps", short(*relative_error)),
+    }
+}
+
 fn to_fields(description: &Description) -> Vec<(&'static str, String)> {
-    let Description { planes, planes_read, planes_written, toeplitz, horizon, precision, tree } = description;
+    let Description { planes, planes_read, planes_written, toeplitz, horizon, precision, growth, tree } =
+        description;
     let mut fields = vec![
         ("planes", planes.to_string()),
         ("planes read a step", planes_read.to_string()),
@@ -68,6 +92,7 @@ fn to_fields(description: &Description) -> Vec<(&'static str, String)> {
         ("toeplitz", if *toeplitz { "yes" } else { "no" }.to_owned()),
         ("horizon", or_none(*horizon)),
         ("precision", precision.to_string()),
+        ("rounding errors", to_words(growth)),
     ];
     if let Some(tree) = tree {
         let TreeDescription { lanes, step_bytes, state_bytes, memory_bytes, moved_bytes_per_step } = tree;

@@ -27,7 +27,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let matrix = self.matrix.read()?;
+        let matrix = self.matrix.read_for(self.n)?;
         let rows = match self.place.client().await? {
             None => Rows::Local(analysis::Rows::new(&matrix, self.n)?),
             Some(client) => Rows::Remote(client.analysis().materialize(&matrix, self.n).await?),
@@ -48,7 +48,7 @@ impl Rows {
     /// The next row up to its diagonal.
     async fn next(&mut self) -> Result<Option<Vec<f64>>, Failure> {
         match self {
-            Self::Local(rows) => Ok(rows.next_row()),
+            Self::Local(rows) => Ok(rows.next_finite_row()?),
             Self::Remote(rows) => Ok(rows.next_row().await?),
         }
     }

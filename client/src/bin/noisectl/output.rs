@@ -114,6 +114,22 @@ pub(crate) fn short(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A number for people that is not less than it is, in the digits that are shown: of noise, or of a loss of privacy.
+pub(crate) fn short_up(value: f64) -> String {
+    let shown = short(value);
+    match shown.parse::<f64>() {
+        Ok(told) if told < value => {
+            let unit = if (1e-4..1e7).contains(&value.abs()) {
+                1e-6
+            } else {
+                10.0_f64.powi(value.abs().log10().floor() as i32 - 5)
+            };
+            short(told + unit)
+        }
+        _ => shown,
+    }
+}
+
 /// Bytes for people.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["B", "kB", "MB", "GB", "TB", "PB"];
@@ -184,6 +200,19 @@ mod tests {
         assert_eq!(short(1.0 / 3.0), "0.333333");
         assert_eq!(short(100.0), "100");
         assert_eq!(short(-1.5e-9), "-1.50000e-9");
+        assert_eq!(["0.5", "0.333334", "6.455504"], [0.5, 1.0 / 3.0, 6.455_503_334_2].map(short_up));
+        assert_eq!(short_up(9.999_999_99), "10");
+        assert_eq!(short_up(1.234_561e-9), "1.23457e-9");
+        assert_eq!(short_up(9.999_999e-9), "1.00000e-8");
+        for i in 1..5000_i32 {
+            let value = f64::from(i).powf(3.7) * 1.3_f64.powi(i % 97 - 48);
+            let (told, nearest) =
+                (short_up(value).parse::<f64>().unwrap(), short(value).parse::<f64>().unwrap());
+            assert!(
+                told >= value && (told - nearest).abs() <= 1.1e-6_f64.max(1.1e-5 * value),
+                "{value}: {told}"
+            );
+        }
         assert_eq!(bytes(999), "999 B");
         assert_eq!(bytes(400_000_000), "400.00 MB");
         let counts = [0.0, 0.012_34, 0.5, 1.0, 12.0, 999.4, 999.9, 1000.0, 1536.0, 100_000.0, 1e7, 2.345e9];

@@ -26,7 +26,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let matrix = self.matrix.read()?;
+        let matrix = self.matrix.read_for(self.n)?;
         let norms = match self.place.client().await? {
             None => analysis::row_norms_squared(&matrix, self.n, || false)?,
             Some(client) => client.analysis().row_norms_squared(&matrix, self.n).await?,

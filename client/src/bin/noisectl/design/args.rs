@@ -63,7 +63,7 @@ impl ProblemArgs {
             ObjectiveArg::Mean => Objective::Mean,
             ObjectiveArg::Max => Objective::Max,
         };
-        let workload = self.workload.read()?;
+        let workload = self.workload.read(0)?;
         let problem = Problem { n: self.n, participation: self.participation.read(), objective, workload };
         problem.validate()?;
         Ok(problem)
@@ -79,14 +79,15 @@ pub(crate) struct WorkloadArg {
 }
 
 impl WorkloadArg {
-    pub(crate) fn read(&self) -> Result<Option<MatrixSpec>, Failure> {
-        self.workload.as_deref().map(|text| read_named("workload", text)).transpose()
+    /// For a question about `n` steps; 0 for a matrix that a session may run.
+    pub(crate) fn read(&self, n: u64) -> Result<Option<MatrixSpec>, Failure> {
+        self.workload.as_deref().map(|text| read_named("workload", text, n)).transpose()
     }
 }
 
-/// A matrix that is told of under the name of its flag.
-pub(crate) fn read_named(name: &str, text: &str) -> Result<MatrixSpec, Failure> {
-    let spec = MatrixSpec::from_json(&text_or_file(name, text)?);
+/// A matrix that is told of under the name of its flag, for a question about `n` steps; 0 for one that a session may run.
+pub(crate) fn read_named(name: &str, text: &str, n: u64) -> Result<MatrixSpec, Failure> {
+    let spec = MatrixSpec::from_json_for(&text_or_file(name, text)?, n);
     Ok(spec.map_err(|error| error.about_matrix(name))?)
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::args::FormatArg;
 use crate::failure::Failure;
-use crate::output::{Format, print_fields, print_json, short};
+use crate::output::{Format, print_fields, print_json, short_up};
 
 /// Where a question is answered that takes no time: in this process, unless a server is named.
 #[derive(Debug, clap::Args)]
@@ -74,14 +74,14 @@ impl Args {
                 "mu": mu,
             })),
             Format::Table => {
-                let some = |value: Option<f64>| value.map_or_else(|| "needs --delta".to_owned(), short);
+                let some = |value: Option<f64>| value.map_or_else(|| "needs --delta".to_owned(), short_up);
                 print_fields([
-                    ("noise multiplier", short(noise_multiplier)),
-                    ("stddev", short(stddev)),
+                    ("noise multiplier", short_up(noise_multiplier)),
+                    ("stddev", short_up(stddev)),
                     ("epsilon", some(epsilon)),
                     ("delta", some(delta)),
-                    ("rho", short(rho)),
-                    ("mu", short(mu)),
+                    ("rho", short_up(rho)),
+                    ("mu", short_up(mu)),
                 ])
             }
         }

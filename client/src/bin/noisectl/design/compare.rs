@@ -10,7 +10,9 @@ use serde_json::{Value, json};
 use super::args::{ParticipationArgs, WorkloadArg, read_named, stem};
 use crate::args::Place;
 use crate::failure::Failure;
-use crate::output::{SeriesFormat, SeriesFormatArg, csv_text, print_json, print_table, short, stdout};
+use crate::output::{
+    SeriesFormat, SeriesFormatArg, csv_text, print_json, print_table, short, short_up, stdout,
+};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -54,7 +56,7 @@ impl Compared {
 
 impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let workload = self.workload.read()?;
+        let workload = self.workload.read(0)?;
         let named: Vec<(String, MatrixSpec)> =
             self.strategies.iter().map(|text| read_strategy(text)).collect::<Result<_, _>>()?;
         let client = self.place.client().await?;
@@ -86,24 +88,25 @@ async fn ask(
 ) -> Result<(Sensitivity, QueryErrors), Failure> {
     let mechanism = Mechanism::Strategy(strategy);
     let Some(client) = client else {
-        let sensitivity = analysis::sensitivity(strategy, n, participation, &|| false)
-            .map_err(|error| error.about_matrix("strategy"))?;
+        let sensitivity = analysis::sensitivity_in(strategy, n, participation, None, &|| false)
+            .map_err(|error| error.about_matrix("strategy"))?
+            .0;
         return Ok((sensitivity, analysis::query_errors(mechanism, workload, n, &|| false)?));
     };
     let analysis = client.analysis();
-    let sensitivity = analysis.sensitivity(strategy, n, participation).await?;
+    let sensitivity = analysis.sensitivity_in(strategy, n, participation, None).await?.0;
     Ok((sensitivity, analysis.query_errors(mechanism, workload, n).await?))
 }
 
 /// A matrix and what it is called: its file or its kind where it has no name.
 fn read_strategy(text: &str) -> Result<(String, MatrixSpec), Failure> {
     if let Some(path) = text.strip_prefix('@') {
-        return Ok((stem(path), read_named("strategy", text)?));
+        return Ok((stem(path), read_named("strategy", text, 0)?));
     }
     match text.split_once('=').filter(|_| !text.trim_start().starts_with('{')) {
-        Some((name, text)) => Ok((name.to_owned(), read_named("strategy", text)?)),
+        Some((name, text)) => Ok((name.to_owned(), read_named("strategy", text, 0)?)),
         None => {
-            let strategy = read_named("strategy", text)?;
+            let strategy = read_named("strategy", text, 0)?;
             let kind = serde_json::to_value(&strategy)
                 .ok()
                 .and_then(|value| Some(value.get("kind")?.as_str()?.to_owned()));
@@ -159,7 +162,7 @@ fn write_table(compared: &[Compared]) -> Result<(), Failure> {
         vec![
             one.name.clone(),
             one.planes.to_string(),
-            format!("{bound}{}", short(one.sensitivity.value())),
+            format!("{bound}{}", short_up(one.sensitivity.value())),
             short(one.rmse_loss()),
             short(one.max_loss()),
         ]

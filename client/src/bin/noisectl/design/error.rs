@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use noised::Precision;
 use noised::analysis::{self, Mechanism, QueryErrors};
 
 use super::args::{WorkloadArg, read_named};
@@ -32,6 +33,9 @@ pub(crate) struct Args {
     /// Queries.
     #[arg(short = 'n', value_name = "N")]
     n: u64,
+    /// The precision of the session that runs the noising matrix, f32 or f64, to which it rounds.
+    #[arg(long, default_value_t = Precision::F64)]
+    precision: Precision,
     #[cfg(feature = "plot")]
     #[command(flatten)]
     plot: super::args::PlotArg,
@@ -43,20 +47,25 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let workload = self.workload.read()?;
+        let workload = self.workload.read(self.n)?;
         let (name, text) = match (&self.strategy, &self.noising_matrix) {
             (Some(text), _) => ("strategy", text),
             (None, Some(text)) => ("noising_matrix", text),
             (None, None) => return Err(Failure::usage("strategy", "is missing")),
         };
-        let matrix = read_named(name, text)?;
+        let matrix = read_named(name, text, self.n)?;
         let mechanism = match name {
             "strategy" => Mechanism::Strategy(&matrix),
             _ => Mechanism::NoisingMatrix(&matrix),
         };
         let errors = match self.place.client().await? {
-            None => analysis::query_errors(mechanism, workload.as_ref(), self.n, &|| false)?,
-            Some(client) => client.analysis().query_errors(mechanism, workload.as_ref(), self.n).await?,
+            None => {
+                analysis::query_errors_in(mechanism, workload.as_ref(), self.n, self.precision, &|| false)?
+            }
+            Some(client) => {
+                let analysis = client.analysis();
+                analysis.query_errors_in(mechanism, workload.as_ref(), self.n, self.precision).await?
+            }
         };
         #[cfg(feature = "plot")]
         self.plot.write(|| Ok(super::figures::errors(&errors.per_query)))?;

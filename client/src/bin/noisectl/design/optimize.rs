@@ -8,7 +8,7 @@ use super::args::{ProblemArgs, SaveArg};
 use super::progress::{search, search_there, tell_if_early};
 use crate::args::{FormatArg, Place};
 use crate::failure::Failure;
-use crate::output::{Format, print_fields, print_json, short};
+use crate::output::{Format, print_fields, print_json, short, short_up};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
@@ -120,7 +120,7 @@ fn to_fields(family: &Family, design: &Design) -> Vec<(&'static str, String)> {
     let exact = if sensitivity.exact { "" } else { " at most" };
     vec![
         ("family", family.to_string()),
-        ("sensitivity", format!("{}{exact}", short(sensitivity.value()))),
+        ("sensitivity", format!("{}{exact}", short_up(sensitivity.value()))),
         ("mean squared error", short(*mean)),
         ("largest squared error", short(*max)),
         ("loss", short(*loss)),

@@ -11,7 +11,7 @@ use super::progress::{search, search_there, tell_if_early};
 use crate::args::Place;
 use crate::failure::Failure;
 use crate::output::{
-    SeriesFormat, SeriesFormatArg, csv_text, print_json, print_line, print_table, short, stdout,
+    SeriesFormat, SeriesFormatArg, csv_text, print_json, print_line, print_table, short, short_up, stdout,
 };
 
 #[derive(Debug, clap::Args)]
@@ -92,7 +92,7 @@ fn write_table(found: &Recommendation) -> Result<(), Failure> {
             short(design.loss.sqrt()),
             short(design.mean.sqrt()),
             short(design.max.sqrt()),
-            format!("{bound}{}", short(design.sensitivity.value())),
+            format!("{bound}{}", short_up(design.sensitivity.value())),
         ]
     };
     let header = ["strategy", "planes", "root of the loss", "rmse", "largest error", "sensitivity"];

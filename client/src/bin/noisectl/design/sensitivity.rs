@@ -1,12 +1,13 @@
 //! `noisectl sensitivity`: how much one user's data can move what a strategy measures.
 
+use noised::Precision;
 use noised::analysis::{self, Sensitivity};
 use serde_json::json;
 
 use super::args::{ParticipationArgs, read_named};
 use crate::args::{FormatArg, Place};
 use crate::failure::Failure;
-use crate::output::{Format, print_fields, print_json, short};
+use crate::output::{Format, print_fields, print_json, short_up};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -18,6 +19,10 @@ pub(crate) struct Args {
     n: u64,
     #[command(flatten)]
     participation: ParticipationArgs,
+    /// The precision of the session that runs the inverse, f32 or f64, to which it rounds. Unless given, the larger
+    /// sensitivity of the two, which is safe for both.
+    #[arg(long)]
+    precision: Option<Precision>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -26,26 +31,30 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
-        let strategy = read_named("strategy", &self.strategy)?;
+        let strategy = read_named("strategy", &self.strategy, self.n)?;
         let participation = self.participation.read();
-        let found = match self.place.client().await? {
-            None => analysis::sensitivity(&strategy, self.n, participation, &|| false)
+        let (found, precision) = match self.place.client().await? {
+            None => analysis::sensitivity_in(&strategy, self.n, participation, self.precision, &|| false)
                 .map_err(|error| error.about_matrix("strategy"))?,
-            Some(client) => client.analysis().sensitivity(&strategy, self.n, participation).await?,
+            Some(client) => {
+                client.analysis().sensitivity_in(&strategy, self.n, participation, self.precision).await?
+            }
         };
-        let Sensitivity { squared, exact, rule } = found;
+        let Sensitivity { squared, exact, rule, .. } = found;
         match self.format.format {
             Format::Json => print_json(&json!({
                 "sensitivity": found.value(),
                 "sensitivity_squared": squared,
                 "exact": exact,
                 "rule": rule.name(),
+                "precision": precision.name(),
             })),
             Format::Table => print_fields([
-                ("sensitivity", short(found.value())),
-                ("squared", short(squared)),
+                ("sensitivity", short_up(found.value())),
+                ("squared", short_up(squared)),
                 ("exact", if exact { "yes" } else { "no, an upper bound" }.to_owned()),
                 ("rule", rule.name().replace('_', " ")),
+                ("of a session in", precision.to_string()),
             ]),
         }
     }

@@ -95,7 +95,7 @@ impl Args {
 
     /// The workload's first column.
     fn coefficients(&self, bands: usize) -> Result<Option<Vec<f64>>, Failure> {
-        let Some(workload) = self.workload.read()? else { return Ok(None) };
+        let Some(workload) = self.workload.read(0)? else { return Ok(None) };
         let found = analysis::toeplitz_coefs(&workload, bands as u64);
         let found = found.map_err(|error| error.about_matrix("workload").moved("n", "bands"))?;
         found.map(Some).ok_or_else(|| Failure::usage("workload", "must be Toeplitz by its algebra"))
@@ -120,7 +120,7 @@ impl Args {
             ("--bands", self.bands.is_some(), &with_bands),
             ("--buffers", self.buffers.is_some(), &[F::BltFromRationalApproximation]),
             ("--lambda", self.lambda.is_some(), &[F::LambdaCgd]),
-            ("--workload", self.workload.read()?.is_some(), &with_workload),
+            ("--workload", self.workload.read(0)?.is_some(), &with_workload),
         ];
         for (flag, given, families) in rules {
             if given && !families.contains(&self.family) {

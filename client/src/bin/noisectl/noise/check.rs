@@ -40,7 +40,7 @@ impl Args {
         let matrix = &resolved.spec().matrix;
         let verifier = Verifier::new(matrix, self.stddev, resolved.layout().lanes(), options)?;
         let report = verify(verifier, file, &resolved)?;
-        report::print(&report, self.format.format)?;
+        report::print(&report, None, self.format.format)?;
         report::judge(&report)
     }
 }

@@ -1,16 +1,18 @@
 //! Reports of checks, as a table and as JSON.
 
+use noised::analysis::Growth;
 use noised_client::verify::{Check, Report, Verdict};
 use serde_json::{Value, json};
 
+use crate::describe;
 use crate::failure::Failure;
 use crate::output::{Format, print_json, print_line, print_table, short};
 
 /// Prints a report: `{"passed", "level", "threshold", "checks": [{"name", "statistic", "expected", "p_value",
 /// "verdict"}]}`, or a table with a line that sums it up.
-pub(super) fn print(report: &Report, format: Format) -> Result<(), Failure> {
+pub(super) fn print(report: &Report, growth: Option<&Growth>, format: Format) -> Result<(), Failure> {
     match format {
-        Format::Json => print_json(&to_json(report)),
+        Format::Json => print_json(&to_json(report, growth)),
         Format::Table => {
             let header = ["check", "found", "expected", "p-value", "verdict"].map(str::to_owned);
             print_table(header.into(), report.checks.iter().map(to_row).collect())?;
@@ -19,7 +21,11 @@ pub(super) fn print(report: &Report, format: Format) -> Result<(), Failure> {
                 "\n{failed} of {all} checks failed. One fails where its p-value is below {:.1e}; sound noise fails any \
                  with a probability of {:e}.",
                 report.threshold, report.level
-            ))
+            ))?;
+            match growth {
+                Some(growth) => print_line(&format!("Rounding errors: {}.", describe::to_words(growth))),
+                None => Ok(()),
+            }
         }
     }
 }
@@ -33,9 +39,14 @@ pub(super) fn judge(report: &Report) -> Result<(), Failure> {
     Err(Failure::failed("the noise is not what it should be", names.join(", ")))
 }
 
-fn to_json(report: &Report) -> Value {
+fn to_json(report: &Report, growth: Option<&Growth>) -> Value {
     let Report { level, threshold, checks } = report;
-    json!({ "passed": report.passed(), "level": level, "threshold": threshold, "checks": checks })
+    let mut told =
+        json!({ "passed": report.passed(), "level": level, "threshold": threshold, "checks": checks });
+    if let Some(growth) = growth {
+        told["growth"] = describe::growth_to_json(growth);
+    }
+    told
 }
 
 fn to_row(check: &Check) -> Vec<String> {

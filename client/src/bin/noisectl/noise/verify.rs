@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use noised::session::{Noise, ResolvedSpec, Source};
-use noised::{DType, Precision, SessionSpec, Tree};
+use noised::{DType, Precision, SessionSpec, Tree, analysis};
 use noised_client::verify::{Report, Verifier, VerifyOptions};
 use noised_client::{Client, LocalHost, Session};
 use tokio::sync::mpsc;
@@ -53,13 +53,14 @@ impl Args {
         let resolved = self.describe()?;
         let options = VerifyOptions { level: self.level, ..VerifyOptions::default() };
         let matrix = &resolved.spec().matrix;
+        let growth = analysis::describe(matrix, None, Some(resolved.spec().precision))?.growth;
         let verifier = Verifier::new(matrix, self.stddev, resolved.layout().lanes(), options)?;
         let values = Values::new(verifier, &resolved);
         let report = match self.place.client().await? {
             None => self.check_here(resolved.spec(), values)?,
             Some(client) => self.check_there(client, &resolved, values).await?,
         };
-        report::print(&report, self.format.format)?;
+        report::print(&report, Some(&growth), self.format.format)?;
         report::judge(&report)
     }
 
