@@ -14,6 +14,7 @@
 //! | [`session`] | [`Session`]: one matrix's state for one tree, applied chunk by chunk, each step released once |
 //! | [`analysis`] | rows, norms, errors, sensitivities and costs of a matrix, and calibration, without state |
 //! | [`design`] | which strategy is best: optimisers for every family, a recommendation |
+//! | [`json`] | JSON in which no key is there twice |
 //! | [`limits`] | every limit, by name |
 //!
 //! # Names and symbols
@@ -34,6 +35,7 @@ pub mod analysis;
 pub mod design;
 mod dtype;
 mod error;
+pub mod json;
 pub mod kernel;
 pub mod limits;
 pub mod matrix;

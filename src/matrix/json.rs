@@ -14,9 +14,7 @@ const KINDS: &str = "identity, prefix_sum, diagonal, momentum_sgd, toeplitz, buf
 
 /// Reads JSON text; does not validate.
 pub(super) fn parse(text: &str) -> Result<MatrixSpec> {
-    let value =
-        serde_json::from_str(text).map_err(|e| Error::invalid("matrix", format!("is not JSON: {e}")))?;
-    from_value(value, "matrix", 0)
+    from_value(crate::json::from_str(text, "matrix")?, "matrix", 0)
 }
 
 /// Reads a JSON value that stands at `path`.

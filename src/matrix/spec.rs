@@ -172,7 +172,7 @@ impl MatrixSpec {
 impl<'de> Deserialize<'de> for MatrixSpec {
     /// Reads the shape; the rules of each kind are [`MatrixSpec::validate`]'s.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        let value = serde_json::Value::deserialize(deserializer)?;
+        let value = crate::json::deserialize(deserializer, "matrix")?;
         json::from_value(value, "matrix", 0).map_err(serde::de::Error::custom)
     }
 }
