@@ -31,6 +31,7 @@
 //! | [`RetryPolicy`], `retry` | when a call is tried again |
 //! | [`Analysis`] | questions about a matrix that need no session |
 //! | [`tree_file`] | trees from `.safetensors` and JSON files, with the feature `files` |
+//! | [`text_file`] | texts as editors write them, with the feature `files` |
 //! | [`verify`] | whether noise is what it should be, with the feature `verify` |
 //! | [`Error`] | what can go wrong |
 //!
@@ -54,6 +55,8 @@ mod rewind;
 mod session;
 mod sharded;
 mod stream;
+#[cfg(feature = "files")]
+pub mod text_file;
 #[cfg(feature = "files")]
 pub mod tree_file;
 #[cfg(feature = "verify")]

@@ -16,7 +16,10 @@ fn noisectl(args: &[&str]) -> Output {
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_noisectl"));
-    command.args(args).env_remove("NOISED_SERVER").env_remove("NOISED_NOISE_KEY_HEX");
+    command.args(args).stdin(Stdio::null());
+    for variable in ["NOISED_SERVER", "NOISED_NOISE_KEY_HEX", "COLUMNS", "CLICOLOR_FORCE"] {
+        command.env_remove(variable);
+    }
     command
 }
 
@@ -486,6 +489,7 @@ fn a_bench_is_refused_by_the_name_of_the_option() {
 fn what_is_no_fault_of_usage_ends_with_1() {
     let there = ["materialize", "-n", "2", "--matrix", PREFIX_SUM, "--retry", "0", "--server", "127.0.0.1:1"];
     assert!(failure(&there, 1).starts_with("the server is unavailable: http://127.0.0.1:1: "));
+    assert!(failure(&there, 1).contains("--local"));
     let out = ["multiply", "--local", "--matrix", PREFIX_SUM, "--x", "[1]", "--out", "/no/such/dir/y.npy"];
     assert!(failure(&out, 1).contains("/no/such/dir"));
     let past = ["session", "run", "--local", "--seed", "1", "--steps", "9", "--lanes", "4", "--horizon", "3"];
@@ -506,9 +510,544 @@ fn a_closed_stdout_is_no_error() {
     assert_eq!(output.status.code(), Some(0));
 }
 
+/// Every command, with what it takes before its options.
+const COMMANDS: [&[&str]; 24] = [
+    &[],
+    &["materialize"],
+    &["row-norms"],
+    &["multiply"],
+    &["describe"],
+    &["error"],
+    &["sensitivity"],
+    &["optimize"],
+    &["strategy"],
+    &["recommend"],
+    &["compare"],
+    &["calibrate"],
+    &["session"],
+    &["session", "create"],
+    &["session", "get"],
+    &["session", "list"],
+    &["session", "delete"],
+    &["session", "run"],
+    &["session", "keep"],
+    &["session", "rewind"],
+    &["noise"],
+    &["noise", "check"],
+    &["noise", "verify"],
+    &["bench"],
+];
+
 #[test]
 fn help_and_version() {
     assert!(stdout(&["--help"]).contains("materialize"));
     assert!(stdout(&["session", "run", "--help"]).contains("--seed"));
     assert!(stdout(&["--version"]).starts_with("noisectl "));
+    assert!(stdout(&["help"]).contains("materialize"));
+    assert!(stdout(&["help", "session", "run"]).contains("--seed"));
+    // Who gives no command is shown which there are.
+    for (args, words) in [(&[][..], "materialize"), (&["session"], "rewind"), (&["noise"], "verify")] {
+        let output = noisectl(args);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(stderr.contains("Usage: ") && stderr.contains(words), "{stderr}");
+    }
+}
+
+#[test]
+fn help_fits_the_terminal() {
+    for args in COMMANDS {
+        for help in ["-h", "--help"] {
+            let output = command(args).arg(help).env("COLUMNS", "80").output().unwrap();
+            let help = String::from_utf8(output.stdout).unwrap();
+            assert!(help.contains("Usage: "), "{args:?}: {help}");
+            for line in help.lines() {
+                assert!(line.chars().count() <= 80, "{args:?}: {line}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tables_fit_the_terminal() {
+    let dense =
+        r#"{"kind":"inverse","matrix":{"kind":"toeplitz","coef":[1,-0.123456789,0.3,-0.7,12345.678]}}"#;
+    let strategy = "a long name of a strategy={\"kind\":\"toeplitz\",\"coef\":[1,0.5]}";
+    let x = "[[1234567.891234,-1234567.891234,0.000012345,1,2,3,4,5,6,7,8,9]]";
+    let sweep = ["--strategy", "{\"kind\":\"identity\"}", "--strategy", strategy, "-n", "12345"];
+    for args in [
+        &["materialize", "--matrix", dense, "-n", "30"][..],
+        &["row-norms", "--matrix", dense, "-n", "30"],
+        &["multiply", "--matrix", PREFIX_SUM, "--x", x],
+        &["describe", "--matrix", dense, "--lanes", "1000000"],
+        &["error", "--strategy", "{\"kind\":\"identity\"}", "-n", "100"],
+        &[&["compare"][..], &sweep].concat(),
+        &["strategy", "--family", "banded_square_root", "--bands", "20"],
+        &["recommend", "-n", "12", "--planes", "2"],
+        &["calibrate", "--rho", "0.5"],
+    ] {
+        for columns in [50, 80, 120] {
+            let output = command(args).env("COLUMNS", columns.to_string()).output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(0), "{args:?}: {stderr}");
+            let table = String::from_utf8(output.stdout).unwrap();
+            for line in table.lines() {
+                assert!(line.chars().count() <= columns, "{columns}: {line}\n{table}");
+            }
+        }
+    }
+    let shown =
+        command(&["multiply", "--matrix", PREFIX_SUM, "--x", x]).env("COLUMNS", "80").output().unwrap();
+    let shown = String::from_utf8(shown.stdout).unwrap();
+    assert!(shown.contains("-1234567.891234") && shown.contains("of 12 lanes"), "{shown}");
+}
+
+#[test]
+fn nothing_is_coloured_outside_a_terminal() {
+    let errors: [&[&str]; 3] = [&["nonsense"], &["materialize", "-n", "x"], &["session"]];
+    for args in COMMANDS {
+        let output = command(args).arg("--help").output().unwrap();
+        assert!(!output.stdout.contains(&0x1b) && !output.stderr.contains(&0x1b), "{args:?}");
+    }
+    for args in errors {
+        assert!(!noisectl(args).stderr.contains(&0x1b), "{args:?}");
+    }
+    let run =
+        ["session", "run", "--local", "--seed", "1", "--steps", "3", "--lanes", "4", "--matrix", PREFIX_SUM];
+    let output = noisectl(&run);
+    assert!(!output.stdout.contains(&0x1b) && output.stderr.is_empty());
+}
+
+#[test]
+fn questions_without_a_session_need_no_server() {
+    let strategy = r#"{"kind":"toeplitz","coef":[1,0.5]}"#;
+    for args in [
+        &["materialize", "--matrix", PREFIX_SUM, "-n", "3"][..],
+        &["row-norms", "--matrix", PREFIX_SUM, "-n", "3"],
+        &["multiply", "--matrix", PREFIX_SUM, "--x", "[1,2]"],
+        &["describe", "--matrix", PREFIX_SUM],
+        &["error", "--strategy", strategy, "-n", "3"],
+        &["sensitivity", "--strategy", strategy, "-n", "3"],
+        &["optimize", "--family", "banded_toeplitz", "--bands", "2", "-n", "4"],
+        &["strategy", "--family", "identity"],
+        &["recommend", "-n", "4", "--planes", "1"],
+        &["compare", "--strategy", strategy, "-n", "3"],
+        &["calibrate", "--rho", "0.5"],
+    ] {
+        let here = stdout(&[args, &["--local"]].concat());
+        assert_eq!(stdout(args), here, "{args:?}");
+        // An empty variable names no server, and --local goes before one that does.
+        let with = |server: &str, more: &[&str]| {
+            command(args).args(more).env("NOISED_SERVER", server).output().unwrap()
+        };
+        for output in [with("", &[]), with("127.0.0.1:1", &["--local"])] {
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), here, "{args:?}");
+        }
+        if args[0] != "strategy" {
+            let output = with("127.0.0.1:1", &["--retry", "0"]);
+            assert_eq!(output.status.code(), Some(1), "{args:?}");
+        }
+    }
+}
+
+#[test]
+fn counts_of_nothing_are_refused() {
+    let spec = ["--matrix", PREFIX_SUM, "--lanes", "4"];
+    let run = ["session", "run", "--local", "--seed", "1"];
+    let strategy = ["--strategy", r#"{"kind":"identity"}"#];
+    let none = "[]";
+    for (args, option) in [
+        ([&run[..], &spec, &["--steps", "0"]].concat(), "steps"),
+        ([&run[..], &spec, &["--steps", "1", "--horizon", "0"]].concat(), "horizon"),
+        (
+            [
+                "session", "run", "--local", "--seed", "1", "--steps", "1", "--matrix", PREFIX_SUM,
+                "--lanes", "0",
+            ]
+            .to_vec(),
+            "leaves",
+        ),
+        ([&run[..], &spec, &["--steps", "1", "--shard", "0/0"]].concat(), "shard"),
+        (["noise", "verify", "--local", "--steps", "0"].to_vec(), "steps"),
+        (["noise", "verify", "--local", "--lanes", "0"].to_vec(), "lanes"),
+        (["materialize", "--matrix", PREFIX_SUM, "-n", "0"].to_vec(), "n"),
+        (["row-norms", "--matrix", PREFIX_SUM, "-n", "0"].to_vec(), "n"),
+        (["multiply", "--matrix", PREFIX_SUM, "--x", none].to_vec(), "x"),
+        (["multiply", "--matrix", PREFIX_SUM, "--x", "[[],[]]"].to_vec(), "x"),
+        ([&["error", "-n", "0"][..], &strategy].concat(), "n"),
+        ([&["sensitivity", "-n", "0"][..], &strategy].concat(), "n"),
+        ([&["sensitivity", "-n", "3", "--min-sep", "0"][..], &strategy].concat(), "min_sep"),
+        (
+            [&["sensitivity", "-n", "3", "--max-participations", "0"][..], &strategy].concat(),
+            "max_participations",
+        ),
+        ([&["sensitivity", "-n", "3", "--epochs", "0"][..], &strategy].concat(), "epochs"),
+        ([&["compare", "-n", "0"][..], &strategy].concat(), "n"),
+        (["optimize", "--family", "dense", "-n", "0"].to_vec(), "n"),
+        (["optimize", "--family", "banded_toeplitz", "-n", "3", "--bands", "0"].to_vec(), "bands"),
+        (["optimize", "--family", "banded_inverse_toeplitz", "-n", "3", "--bands", "0"].to_vec(), "bands"),
+        (["optimize", "--family", "column_normalized_banded", "-n", "3", "--bands", "0"].to_vec(), "bands"),
+        (["optimize", "--family", "buffered_toeplitz", "-n", "3", "--buffers", "0"].to_vec(), "buffers"),
+        (["recommend", "-n", "0", "--planes", "1"].to_vec(), "n"),
+        (["strategy", "--family", "optimal_max_error", "-n", "0"].to_vec(), "n"),
+        (["strategy", "--family", "banded_square_root", "--bands", "0"].to_vec(), "bands"),
+        (["strategy", "--family", "blt_from_rational_approximation", "--buffers", "0"].to_vec(), "buffers"),
+    ] {
+        let line = failure(&args, 2);
+        let field = line.split(": ").next().unwrap();
+        assert!(field.split('.').any(|part| part.trim_start_matches('-') == option), "{args:?}: {line}");
+    }
+}
+
+/// The names of a directory's files, with their bytes.
+fn contents(directory: &Path) -> Vec<(String, Vec<u8>)> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries
+        .map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), std::fs::read(path).unwrap()))
+        .collect();
+    files.sort();
+    files
+}
+
+/// What is wrong is told before anything is written, under whatever name a file is read and written.
+#[test]
+fn no_command_writes_over_what_it_reads() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let spec = ["--matrix", PREFIX_SUM, "--lanes", "2", "--dtype", "f64"];
+    let identity = r#"{"kind":"identity"}"#;
+    stdout(&["multiply", "--matrix", identity, "--x", "[[1,2],[3,4]]", "--out", &path("g.npy")]);
+    std::fs::write(path("m.json"), identity).unwrap();
+    std::fs::write(path("m.svg"), identity).unwrap();
+    std::fs::write(path("t.json"), r#"{"leaves":[{"path":"w","dtype":"f32","shape":[2]}]}"#).unwrap();
+    let header = br#"{"w":{"dtype":"F64","shape":[2],"data_offsets":[0,16]}}"#;
+    let tensors = [&(header.len() as u64).to_le_bytes()[..], header, &[1; 16]].concat();
+    std::fs::write(path("g.safetensors"), tensors).unwrap();
+    let index = r#"{"weight_map":{"w":"g.safetensors"}}"#;
+    std::fs::write(path("i.json"), index).unwrap();
+
+    let (npy, safetensors) = (path("g.npy"), path("g.safetensors"));
+    let (matrix, at_npy) = (format!("@{}", path("m.json")), format!("@{npy}"));
+    let at_svg = format!("@{}", path("m.svg"));
+    let (tree, index) = (path("t.json"), path("i.json"));
+    let run = ["session", "run", "--input", &npy];
+    let private = ["--source", "privatize", "--stddev", "1"];
+    let nobody = ["--server", "127.0.0.1:1", "--retry", "0"];
+    let n = ["-n", "4"];
+    // What is run, the file that it reads, and the option that writes.
+    let commands: Vec<(Vec<&str>, &str, &str)> = vec![
+        ([&run[..], &spec, &["--local"]].concat(), "g.npy", "--out"),
+        ([&run[..], &spec, &private, &["--local"]].concat(), "g.npy", "--out"),
+        ([&run[..], &spec, &nobody].concat(), "g.npy", "--out"),
+        ([&run[..], &spec, &private, &nobody].concat(), "g.npy", "--out"),
+        (
+            vec![
+                "session", "run", "--local", "--seed", "1", "--steps", "1", "--lanes", "2", "--matrix",
+                &matrix,
+            ],
+            "m.json",
+            "--out",
+        ),
+        (
+            vec![
+                "session", "run", "--local", "--seed", "1", "--steps", "1", "--tree", &tree, "--matrix",
+                PREFIX_SUM,
+            ],
+            "t.json",
+            "--out",
+        ),
+        (
+            vec![
+                "session", "run", "--local", "--seed", "1", "--steps", "1", "--tree", &index, "--matrix",
+                PREFIX_SUM,
+            ],
+            "g.safetensors",
+            "--out",
+        ),
+        (
+            vec![
+                "session", "run", "--local", "--seed", "1", "--steps", "1", "--tree", &index, "--matrix",
+                PREFIX_SUM,
+            ],
+            "i.json",
+            "--out",
+        ),
+        (
+            vec![
+                "session",
+                "run",
+                "--local",
+                "--input",
+                &safetensors,
+                "--tree",
+                &safetensors,
+                "--matrix",
+                PREFIX_SUM,
+            ],
+            "g.safetensors",
+            "--out",
+        ),
+        (vec!["multiply", "--matrix", PREFIX_SUM, "--x", &at_npy], "g.npy", "--out"),
+        (vec!["multiply", "--matrix", &matrix, "--x", "[1]"], "m.json", "--out"),
+        (
+            [&["optimize", "--family", "banded_toeplitz", "--bands", "2", "--workload", &matrix][..], &n]
+                .concat(),
+            "m.json",
+            "--save",
+        ),
+        (
+            vec!["strategy", "--family", "banded_square_root", "--bands", "2", "--workload", &matrix],
+            "m.json",
+            "--save",
+        ),
+        ([&["recommend", "--planes", "1", "--workload", &matrix][..], &n].concat(), "m.json", "--save"),
+        ([&["recommend", "--planes", "1", "--workload", &at_svg][..], &n].concat(), "m.svg", "--plot"),
+        ([&["error", "--strategy", &at_svg][..], &n].concat(), "m.svg", "--plot"),
+        ([&["error", "--noising-matrix", &at_svg][..], &n].concat(), "m.svg", "--plot"),
+        ([&["compare", "--strategy", &at_svg][..], &n].concat(), "m.svg", "--plot"),
+        ([&["bench", "--matrix", &matrix][..], &nobody].concat(), "m.json", "--report"),
+        ([&["bench", "--matrix", &at_svg][..], &nobody].concat(), "m.svg", "--plot"),
+    ];
+    let before = contents(directory.path());
+    let names = TempDir::new().unwrap();
+    for (args, read, option) in commands {
+        let ending = Path::new(read).extension().unwrap().to_str().unwrap();
+        let link = names.path().join(format!("link.{ending}"));
+        let hard = names.path().join(format!("hard.{ending}"));
+        let _none = (std::fs::remove_file(&link), std::fs::remove_file(&hard));
+        std::os::unix::fs::symlink(path(read), &link).unwrap();
+        std::fs::hard_link(path(read), &hard).unwrap();
+        let spelled = format!("{}/./{read}", directory.path().display());
+        for written in [path(read), spelled, link.to_str().unwrap().into(), hard.to_str().unwrap().into()] {
+            let line = failure(&[&args[..], &[option, &written]].concat(), 2);
+            assert!(line.contains(&written) && line.starts_with(option.trim_start_matches('-')), "{line}");
+            assert!(contents(directory.path()) == before, "{args:?} {written}");
+        }
+    }
+    // Nor do two options write one file.
+    let both = path("both.svg");
+    let twice = [&["bench", "--report", &both, "--plot", &both][..], &nobody].concat();
+    assert!(failure(&twice, 2).contains("--report writes"));
+    // Standard input may be a file, too.
+    let save =
+        ["optimize", "--family", "banded_toeplitz", "--bands", "2", "-n", "4", "--workload", "@-", "--save"];
+    let stdin = std::fs::File::open(path("m.json")).unwrap();
+    let output = command(&save).arg(path("m.json")).stdin(stdin).output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let stdin = std::fs::File::open(path("m.json")).unwrap();
+    let output = command(&["multiply", "--matrix", "@-", "--x", "@-"]).stdin(stdin).output().unwrap();
+    assert!(String::from_utf8(output.stderr).unwrap().contains("standard input already"));
+    assert!(contents(directory.path()) == before);
+}
+
+/// A pipe and a device take what a file would, and stay what they are.
+#[test]
+fn outputs_may_be_pipes_and_devices() {
+    let directory = TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let spec = ["--matrix", PREFIX_SUM, "--lanes", "3", "--seed", "1", "--steps", "2", "--local"];
+    let run = |out: &str| [&["session", "run", "--out", out][..], &spec].concat().join(" ");
+    let args = run(&path("y.npy"));
+    stdout(&args.split(' ').collect::<Vec<_>>());
+    let whole = std::fs::read(path("y.npy")).unwrap();
+    let to_stdout = run("/dev/stdout");
+    let output = noisectl(&to_stdout.split(' ').collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stdout.starts_with(&whole) && output.stdout.len() > whole.len());
+
+    assert!(Command::new("mkfifo").arg(path("fifo")).status().unwrap().success());
+    let (fifo, to_fifo) = (path("fifo"), run(&path("fifo")));
+    let reader = std::thread::spawn(move || std::fs::read(fifo).unwrap());
+    stdout(&to_fifo.split(' ').collect::<Vec<_>>());
+    assert!(reader.join().unwrap() == whole);
+    let kind = std::fs::symlink_metadata(path("fifo")).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_fifo(&kind));
+
+    let to_null = run("/dev/null");
+    stdout(&to_null.split(' ').collect::<Vec<_>>());
+    let multiply = ["multiply", "--matrix", PREFIX_SUM, "--x", "[1,2]", "--out", "/dev/stdout"];
+    assert!(noisectl(&multiply).stdout.starts_with(b"\x93NUMPY"));
+    let save = ["strategy", "--family", "identity", "--save", "/dev/stdout"];
+    assert!(stdout(&save).starts_with(r#"{"kind":"inverse""#));
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 2);
+}
+
+/// Waits until a program has taken signals into its own hands.
+fn wait_for_handlers(child: &std::process::Child) {
+    let status = format!("/proc/{}/status", child.id());
+    loop {
+        let text = std::fs::read_to_string(&status).unwrap();
+        let mask = text.lines().find_map(|line| line.strip_prefix("SigCgt:")).unwrap().trim();
+        // Signals 2 and 15.
+        if u64::from_str_radix(mask, 16).unwrap() & 0x4002 == 0x4002 {
+            return;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+fn kill(child: &std::process::Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn an_interrupted_run_says_how_far_it_came_and_leaves_no_file() {
+    for (signal, status) in [("-INT", 130), ("-TERM", 143)] {
+        for source in [&["--seed", "1"][..], &["--source", "gaussian", "--stddev", "1"]] {
+            let directory = TempDir::new().unwrap();
+            let out = directory.path().join("part.npy");
+            std::fs::write(&out, "of an earlier run").unwrap();
+            let spec =
+                ["--matrix", PREFIX_SUM, "--lanes", "2000", "--steps", "100000000", "--local", "--out"];
+            let mut child =
+                command(&[&["session", "run"][..], &spec, &[out.to_str().unwrap()], source].concat())
+                    .stderr(Stdio::piped())
+                    .stdout(Stdio::piped())
+                    .spawn()
+                    .unwrap();
+            let partial = directory.path().join("part.npy.partial");
+            while std::fs::metadata(&partial).map_or(0, |file| file.len()) < 20_000 {
+                assert!(child.try_wait().unwrap().is_none());
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            kill(&child, signal);
+            let output = child.wait_with_output().unwrap();
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(status), "{stderr}");
+            assert!(output.stdout.is_empty() && stderr.lines().count() == 1, "{stderr}");
+            assert!(
+                stderr.starts_with("noisectl: interrupted: ") && stderr.contains(" of 100000000 steps"),
+                "{stderr}"
+            );
+            assert!(stderr.contains("part.npy is not written"), "{stderr}");
+            assert_eq!(contents(directory.path()), [("part.npy".to_owned(), b"of an earlier run".to_vec())]);
+        }
+    }
+}
+
+#[test]
+fn a_run_that_fails_leaves_no_file() {
+    let directory = TempDir::new().unwrap();
+    let out = directory.path().join("part.npy");
+    let past = ["session", "run", "--local", "--seed", "1", "--steps", "9", "--lanes", "4", "--horizon", "3"];
+    let line = failure(&[&past[..], &["--matrix", PREFIX_SUM, "--out", out.to_str().unwrap()]].concat(), 1);
+    assert!(line.contains("3 of 9 steps are done") && line.contains("part.npy is not written"), "{line}");
+    assert_eq!(contents(directory.path()), []);
+}
+
+/// What a command says that is interrupted at once, with what it printed.
+fn interrupted(args: &[&str]) -> (String, String) {
+    let child = command(args).stderr(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    wait_for_handlers(&child);
+    kill(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(130), "{args:?}: {stderr}");
+    assert!(stderr.starts_with("noisectl: interrupted: ") && stderr.lines().count() == 1, "{stderr}");
+    (stderr, String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn interrupted_work_is_told() {
+    let verify = ["noise", "verify", "--local", "--steps", "100000000"];
+    // No structure tells the norms of its rows.
+    let banded = format!(r#"{{"kind":"toeplitz","coef":[{}]}}"#, vec!["0.5"; 1000].join(","));
+    let varying = r#"{"kind":"diagonal","diag":[1,2]}"#;
+    let product =
+        format!(r#"{{"kind":"product","factors":[{banded},{varying},{banded},{varying},{banded}]}}"#);
+    for (args, words) in [
+        (&verify[..], "of 100000000 steps were drawn"),
+        (&["row-norms", "-n", "10000", "--matrix", &product], "the answer is not complete"),
+    ] {
+        let (told, printed) = interrupted(args);
+        assert!(told.contains(words) && printed.is_empty(), "{told}");
+    }
+}
+
+/// A search gives the best that it has found, and says that this is not its end.
+#[test]
+fn interrupted_searches_give_what_they_found() {
+    let dense =
+        ["optimize", "--family", "dense", "-n", "600", "--min-sep", "60", "--max-participations", "10"];
+    for args in [&dense[..], &["recommend", "-n", "1000000", "--planes", "8"]] {
+        let (told, printed) = interrupted(&[args, &["--format", "json"]].concat());
+        if printed.is_empty() {
+            assert!(told.contains("no strategy is given"), "{told}");
+        } else {
+            let printed: Value = serde_json::from_str(&printed).unwrap();
+            assert_eq!(printed["complete"], false);
+            assert!(told.contains("the search was not over"), "{told}");
+        }
+    }
+}
+
+#[test]
+fn tensors_without_noise_are_left_out_by_name_alone() {
+    let directory = TempDir::new().unwrap();
+    let write = |name: &str, header: &str, data: usize| {
+        let path = directory.path().join(name);
+        let file = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &vec![0; data]].concat();
+        std::fs::write(&path, file).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let model = write(
+        "model.safetensors",
+        r#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},
+            "q\u001b[2J":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[16,24]}}"#,
+        24,
+    );
+    let describe = ["describe", "--matrix", PREFIX_SUM, "--tree", &model];
+    let line = failure(&describe, 2);
+    assert!(
+        line.starts_with("tree: ") && line.contains("F8_E4M3") && line.contains(r"`q\u{1b}[2J`"),
+        "{line}"
+    );
+    let skipped = json(&[&describe[..], &["--skip", "q\u{1b}[2J", "--format", "json"]].concat());
+    assert_eq!(skipped["lanes"], 4);
+    assert!(failure(&[&describe[..], &["--skip", "v"]].concat(), 2).starts_with("skip: "));
+    let without_tree = ["describe", "--matrix", PREFIX_SUM, "--lanes", "4", "--skip", "v"];
+    assert!(failure(&without_tree, 2).contains("--skip"));
+    // The note on integers lets no name speak to the terminal.
+    let ids = write(
+        "ids.safetensors",
+        r#"{"w":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},
+            "i\u001b]0;\u0007\n\u009b2J":{"dtype":"I64","shape":[1],"data_offsets":[16,24]}}"#,
+        24,
+    );
+    let output = noisectl(&["describe", "--matrix", PREFIX_SUM, "--tree", &ids]);
+    let note = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success() && note.lines().count() == 1, "{note}");
+    assert!(
+        !note.contains(['\u{1b}', '\u{7}', '\u{9b}']) && note.contains(r"`i\u{1b}]0;\u{7}\n\u{9b}2J`"),
+        "{note}"
+    );
+    // A gradient in another format than its leaf is told by that.
+    let tree = directory.path().join("t.json");
+    std::fs::write(&tree, r#"{"leaves":[{"path":"q\u001b[2J","dtype":"f32","shape":[8]}]}"#).unwrap();
+    let run = ["session", "run", "--local", "--matrix", PREFIX_SUM, "--input", &model, "--tree"];
+    let line = failure(&[&run[..], &[tree.to_str().unwrap()]].concat(), 2);
+    assert!(line.contains("is of F8_E4M3"), "{line}");
+}
+
+#[test]
+fn text_is_read_as_editors_write_it() {
+    let directory = TempDir::new().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        format!("@{}", path.display())
+    };
+    let ask = |matrix: &str| stdout(&["row-norms", "-n", "3", "--matrix", matrix]);
+    let refused = |matrix: &str| failure(&["row-norms", "-n", "3", "--matrix", matrix], 2);
+    assert_eq!(ask(&write("bom.json", format!("\u{feff}{PREFIX_SUM}\r\n").as_bytes())), ask(PREFIX_SUM));
+    let utf16: Vec<u8> = format!("\u{feff}{PREFIX_SUM}").encode_utf16().flat_map(u16::to_le_bytes).collect();
+    assert!(refused(&write("utf16.json", &utf16)).contains("UTF-16"));
+    assert!(refused(&write("latin.json", b"{\"kind\":\"\xe9\"}")).contains("UTF-8"));
+    assert!(
+        refused(&write("twice.json", br#"{"kind":"prefix_sum","kind":"identity"}"#))
+            .starts_with("matrix.kind: ")
+    );
+    let nested = r#"{"kind":"product","factors":[{"kind":"toeplitz","coef":[1],"coef":[1,1]}]}"#;
+    assert!(refused(nested).starts_with("matrix.factors[0].coef: "));
+    assert!(refused(&format!("{PREFIX_SUM}{PREFIX_SUM}")).starts_with("matrix: is not JSON"));
 }

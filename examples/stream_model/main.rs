@@ -63,7 +63,7 @@ async fn main() -> anyhow::Result<()> {
     let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/all-MiniLM-L6-v2.json");
     let path = tree.unwrap_or(shipped);
     let tree =
-        tree_file::read(&path).with_context(|| format!("cannot read the tree {}", path.display()))?.tree;
+        tree_file::read(&path, &[]).with_context(|| format!("cannot read the tree {}", path.display()))?.tree;
     let matrix = strategy::blt_from_rational_approximation(buffers)?.inverse();
 
     let name = path.file_name().unwrap_or_default().display();

@@ -29,6 +29,9 @@ const PEAK: f64 = 16.0;
 /// From here on, squares are those of quotients by this number.
 const LARGE: f64 = 1e140;
 
+/// What large values are multiplied with before they are squared: the square of no number overflows then.
+const UNIT_OF_LARGE: f64 = 1e-200;
+
 /// The root mean square of a rounding error, in units of half the distance from 1 to the next number, for each unit of what
 /// is rounded: errors are spread evenly, and numbers within their powers of two.
 const ROUNDING: f64 = 0.42;
@@ -292,7 +295,7 @@ impl<'a> Lanes<'a> {
     }
 
     fn unit_of_squares(&self) -> f64 {
-        if self.has_grown { 1.0 / LARGE } else { 1.0 }
+        if self.has_grown { UNIT_OF_LARGE } else { 1.0 }
     }
 
     fn random_signs(&mut self) -> [f64; LANES] {

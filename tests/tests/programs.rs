@@ -341,7 +341,7 @@ fn a_bench_that_does_not_end_well_leaves_nothing_either() {
     let long = ["--lanes", "10", "--warm-up", "1", "--steps", "3", "--matrix", dense];
     assert!(fails(&mut bench(&server, &long), 2).contains("steps: "));
 
-    for signal in ["-INT", "-TERM"] {
+    for (signal, ended) in [("-INT", 130), ("-TERM", 143)] {
         let arguments = ["--lanes", "1000", "--sessions", "2", "--duration", "10m"];
         let mut child = bench(&server, &arguments).spawn().unwrap();
         while sessions(&server) < 2 {
@@ -350,8 +350,8 @@ fn a_bench_that_does_not_end_well_leaves_nothing_either() {
         run(Command::new("kill").args([signal, &child.id().to_string()]));
         let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
         let stderr = String::from_utf8(stderr).unwrap();
-        assert_eq!(status.code(), Some(1), "{stderr}");
-        assert!(stdout.is_empty() && stderr.starts_with("noisectl: interrupted: "), "{stderr}");
+        assert_eq!(status.code(), Some(ended), "{stderr}");
+        assert!(stdout.is_empty() && stderr.starts_with("noisectl: interrupted: 0 of 1 sizes"), "{stderr}");
         assert_eq!(sessions(&server), 0);
     }
 }
@@ -366,6 +366,82 @@ fn a_bench_ends_with_its_server() {
     let stderr = String::from_utf8(stderr).unwrap();
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("left on the server: bench-"), "{stderr}");
+}
+
+/// A session that nobody named is gone with the run that made it; one with a name stays, with what there is of its file.
+#[test]
+fn a_run_deletes_the_session_that_it_made_up() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let session = |more: &[&str]| {
+        let mut command = program("noisectl");
+        command.args(["session", "run", "--matrix", MATRIX, "--lanes", "5000", "--seed", "7"]);
+        command.args(["--server", &server.target]).args(more);
+        command
+    };
+    run(&mut session(&["--steps", "5"]));
+    assert_eq!(sessions(&server), 0);
+    let (past, out) = (["--steps", "5", "--horizon", "3"], path("y.npy"));
+    let failed = session(&[&past[..], &["--out", &out]].concat()).output().unwrap();
+    assert_eq!((failed.status.code(), sessions(&server)), (Some(1), 0), "{failed:?}");
+    assert!(!Path::new(&out).exists() && !Path::new(&format!("{out}.partial")).exists());
+    // What reads and writes one file makes no session.
+    run(program("noisectl").args(["session", "run", "--local", "--matrix", MATRIX, "--lanes", "9"]).args([
+        "--seed",
+        "1",
+        "--steps",
+        "3",
+        "--out",
+        &path("g.npy"),
+    ]));
+    let gradients = std::fs::read(path("g.npy")).unwrap();
+    let over =
+        ["session", "run", "--id", "over", "--lanes", "9", "--matrix", MATRIX, "--server", &server.target];
+    for source in [&[][..], &["--source", "privatize", "--stddev", "1"]] {
+        let files = ["--input", &path("g.npy"), "--out", &path("g.npy")];
+        let refused = program("noisectl").args(over).args(source).args(files).output().unwrap();
+        assert_eq!((refused.status.code(), sessions(&server)), (Some(2), 0), "{refused:?}");
+        assert!(std::fs::read(path("g.npy")).unwrap() == gradients);
+    }
+
+    for (signal, ended) in [("-INT", 130), ("-TERM", 143)] {
+        for id in [None, Some("named")] {
+            let named: Vec<&str> = id.iter().flat_map(|id| ["--id", id]).collect();
+            let arguments = [&["--steps", "1000000", "--out", &out][..], &named].concat();
+            let mut child = session(&arguments).spawn().unwrap();
+            let partial = format!("{out}.partial");
+            while std::fs::metadata(&partial).map_or(0, |file| file.len()) < 100_000 {
+                assert!(child.try_wait().unwrap().is_none());
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            run(Command::new("kill").args([signal, &child.id().to_string()]));
+            let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
+            let stderr = String::from_utf8(stderr).unwrap();
+            assert_eq!(status.code(), Some(ended), "{stderr}");
+            assert!(stdout.is_empty() && stderr.contains(" of 1000000 steps are done"), "{stderr}");
+            assert!(!Path::new(&out).exists());
+            assert_eq!(Path::new(&partial).exists(), id.is_some(), "{stderr}");
+            assert_eq!(stderr.contains("goes on from there"), id.is_some(), "{stderr}");
+            assert_eq!(sessions(&server), usize::from(id.is_some()));
+        }
+        run(program("noisectl").args(["session", "delete", "named", "--server", &server.target]));
+        // The next run is to be found at its own work.
+        std::fs::remove_file(format!("{out}.partial")).unwrap();
+    }
+    // A named run that is interrupted goes on, and has what one run has.
+    let whole = ["--steps", "400", "--id", "whole", "--out", &out];
+    let mut child = session(&whole).spawn().unwrap();
+    while sessions(&server) < 1 {
+        assert!(child.try_wait().unwrap().is_none());
+    }
+    run(Command::new("kill").args(["-INT", &child.id().to_string()]));
+    child.wait().unwrap();
+    run(&mut session(&whole));
+    run(program("noisectl")
+        .args(["session", "run", "--local", "--matrix", MATRIX, "--lanes", "5000"])
+        .args(["--seed", "7", "--steps", "400", "--out", &path("here.npy")]));
+    assert!(std::fs::read(&out).unwrap() == std::fs::read(path("here.npy")).unwrap());
 }
 
 /// A directory with a master key in it, and what makes a server use it and remember.
@@ -568,4 +644,32 @@ fn strategies_are_designed_and_judged_alike_here_and_there() {
         assert!(here.1.starts_with(&format!("noisectl: {field}")), "{here:?}");
         assert_eq!(outcome(&["--server", &server.target]), here, "{arguments:?}");
     }
+}
+
+/// Somebody who follows the documents has nothing to commit, and nothing that would be packed.
+#[test]
+fn what_the_steps_of_the_documents_leave_is_ignored_by_git() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    if !root.join(".git").exists() {
+        return;
+    }
+    let writing = ["--out", "--save", "--report", "--plot", "--noise-ledger", "--master-key-file"];
+    let mut found = 0;
+    for document in
+        ["README.md", "docs/noise.md", "docs/performance.md", "docs/strategies.md", "docs/training.md"]
+    {
+        let text = std::fs::read_to_string(root.join(document)).unwrap();
+        let words: Vec<&str> = text.split_whitespace().collect();
+        for file in words.windows(2).filter(|pair| writing.contains(&pair[0])).map(|pair| pair[1]) {
+            let file = file.trim_matches(['`', ')', ',', '.', ';']);
+            if !file.contains('.') || file.starts_with(['$', '/', '"', '<']) {
+                continue;
+            }
+            let ignored =
+                Command::new("git").arg("-C").arg(root).args(["check-ignore", "--quiet", file]).status();
+            assert!(ignored.unwrap().success(), "{document}: {file} is not ignored");
+            found += 1;
+        }
+    }
+    assert!(found > 5, "{found} files are written");
 }

@@ -1,7 +1,6 @@
 //! Arguments that several commands take.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +8,11 @@ use noised::{DType, MatrixSpec, Precision, Shard, Tree};
 use noised_client::{Client, ClientBuilder, RetryPolicy, tree_file};
 
 use crate::failure::{Failure, say};
+use crate::files::Files;
 use crate::output::Format;
+
+/// The server that is asked where none is named.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:7467";
 
 /// Which matrix.
 #[derive(Debug, Args)]
@@ -20,37 +23,38 @@ pub(crate) struct MatrixArg {
 }
 
 impl MatrixArg {
-    pub(crate) fn read(&self) -> Result<MatrixSpec, Failure> {
-        read_matrix(&self.matrix)
+    pub(crate) fn read(&self, files: &Files) -> Result<MatrixSpec, Failure> {
+        read_matrix(files, &self.matrix)
     }
 
     /// For a question about `n` steps.
-    pub(crate) fn read_for(&self, n: u64) -> Result<MatrixSpec, Failure> {
-        Ok(MatrixSpec::from_json_for(&text_or_file("matrix", &self.matrix)?, n)?)
+    pub(crate) fn read_for(&self, files: &Files, n: u64) -> Result<MatrixSpec, Failure> {
+        Ok(MatrixSpec::from_json_for(&files.text("matrix", &self.matrix)?, n)?)
     }
 }
 
 /// A matrix from JSON, or from a file that is named with `@`.
-pub(crate) fn read_matrix(text: &str) -> Result<MatrixSpec, Failure> {
-    Ok(MatrixSpec::from_json(&text_or_file("matrix", text)?)?)
+pub(crate) fn read_matrix(files: &Files, text: &str) -> Result<MatrixSpec, Failure> {
+    Ok(MatrixSpec::from_json(&files.text("matrix", text)?)?)
 }
 
-/// The text itself, or that of the file that it names with `@`.
-pub(crate) fn text_or_file(field: &str, text: &str) -> Result<String, Failure> {
-    match text.strip_prefix('@') {
-        None => Ok(text.to_owned()),
-        Some("-") => {
-            let mut read = String::new();
-            std::io::stdin().read_to_string(&mut read).map_err(|e| Failure::usage(field, e))?;
-            Ok(read)
-        }
-        Some(path) => std::fs::read_to_string(path).map_err(|e| unreadable(field, Path::new(path), &e)),
+/// A count of which there is at least one.
+pub(crate) fn at_least_one(field: &str, count: Option<u64>) -> Result<(), Failure> {
+    match count {
+        Some(0) => Err(Failure::usage(field, "must be at least 1, found 0")),
+        _ => Ok(()),
     }
 }
 
-/// A file that was named cannot be read.
-pub(crate) fn unreadable(field: &str, path: &Path, error: &std::io::Error) -> Failure {
-    Failure::usage(field, format_args!("{}: {error}", path.display()))
+/// A length of time such as `500ms`, `10s` or `2m`.
+pub(crate) fn parse_time(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| "must be a length of time such as 500ms, 10s or 2m".to_owned())
+}
+
+/// The same, where a number alone is seconds.
+fn parse_seconds_or_time(text: &str) -> Result<Duration, String> {
+    text.parse().map(Duration::from_secs).or_else(|_| parse_time(text))
 }
 
 /// How the answer is printed.
@@ -61,17 +65,47 @@ pub(crate) struct FormatArg {
     pub(crate) format: Format,
 }
 
-/// Where a question is answered.
+/// Where a question that needs no session is answered: in this process, unless a server is named.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
+    /// Compute in this process, as it is done unless a server is named. This goes before --server and NOISED_SERVER.
+    #[arg(long)]
+    local: bool,
+    /// Ask this server: http://HOST:PORT, HOST:PORT or unix:///PATH.
+    #[arg(long, value_name = "URL", env = "NOISED_SERVER")]
+    server: Option<String>,
+    #[command(flatten)]
+    retry: RetryArg,
+}
+
+impl Place {
+    /// A client of the server, or `None` for this process.
+    pub(crate) async fn client(&self) -> Result<Option<Client>, Failure> {
+        let Some(server) = named(self.server.as_deref()).filter(|_| !self.local) else { return Ok(None) };
+        let connected = self.retry.builder(server)?.connect().await;
+        let hint = |failure: Failure| failure.with("with --local no server is asked");
+        connected.map(Some).map_err(|error| match error {
+            noised_client::Error::Unavailable { .. } => hint(error.into()),
+            other => other.into(),
+        })
+    }
+}
+
+/// Where a session is: on a server, unless it is to be in this process.
+#[derive(Debug, Args)]
+pub(crate) struct SessionPlace {
     /// Compute in this process, whether or not there is a server.
     #[arg(long)]
-    pub(crate) local: bool,
+    local: bool,
     #[command(flatten)]
     server: ServerArg,
 }
 
-impl Place {
+impl SessionPlace {
+    pub(crate) fn is_local(&self) -> bool {
+        self.local
+    }
+
     /// A client of the server, or `None` for this process.
     pub(crate) async fn client(&self) -> Result<Option<Client>, Failure> {
         if self.local {
@@ -84,12 +118,11 @@ impl Place {
 /// Which server.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArg {
-    /// The server: http://HOST:PORT, HOST:PORT or unix:///PATH.
-    #[arg(long, value_name = "URL", env = "NOISED_SERVER", default_value = "http://127.0.0.1:7467")]
-    server: String,
-    /// How long a server that cannot be reached is tried again, in seconds.
-    #[arg(long, value_name = "SECONDS", default_value_t = 5)]
-    retry: u64,
+    /// The server: http://HOST:PORT, HOST:PORT or unix:///PATH. Unless given, http://127.0.0.1:7467.
+    #[arg(long, value_name = "URL", env = "NOISED_SERVER")]
+    server: Option<String>,
+    #[command(flatten)]
+    retry: RetryArg,
 }
 
 impl ServerArg {
@@ -99,22 +132,47 @@ impl ServerArg {
 
     /// A client's settings, for a command that has more to set.
     pub(crate) fn builder(&self) -> Result<ClientBuilder, Failure> {
-        let retry = RetryPolicy { max_elapsed: Duration::from_secs(self.retry), ..RetryPolicy::default() };
-        Ok(ClientBuilder::new(&self.server)?.retry(retry))
+        self.retry.builder(self.name())
     }
 
     /// The server, as it was named.
     pub(crate) fn name(&self) -> &str {
-        &self.server
+        named(self.server.as_deref()).unwrap_or(DEFAULT_SERVER)
+    }
+}
+
+/// A variable that is empty is not set.
+fn named(server: Option<&str>) -> Option<&str> {
+    server.filter(|server| !server.is_empty())
+}
+
+/// How long a server is tried.
+#[derive(Debug, Args)]
+struct RetryArg {
+    /// How long a server that cannot be reached is tried again, such as 500ms, 10s or 2m; a number alone is seconds.
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_seconds_or_time)]
+    retry: Duration,
+}
+
+impl RetryArg {
+    fn builder(&self, server: &str) -> Result<ClientBuilder, Failure> {
+        let retry = RetryPolicy { max_elapsed: self.retry, ..RetryPolicy::default() };
+        Ok(ClientBuilder::new(server)?.retry(retry))
     }
 }
 
 /// Which tree, where a command can do without.
 #[derive(Debug, Args)]
 pub(crate) struct TreeArg {
-    /// The tree: a .safetensors file, whose header alone is read, or JSON: {"leaves":[{"path","dtype","shape"}]}.
+    /// The tree: a .safetensors file, whose header alone is read; the .safetensors.index.json of a model in several of
+    /// these; or JSON: {"leaves":[{"path","dtype","shape"}]}.
     #[arg(long, value_name = "FILE", conflicts_with = "lanes")]
     tree: Option<PathBuf>,
+    /// Leave this tensor out of the tree: it takes no noise. May be given several times. Tensors of integers and truth
+    /// values, which have no gradient, are left out with a note; a tensor of another format than f32, f64, bf16 and f16,
+    /// such as F8, must be left out by name.
+    #[arg(long, value_name = "NAME", requires = "tree", conflicts_with = "lanes")]
+    skip: Vec<String>,
     /// A tree of one leaf with so many lanes.
     #[arg(long, value_name = "N")]
     lanes: Option<u64>,
@@ -124,13 +182,15 @@ pub(crate) struct TreeArg {
 }
 
 impl TreeArg {
-    pub(crate) fn read(&self) -> Result<Option<Tree>, Failure> {
+    pub(crate) fn read(&self, files: &Files) -> Result<Option<Tree>, Failure> {
         match (&self.tree, self.lanes) {
             (Some(path), _) => {
-                let tree_file::TreeFile { tree, skipped } = tree_file::read(path)?;
-                for (name, dtype) in skipped {
+                let tree_file::TreeFile { tree, integers, files: read } = tree_file::read(path, &self.skip)?;
+                read.iter().try_for_each(|path| files.input("tree", path))?;
+                for (name, dtype) in integers {
+                    let name = name.escape_debug();
                     say(&format!(
-                        "note: {}: `{name}` is {dtype}, which is no float: skipped",
+                        "note: {}: `{name}` is {dtype}, which has no gradient: skipped",
                         path.display()
                     ));
                 }
@@ -169,6 +229,19 @@ fn parse_shard(text: &str) -> Result<Shard, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times() {
+        let cases =
+            [("0", 0), ("5", 5000), ("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("1h 30s", 3_630_000)];
+        for (text, milliseconds) in cases {
+            assert_eq!(parse_seconds_or_time(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "-1", "1.5", "fast", "5x", "99999999999999999999"] {
+            assert!(parse_seconds_or_time(text).is_err(), "{text}");
+        }
+        assert!(parse_time("10").is_err());
+    }
 
     #[test]
     fn shards() {

@@ -4,6 +4,7 @@ use noised::analysis::{self, Description, Growth, TreeDescription};
 use serde_json::{Map, Value, json};
 
 use crate::args::{FormatArg, MatrixArg, Place, StateArgs, TreeArg};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{Format, bytes, or_none, print_fields, print_json, short};
 
@@ -22,9 +23,9 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let matrix = self.matrix.read()?;
-        let tree = self.tree.read()?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let matrix = self.matrix.read(&context.files)?;
+        let tree = self.tree.read(&context.files)?;
         let tree = tree.as_ref().map(|tree| (tree, self.state.shard()));
         let precision = self.state.precision;
         let description = match self.place.client().await? {

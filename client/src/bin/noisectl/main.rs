@@ -9,20 +9,27 @@
 //! | `bench` | a server under load: throughput and latency |
 //! | `plot` | figures with axes and lines, as SVG or PNG, with the feature `plot` |
 //! | `source` | arguments that say where a session's input comes from |
-//! | `local` | sessions in this process |
 //! | `temporary` | sessions that a command makes for itself, and their end |
 //! | `args` | arguments that several commands take |
-//! | `npy`, `steps` | arrays and runs of steps, from files |
+//! | `context` | what every command has at hand: `files` and `interrupt` |
+//! | `files` | the files that a command reads and writes, no file both |
+//! | `interrupt` | Ctrl-C and SIGTERM |
+//! | `npy`, `steps`, `answers` | arrays, and runs of steps, from files and to files |
 //! | `output` | tables for people, JSON for programs |
 //! | `failure` | what is said, and the exit status, where a command fails |
 //!
-//! Exit status: 0 done, 2 bad usage or a bad description (one line on stderr names the field), 1 anything else.
+//! Exit status: 0 done, 2 bad usage or a bad description (one line on stderr names the field), 130 after Ctrl-C and 143
+//! after SIGTERM (one line says what was done), 1 anything else.
 
+mod answers;
 mod args;
 mod bench;
+mod context;
 mod describe;
 mod design;
 mod failure;
+mod files;
+mod interrupt;
 mod materialize;
 mod multiply;
 mod noise;
@@ -40,11 +47,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use context::Context;
 use failure::Failure;
 
 /// Correlated noise for differentially private training: ask about matrices, run sessions.
 #[derive(Debug, Parser)]
-#[command(name = "noisectl", version, disable_help_subcommand = true)]
+#[command(name = "noisectl", version, max_term_width = 100)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -85,22 +93,34 @@ enum Command {
 }
 
 impl Command {
-    async fn run(self) -> Result<(), Failure> {
+    /// Whether it has something to put in order or to tell where it is interrupted, and so does not just stop.
+    fn ends_itself(&self) -> bool {
+        matches!(
+            self,
+            Self::Session(session::Command::Run(_))
+                | Self::Noise(noise::Command::Verify(_))
+                | Self::Bench(_)
+                | Self::Optimize(_)
+                | Self::Recommend(_)
+        )
+    }
+
+    async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
-            Self::Materialize(args) => args.run().await,
-            Self::RowNorms(args) => args.run().await,
-            Self::Multiply(args) => args.run().await,
-            Self::Describe(args) => args.run().await,
-            Self::Error(args) => args.run().await,
-            Self::Sensitivity(args) => args.run().await,
-            Self::Optimize(args) => args.run().await,
-            Self::Strategy(args) => args.run(),
-            Self::Recommend(args) => args.run().await,
-            Self::Compare(args) => args.run().await,
+            Self::Materialize(args) => args.run(context).await,
+            Self::RowNorms(args) => args.run(context).await,
+            Self::Multiply(args) => args.run(context).await,
+            Self::Describe(args) => args.run(context).await,
+            Self::Error(args) => args.run(context).await,
+            Self::Sensitivity(args) => args.run(context).await,
+            Self::Optimize(args) => args.run(context).await,
+            Self::Strategy(args) => args.run(context),
+            Self::Recommend(args) => args.run(context).await,
+            Self::Compare(args) => args.run(context).await,
             Self::Calibrate(args) => args.run().await,
-            Self::Session(command) => command.run().await,
-            Self::Noise(command) => command.run().await,
-            Self::Bench(args) => args.run().await,
+            Self::Session(command) => command.run(context).await,
+            Self::Noise(command) => command.run(context).await,
+            Self::Bench(args) => args.run(context).await,
         }
     }
 }
@@ -119,5 +139,14 @@ fn main() -> ExitCode {
 /// One thread for the network is the fastest there is: it does not wake others.
 fn run(cli: Cli) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(|e| Failure::failed("cannot start", e))?.block_on(cli.command.run())
+    let runtime = runtime.map_err(|e| Failure::failed("cannot start", e))?;
+    let context = Context::new()?;
+    let done = runtime.block_on(async {
+        match cli.command.ends_itself() {
+            true => cli.command.run(&context).await,
+            false => context.interrupt.stop(cli.command.run(&context)).await,
+        }
+    });
+    let unfinished = "the answer is not complete, and no file is written";
+    done.map_err(|failure| context.interrupt.explain(failure, unfinished))
 }

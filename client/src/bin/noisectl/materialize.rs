@@ -5,8 +5,9 @@ use std::io::{self, Write};
 use noised::analysis;
 
 use crate::args::{FormatArg, MatrixArg, Place};
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{self, Format, print_line, print_table, short, stdout};
+use crate::output::{self, Format, print_first_columns, print_note, short, stdout};
 
 /// Rows and columns of a table. JSON has them all.
 const TABLE_ROWS: usize = 16;
@@ -26,10 +27,10 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let matrix = self.matrix.read_for(self.n)?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let matrix = self.matrix.read_for(&context.files, self.n)?;
         let rows = match self.place.client().await? {
-            None => Rows::Local(analysis::Rows::new(&matrix, self.n)?),
+            None => Rows::Local(analysis::Rows::new(&matrix, self.n)?, context),
             Some(client) => Rows::Remote(client.analysis().materialize(&matrix, self.n).await?),
         };
         match self.format.format {
@@ -39,22 +40,23 @@ impl Args {
     }
 }
 
-enum Rows {
-    Local(analysis::Rows),
+enum Rows<'a> {
+    Local(analysis::Rows, &'a Context),
     Remote(noised_client::Rows),
 }
 
-impl Rows {
+impl Rows<'_> {
     /// The next row up to its diagonal.
     async fn next(&mut self) -> Result<Option<Vec<f64>>, Failure> {
         match self {
-            Self::Local(rows) => Ok(rows.next_finite_row()?),
+            Self::Local(_, context) if context.interrupt.is_raised() => Err(Failure::Cancelled),
+            Self::Local(rows, _) => Ok(rows.next_finite_row()?),
             Self::Remote(rows) => Ok(rows.next_row().await?),
         }
     }
 }
 
-async fn write_json(mut rows: Rows, n: usize) -> Result<(), Failure> {
+async fn write_json(mut rows: Rows<'_>, n: usize) -> Result<(), Failure> {
     let mut out = stdout();
     let mut first = true;
     while let Some(row) = rows.next().await? {
@@ -72,7 +74,7 @@ fn write_row(out: &mut impl Write, before: &str, mut row: Vec<f64>, n: usize) ->
     output::write_numbers(out, row)
 }
 
-async fn write_table(mut rows: Rows, n: usize) -> Result<(), Failure> {
+async fn write_table(mut rows: Rows<'_>, n: usize) -> Result<(), Failure> {
     let columns = n.min(TABLE_COLUMNS);
     let mut lines = Vec::new();
     while lines.len() < TABLE_ROWS
@@ -84,9 +86,9 @@ async fn write_table(mut rows: Rows, n: usize) -> Result<(), Failure> {
     }
     let shown = lines.len();
     let header = ["".to_owned()].into_iter().chain((0..columns).map(|column| column.to_string()));
-    print_table(header.collect(), lines)?;
+    let columns = print_first_columns(header.collect(), lines)?.saturating_sub(1);
     if shown < n || columns < n {
-        print_line(&format!("{shown} of {n} rows, {columns} of {n} columns; --format json has them all"))?;
+        print_note(&format!("{shown} of {n} rows, {columns} of {n} columns; --format json has them all"))?;
     }
     Ok(())
 }

@@ -1,17 +1,20 @@
 //! `noisectl multiply`: a matrix times an array.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use ndarray::{ArrayViewD, IxDyn};
 use noised::{MatrixSpec, analysis};
 use noised_client::Client;
 
-use crate::args::{FormatArg, MatrixArg, Place, text_or_file, unreadable};
+use crate::args::{FormatArg, MatrixArg, Place};
+use crate::context::Context;
 use crate::failure::Failure;
+use crate::files::{Files, unreadable};
+use crate::interrupt::Interrupt;
 use crate::npy::Array;
-use crate::output::{Format, print_line, print_table, short, stdout, write_numbers};
+use crate::output::{Format, print_first_columns, print_note, short, stdout, write_numbers};
 
 /// Rows and columns of a table. JSON has them all.
 const TABLE_ROWS: usize = 16;
@@ -34,16 +37,17 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let matrix = self.matrix.read()?;
-        let x = read_array(&self.x)?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let matrix = self.matrix.read(&context.files)?;
+        let x = read_array(&context.files, &self.x)?;
+        let out = self.out.as_ref().map(|path| context.files.output("out", path)).transpose()?;
         let values = match self.place.client().await? {
-            None => multiply_here(&matrix, &x)?,
+            None => multiply_here(&matrix, &x, &context.interrupt)?,
             Some(client) => multiply_there(&client, &matrix, &x).await?,
         };
         let product = Array { shape: x.shape, values };
-        if let Some(path) = &self.out {
-            product.write(path).map_err(|e| Failure::failed(path.display(), e))?;
+        if let Some(out) = &out {
+            out.write(|out| product.write(out))?;
         }
         match self.format.format {
             Format::Json => write_json(&product),
@@ -52,10 +56,10 @@ impl Args {
     }
 }
 
-fn multiply_here(matrix: &MatrixSpec, x: &Array) -> Result<Vec<f64>, Failure> {
+fn multiply_here(matrix: &MatrixSpec, x: &Array, interrupt: &Interrupt) -> Result<Vec<f64>, Failure> {
     let shape: Vec<usize> = x.shape.iter().map(|&axis| axis as usize).collect();
     let x = ArrayViewD::from_shape(IxDyn(&shape), &x.values).map_err(|e| Failure::usage("x", e))?;
-    Ok(analysis::multiply(matrix, x, || false)?.into_iter().collect())
+    Ok(analysis::multiply(matrix, x, || interrupt.is_raised())?.into_iter().collect())
 }
 
 async fn multiply_there(client: &Client, matrix: &MatrixSpec, x: &Array) -> Result<Vec<f64>, Failure> {
@@ -72,19 +76,21 @@ fn rows(array: &Array) -> std::slice::Chunks<'_, f64> {
     array.values.chunks((lanes as usize).max(1))
 }
 
-fn read_array(text: &str) -> Result<Array, Failure> {
+fn read_array(files: &Files, text: &str) -> Result<Array, Failure> {
     if let Some(path) = text.strip_prefix('@').map(Path::new)
-        && path.extension().is_some_and(|extension| extension == "npy")
+        && path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("npy"))
     {
-        let mut file = File::open(path).map_err(|e| unreadable("x", path, &e))?;
-        let array = Array::read(&mut file).map_err(|rule| Failure::usage("x", rule))?;
+        files.input("x", path)?;
+        let invalid = |rule: String| Failure::usage("x", format_args!("{}: {rule}", path.display()));
+        let file = File::open(path).map_err(|e| unreadable("x", path, &e))?;
+        let array = Array::read(&mut BufReader::new(file)).map_err(invalid)?;
         return if array.shape.is_empty() {
             Err(Failure::usage("x", "must have an axis of steps"))
         } else {
             Ok(array)
         };
     }
-    parse_json(&text_or_file("x", text)?)
+    parse_json(&files.text("x", text)?)
 }
 
 /// A list of steps, each a list of lanes, or one number where there is one lane.
@@ -128,9 +134,9 @@ fn write_table(product: &Array) -> Result<(), Failure> {
     let lanes = product.values.len() / steps.max(1);
     let columns = lanes.min(TABLE_COLUMNS);
     let header = ["step".to_owned()].into_iter().chain((0..columns).map(|lane| lane.to_string()));
-    print_table(header.collect(), lines)?;
+    let columns = print_first_columns(header.collect(), lines)?.saturating_sub(1);
     if shown < steps || columns < lanes {
-        print_line(&format!(
+        print_note(&format!(
             "{shown} of {steps} steps, {columns} of {lanes} lanes; --format json has them all"
         ))?;
     }

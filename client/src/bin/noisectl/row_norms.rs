@@ -5,8 +5,9 @@ use std::io::Write;
 use noised::analysis::{self, RowNorms};
 
 use crate::args::{FormatArg, MatrixArg, Place};
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::output::{Format, print_line, print_table, short, stdout, write_numbers};
+use crate::output::{Format, print_note, print_table, short, stdout, write_numbers};
 
 /// Rows of a table. JSON has them all.
 const TABLE_ROWS: usize = 32;
@@ -25,10 +26,10 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let matrix = self.matrix.read_for(self.n)?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let matrix = self.matrix.read_for(&context.files, self.n)?;
         let norms = match self.place.client().await? {
-            None => analysis::row_norms_squared(&matrix, self.n, || false)?,
+            None => analysis::row_norms_squared(&matrix, self.n, || context.interrupt.is_raised())?,
             Some(client) => client.analysis().row_norms_squared(&matrix, self.n).await?,
         };
         match self.format.format {
@@ -56,5 +57,5 @@ fn write_table(norms: &RowNorms) -> Result<(), Failure> {
     let largest = norms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mean = norms.iter().sum::<f64>() / norms.len() as f64;
     let (largest, mean) = (short(largest), short(mean));
-    print_line(&format!("{} rows: largest {largest}, mean {mean}; found by {way}", norms.len()))
+    print_note(&format!("{} rows: largest {largest}, mean {mean}; found by {way}", norms.len()))
 }

@@ -1,6 +1,6 @@
-//! Runs of steps: inputs from a file or from a generator, outputs to a file.
+//! Runs of steps: inputs from a file or from a generator.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufReader};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -13,8 +13,8 @@ use noised::{DType, Layout};
 use noised_client::tree_file::{SafetensorsHeader, is_safetensors};
 use rand_distr::{Distribution, StandardNormal};
 
-use crate::args::unreadable;
 use crate::failure::Failure;
+use crate::files::{Files, unreadable};
 use crate::npy::Header;
 
 /// Where the inputs of a run come from. Every step can be asked for again, and is then the same.
@@ -61,18 +61,28 @@ pub(crate) struct StepFile {
     steps: u64,
     step_bytes: usize,
     segments: Vec<Segment>,
+    /// Of an `.npy`, whose elements may be those of a big-endian machine.
+    npy: Option<Header>,
 }
 
 impl StepFile {
-    pub(crate) fn open(path: &Path, resolved: &ResolvedSpec) -> Result<Self, Failure> {
-        let mut file = File::open(path).map_err(|e| unreadable("input", path, &e))?;
-        let (steps, segments) = if is_safetensors(path) {
-            safetensors_segments(&SafetensorsHeader::read(path)?, resolved)
-        } else {
-            Header::read(&mut BufReader::new(&mut file)).and_then(|header| npy_segments(&header, resolved))
+    pub(crate) fn open(files: &Files, path: &Path, resolved: &ResolvedSpec) -> Result<Self, Failure> {
+        files.input("input", path)?;
+        let invalid = |rule: String| Failure::usage("input", format_args!("{}: {rule}", path.display()));
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?, file)));
+        let (metadata, mut file) = opened.map_err(|e| unreadable("input", path, &e))?;
+        if !metadata.is_file() {
+            return Err(invalid("must be a file: steps are read from any place in it".to_owned()));
         }
-        .map_err(|rule| Failure::usage("input", format_args!("{}: {rule}", path.display())))?;
-        Ok(Self { file, steps, step_bytes: resolved.input_layout().byte_len(), segments })
+        let (npy, found) = if is_safetensors(path) {
+            (None, safetensors_segments(&SafetensorsHeader::read(path)?, resolved))
+        } else {
+            let header = npy_header(&mut file, metadata.len()).map_err(invalid)?;
+            let found = npy_segments(&header, resolved);
+            (Some(header), found)
+        };
+        let (steps, segments) = found.map_err(invalid)?;
+        Ok(Self { file, steps, step_bytes: resolved.input_layout().byte_len(), segments, npy })
     }
 
     fn read(&self, step: u64) -> io::Result<Vec<u8>> {
@@ -83,8 +93,19 @@ impl StepFile {
             self.file.read_exact_at(of_segment, start + step * stride)?;
             rest = others;
         }
+        if let Some(header) = &self.npy {
+            header.to_little_endian(&mut bytes);
+        }
         Ok(bytes)
     }
+}
+
+/// The header of a file of so many bytes, in which each step is one piece.
+pub(crate) fn npy_header(file: &mut File, file_len: u64) -> Result<Header, String> {
+    let header = Header::read(&mut BufReader::new(file))?;
+    header.check_steps_first()?;
+    header.check_len(file_len)?;
+    Ok(header)
 }
 
 fn npy_segments(header: &Header, resolved: &ResolvedSpec) -> Result<(u64, Vec<Segment>), String> {
@@ -126,22 +147,27 @@ fn safetensors_segments(
             continue;
         }
         let tensor = header.tensors.iter().find(|(tensor, _)| tensor.path == leaf.path);
-        let (tensor, at) = tensor.ok_or_else(|| format!("has no tensor `{}`", leaf.path))?;
+        let name = leaf.path.escape_debug();
+        let missing = || match header.others.iter().find(|(tensor, _)| *tensor == leaf.path) {
+            Some((_, dtype)) => format!("`{name}` is of {dtype:?}, and the leaf of {}", leaf.dtype),
+            None => format!("has no tensor `{name}`"),
+        };
+        let (tensor, at) = tensor.ok_or_else(missing)?;
         let of_leaf = match tensor.shape.split_first() {
             _ if tensor.shape == leaf.shape => 1,
             Some((&steps, shape)) if shape == leaf.shape => steps,
             _ => {
                 return Err(format!(
-                    "`{}` has the shape {:?}, and the leaf {:?}",
-                    leaf.path, tensor.shape, leaf.shape
+                    "`{name}` has the shape {:?}, and the leaf {:?}",
+                    tensor.shape, leaf.shape
                 ));
             }
         };
         if tensor.dtype != leaf.dtype {
-            return Err(format!("`{}` is of {}, and the leaf of {}", leaf.path, tensor.dtype, leaf.dtype));
+            return Err(format!("`{name}` is of {}, and the leaf of {}", tensor.dtype, leaf.dtype));
         }
         if *steps.get_or_insert(of_leaf) != of_leaf {
-            return Err(format!("`{}` has {of_leaf} steps, and other tensors have not", leaf.path));
+            return Err(format!("`{name}` has {of_leaf} steps, and other tensors have not"));
         }
         let size = leaf.dtype.size() as u64;
         segments.push(Segment {
@@ -153,7 +179,7 @@ fn safetensors_segments(
     Ok((steps.unwrap_or(0), segments))
 }
 
-fn only_dtype(layout: &Layout) -> Option<DType> {
+pub(crate) fn only_dtype(layout: &Layout) -> Option<DType> {
     let mut spans = layout.spans(0..layout.lanes());
     let first = spans.next()?.dtype;
     spans.all(|span| span.dtype == first).then_some(first)
@@ -227,49 +253,6 @@ fn encode(dtype: DType, values: &[f32], bytes: &mut [u8]) {
     }
 }
 
-/// Answers of a run as an `.npy` of `[steps, lanes]`, each byte written as it comes.
-#[derive(Debug)]
-pub(crate) struct OutputFile {
-    file: File,
-    data_start: u64,
-    step_bytes: u64,
-}
-
-impl OutputFile {
-    /// Makes a file for `steps` steps, or, for a run that goes on, takes the one that has the steps before.
-    pub(crate) fn open(path: &Path, layout: &Layout, steps: u64, next_step: u64) -> Result<Self, Failure> {
-        let several = || Failure::usage("out", "an .npy file holds one format, and the tree has several");
-        let dtype = only_dtype(layout).ok_or_else(several)?;
-        let header = Header::new(dtype, vec![steps, layout.lanes() as u64]);
-        let bytes = header.to_bytes();
-        let failed = |e| Failure::failed(path.display(), e);
-        let resumed = next_step > 0;
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(!resumed).truncate(!resumed);
-        let file = options.open(path).map_err(failed)?;
-        if resumed {
-            let mut found = vec![0; bytes.len()];
-            let same = file.read_exact_at(&mut found, 0).is_ok() && found == bytes;
-            if !same {
-                let rule =
-                    format!("the session is at step {next_step}, and this file is not of the same run");
-                return Err(Failure::usage("out", format_args!("{}: {rule}", path.display())));
-            }
-        } else {
-            file.write_all_at(&bytes, 0).map_err(failed)?;
-            let len = header.data_start + steps * layout.byte_len() as u64;
-            file.set_len(len).map_err(failed)?;
-        }
-        Ok(Self { file, data_start: header.data_start, step_bytes: layout.byte_len() as u64 })
-    }
-
-    /// Writes part of a step's answer.
-    pub(crate) fn write(&self, step: u64, offset: usize, bytes: &[u8]) -> Result<(), Failure> {
-        let at = self.data_start + step * self.step_bytes + offset as u64;
-        self.file.write_all_at(bytes, at).map_err(|e| Failure::failed("out", e))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -322,6 +305,10 @@ mod tests {
         path
     }
 
+    fn open(path: &Path, resolved: &ResolvedSpec) -> Result<StepFile, Failure> {
+        StepFile::open(&Files::default(), path, resolved)
+    }
+
     fn floats(bytes: &[u8]) -> Vec<f32> {
         bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
     }
@@ -332,13 +319,45 @@ mod tests {
         let path = npy(&dir, [3, 10]);
         let shard = Shard::new(1, 2);
         let of = |lanes| resolved(Tree::flat(lanes, DType::F32).unwrap(), shard);
-        let file = StepFile::open(&path, &of(10)).unwrap();
+        let file = open(&path, &of(10)).unwrap();
         assert_eq!((file.steps, floats(&file.read(2).unwrap())), (3, vec![25.0, 26.0, 27.0, 28.0, 29.0]));
-        let file = StepFile::open(&path, &of(20)).unwrap();
+        let file = open(&path, &of(20)).unwrap();
         assert_eq!(floats(&file.read(1).unwrap())[0], 10.0);
-        assert!(StepFile::open(&path, &of(11)).is_err());
+        assert!(open(&path, &of(11)).is_err());
         let wide = resolved(Tree::flat(10, DType::F64).unwrap(), Shard::WHOLE);
-        assert!(StepFile::open(&path, &wide).is_err());
+        assert!(open(&path, &wide).is_err());
+    }
+
+    #[test]
+    fn npy_files_are_read_whole_or_not_at_all() {
+        let dir = TempDir::new().unwrap();
+        let path = npy(&dir, [2, 3]);
+        let of_tree = resolved(Tree::flat(3, DType::F32).unwrap(), Shard::WHOLE);
+        let whole = std::fs::read(&path).unwrap();
+        let refused = |bytes: &[u8]| {
+            std::fs::write(&path, bytes).unwrap();
+            let Err(Failure::Usage(message)) = open(&path, &of_tree) else { panic!("it was taken") };
+            message
+        };
+        assert!(refused(&whole[..whole.len() - 1]).contains("cut short"));
+        assert!(refused(&[&whole[..], &[0]].concat()).contains("1 bytes behind"));
+        let with = |from: &str, to: &str| {
+            let text: Vec<u8> = whole[..128].to_vec();
+            let text = String::from_utf8_lossy(&text[10..]).replace(from, to);
+            [&whole[..10], text.as_bytes(), &whole[128..]].concat()
+        };
+        assert!(refused(&with("False", "True ")).contains("Fortran"));
+        // The same bytes, as a big-endian machine means them.
+        std::fs::write(&path, with("<f4", ">f4")).unwrap();
+        let step = open(&path, &of_tree).unwrap().read(1).unwrap();
+        assert_eq!(
+            floats(&step),
+            [3.0_f32, 4.0, 5.0].map(|value| f32::from_bits(value.to_bits().swap_bytes()))
+        );
+        let fifo = dir.path();
+        assert!(
+            matches!(open(fifo, &of_tree), Err(Failure::Usage(message)) if message.contains("must be a file"))
+        );
     }
 
     #[test]
@@ -354,24 +373,9 @@ mod tests {
         std::fs::write(&path, bytes).unwrap();
         let leaves = vec![Leaf::new("a", DType::F32, [2]), Leaf::new("b", DType::F32, [1])];
         let tree = Tree::new(leaves).unwrap();
-        let file = StepFile::open(&path, &resolved(tree.clone(), Shard::WHOLE)).unwrap();
+        let file = open(&path, &resolved(tree.clone(), Shard::WHOLE)).unwrap();
         assert_eq!(floats(&file.read(1).unwrap()), [20.0, 21.0, 1.0]);
-        let file = StepFile::open(&path, &resolved(tree, Shard::new(1, 3))).unwrap();
+        let file = open(&path, &resolved(tree, Shard::new(1, 3))).unwrap();
         assert_eq!((file.steps, floats(&file.read(0).unwrap())), (2, vec![11.0]));
-    }
-
-    #[test]
-    fn outputs_are_taken_up_only_by_the_same_run() {
-        let dir = TempDir::new().unwrap();
-        let path = dir.path().join("y.npy");
-        let layout = Layout::flat(2, DType::F32);
-        assert!(OutputFile::open(&path, &layout, 3, 1).is_err());
-        let out = OutputFile::open(&path, &layout, 3, 0).unwrap();
-        out.write(1, 4, &7.0_f32.to_le_bytes()).unwrap();
-        assert!(OutputFile::open(&path, &layout, 4, 1).is_err());
-        OutputFile::open(&path, &layout, 3, 1).unwrap().write(2, 0, &8.0_f32.to_le_bytes()).unwrap();
-        let mut file = File::open(&path).unwrap();
-        let array = crate::npy::Array::read(&mut file).unwrap();
-        assert_eq!((array.shape, array.values), (vec![3, 2], vec![0.0, 0.0, 0.0, 7.0, 8.0, 0.0]));
     }
 }

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use noised::SessionSpec;
 use noised_client::{Client, CreateOptions, Error, Session};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::failure::{Failure, say};
 
@@ -72,18 +71,4 @@ impl Temporary {
     fn left(&self, why: &(impl std::fmt::Display + ?Sized)) -> String {
         format!("left on the server: {}: {why}", self.names.join(", "))
     }
-}
-
-/// Ends when the user, or whoever started this, wants it to end.
-pub(crate) async fn interrupted() -> Failure {
-    let signals = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()));
-    let (mut interrupt, mut terminate) = match signals {
-        (Ok(interrupt), Ok(terminate)) => (interrupt, terminate),
-        (Err(error), _) | (_, Err(error)) => return Failure::failed("cannot wait for signals", error),
-    };
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-    Failure::failed("interrupted", "nothing is reported")
 }

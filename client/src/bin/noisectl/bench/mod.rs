@@ -13,16 +13,19 @@ mod figure;
 mod report;
 mod worker;
 
-use std::path::{Path, PathBuf};
+use std::cell::Cell;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressFinish};
 use noised::{DType, MatrixSpec, Precision, SessionSpec, Tree};
 
-use crate::args::{FormatArg, ServerArg, text_or_file};
+use crate::args::{FormatArg, ServerArg, parse_time, read_matrix};
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::temporary::{Temporary, interrupted};
+use crate::files::{Files, OutFile};
+use crate::temporary::Temporary;
 use case::{Case, Measured};
 use report::Report;
 use worker::{Course, Goal, Mode};
@@ -35,23 +38,27 @@ const AUTO_UNARY_BYTES: usize = 1 << 20;
 
 /// What `--help` tells beside the options.
 const HELP: &str = r#"What is measured:
-  Each case makes its sessions, warms them up, measures, and deletes them. Every session has a thread
-  and a connection of its own, as so many workers would. Inputs are made before: random signs and
-  mantissas, magnitudes from 1 to 2, the same bytes at each step. The loop is closed: a session's next
-  step waits for an answer, so latencies are those at the throughput that is told.
+  Each case makes its sessions, warms them up, measures, and deletes them.
+  Every session has a thread and a connection of its own, as so many workers
+  would. Inputs are made before: random signs and mantissas, magnitudes from
+  1 to 2, the same bytes at each step. The loop is closed: a session's next
+  step waits for an answer, so latencies are those at the throughput that is
+  told.
 
-  Latency of a step, mode unary: from the call to its answer. Mode stream: from when its first byte is
-  handed to the client to the last byte of its answer. Two steps of a session are under way at once,
-  and the wait for the one before counts.
+  Latency of a step, mode unary: from the call to its answer. Mode stream:
+  from when its first byte is handed to the client to the last byte of its
+  answer. Two steps of a session are under way at once, and the wait for the
+  one before counts.
 
 The JSON report:
   {"server", "version", "started", "cases": [{
-    "lanes", "dtype", "precision", "matrix", "step_bytes", "sessions", "mode", "chunk_bytes",
-    "warm_up", "steps_asked", "duration_asked_seconds",
-    "steps", "seconds", "steps_per_second", "lanes_per_second", "gigabytes_per_second",
+    "lanes", "dtype", "precision", "matrix", "step_bytes", "sessions",
+    "mode", "chunk_bytes", "warm_up", "steps_asked",
+    "duration_asked_seconds", "steps", "seconds", "steps_per_second",
+    "lanes_per_second", "gigabytes_per_second",
     "latency_ms": {"mean", "p50", "p90", "p99", "p99.9", "max"}}]}
-  Rates are of all sessions together; gigabytes are 10^9 bytes of payload one way, and as many go the
-  other way. "version" is noisectl's."#;
+  Rates are of all sessions together; gigabytes are 10^9 bytes of payload one
+  way, and as many go the other way. "version" is noisectl's."#;
 
 /// What is measured, for how long, and where it is told.
 #[derive(Debug, clap::Args)]
@@ -121,22 +128,27 @@ enum ModeArg {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let cases = self.cases()?;
-        self.check_files()?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let interrupt = &context.interrupt;
+        let cases = self.cases(&context.files)?;
+        let outputs = self.outputs(&context.files)?;
         let started = SystemTime::now();
-        let mut sessions = Temporary::new(self.server.client().await?);
+        let mut sessions = Temporary::new(interrupt.stop(self.server.client()).await?);
+        let (all, done) = (cases.len(), Cell::new(0));
         let measured = tokio::select! {
-            measured = self.measure(cases, &mut sessions) => measured,
-            interruption = interrupted() => Err(interruption),
+            measured = self.measure(cases, &mut sessions, &done) => measured,
+            () = interrupt.raised() => {
+                let done = done.get();
+                Err(interrupt.failure(format_args!("{done} of {all} sizes were measured; nothing is reported")))
+            }
         };
         let measured = sessions.end(measured).await?;
-        self.tell(&Report { server: self.server.name().to_owned(), started, cases: measured })
+        self.tell(&Report { server: self.server.name().to_owned(), started, cases: measured }, &outputs)
     }
 
     /// Checked before a server is looked for.
-    fn cases(&self) -> Result<Vec<Case>, Failure> {
-        let matrix = MatrixSpec::from_json(&text_or_file("matrix", &self.matrix)?)?;
+    fn cases(&self, files: &Files) -> Result<Vec<Case>, Failure> {
+        let matrix = read_matrix(files, &self.matrix)?;
         self.lanes.iter().map(|&lanes| self.case(matrix.clone(), lanes)).collect()
     }
 
@@ -169,22 +181,20 @@ impl Args {
     }
 
     /// A file that cannot be written is told before the work and not after it.
-    fn check_files(&self) -> Result<(), Failure> {
-        let report = self.report.as_deref();
-        #[cfg(feature = "plot")]
-        let files = report.into_iter().chain(self.plot.as_ref().map(|plot| plot.path()));
-        #[cfg(not(feature = "plot"))]
-        let files = report.into_iter();
-        for path in files {
-            let directory = path.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
-            if !directory.is_dir() {
-                return Err(Failure::failed(path.display(), "there is no such directory"));
-            }
-        }
-        Ok(())
+    fn outputs(&self, files: &Files) -> Result<Outputs, Failure> {
+        Ok(Outputs {
+            report: self.report.as_ref().map(|path| files.output("report", path)).transpose()?,
+            #[cfg(feature = "plot")]
+            plot: self.plot.as_ref().map(|plot| plot.prepare(files)).transpose()?,
+        })
     }
 
-    async fn measure(&self, cases: Vec<Case>, sessions: &mut Temporary) -> Result<Vec<Measured>, Failure> {
+    async fn measure(
+        &self,
+        cases: Vec<Case>,
+        sessions: &mut Temporary,
+        done: &Cell<usize>,
+    ) -> Result<Vec<Measured>, Failure> {
         let progress = ProgressBar::no_length().with_finish(ProgressFinish::AndClear);
         let mut measured = Vec::with_capacity(cases.len());
         for case in cases {
@@ -193,26 +203,34 @@ impl Args {
             progress.tick();
             measured.push(case.measure(&self.server, sessions).await?);
             sessions.delete().await.map_err(Failure::Failed)?;
+            done.set(measured.len());
         }
         Ok(measured)
     }
 
-    fn tell(&self, report: &Report) -> Result<(), Failure> {
-        if let Some(path) = &self.report {
-            report.write(path)?;
+    fn tell(&self, report: &Report, outputs: &Outputs) -> Result<(), Failure> {
+        if let Some(out) = &outputs.report {
+            report.write(out)?;
         }
         #[cfg(feature = "plot")]
-        if let Some(plot) = &self.plot {
+        if let Some(plot) = &outputs.plot {
             plot.write(&figure::figure(report))?;
         }
         report.print(self.format.format)
     }
 }
 
+/// The files that it writes.
+#[derive(Debug)]
+struct Outputs {
+    report: Option<OutFile>,
+    #[cfg(feature = "plot")]
+    plot: Option<crate::plot::PreparedImage>,
+}
+
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if duration.is_zero() => Err("must be more than nothing".to_owned()),
-        Ok(duration) => Ok(duration),
-        Err(_) => Err("must be a length of time such as 500ms, 10s or 2m".to_owned()),
+    match parse_time(text)? {
+        Duration::ZERO => Err("must be more than nothing".to_owned()),
+        duration => Ok(duration),
     }
 }

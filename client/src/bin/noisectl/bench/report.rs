@@ -1,6 +1,6 @@
 //! Results as a table and as JSON.
 
-use std::path::Path;
+use std::io::Write;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::case::{Case, Measured};
 use super::worker::{Course, Goal, Mode};
 use crate::failure::Failure;
-use crate::output::{Format, count, print_json, print_line, print_table};
+use crate::files::OutFile;
+use crate::output::{Format, count, print_json, print_line, print_note, print_table};
 
 /// The percentiles that are told, with the quantiles that they are.
 const PERCENTILES: [(&str, f64); 4] = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)];
@@ -29,9 +30,8 @@ impl Report {
         }
     }
 
-    pub(super) fn write(&self, path: &Path) -> Result<(), Failure> {
-        let text = format!("{:#}\n", self.to_json());
-        std::fs::write(path, text).map_err(|e| Failure::failed(path.display(), e))
+    pub(super) fn write(&self, out: &OutFile) -> Result<(), Failure> {
+        out.write(|out| writeln!(out, "{:#}", self.to_json()))
     }
 
     fn to_json(&self) -> Value {
@@ -50,8 +50,9 @@ impl Report {
         let header = header.into_iter().chain(latencies.map(str::to_owned)).collect();
         print_table(header, self.cases.iter().map(Measured::to_row).collect())?;
         let Some(Measured { case, .. }) = self.cases.first() else { return Ok(()) };
-        print_line(&format!("\n{}.", case.settings()))?;
-        print_line(
+        print_line("")?;
+        print_note(&format!("{}.", case.settings()))?;
+        print_note(
             "GB/s each way: payload sent, and as much again received; a GB is 10^9 bytes. \
              p50 to p99.9: percentiles of a step's latency, in ms.",
         )

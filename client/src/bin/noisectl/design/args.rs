@@ -1,5 +1,6 @@
 //! Arguments of the commands about mechanisms and strategies.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
@@ -7,8 +8,9 @@ use noised::MatrixSpec;
 use noised::analysis::Participation;
 use noised::design::{Objective, Problem};
 
-use crate::args::text_or_file;
+use crate::context::Context;
 use crate::failure::{Failure, say};
+use crate::files::{Files, OutFile};
 
 /// Which steps one user's data may take part in. Without any of these: in one step at most.
 #[derive(Clone, Copy, Debug, Args)]
@@ -58,12 +60,12 @@ pub(crate) struct ProblemArgs {
 }
 
 impl ProblemArgs {
-    pub(crate) fn read(&self) -> Result<Problem, Failure> {
+    pub(crate) fn read(&self, files: &Files) -> Result<Problem, Failure> {
         let objective = match self.objective {
             ObjectiveArg::Mean => Objective::Mean,
             ObjectiveArg::Max => Objective::Max,
         };
-        let workload = self.workload.read(0)?;
+        let workload = self.workload.read(files, 0)?;
         let problem = Problem { n: self.n, participation: self.participation.read(), objective, workload };
         problem.validate()?;
         Ok(problem)
@@ -79,15 +81,19 @@ pub(crate) struct WorkloadArg {
 }
 
 impl WorkloadArg {
+    pub(crate) fn is_given(&self) -> bool {
+        self.workload.is_some()
+    }
+
     /// For a question about `n` steps; 0 for a matrix that a session may run.
-    pub(crate) fn read(&self, n: u64) -> Result<Option<MatrixSpec>, Failure> {
-        self.workload.as_deref().map(|text| read_named("workload", text, n)).transpose()
+    pub(crate) fn read(&self, files: &Files, n: u64) -> Result<Option<MatrixSpec>, Failure> {
+        self.workload.as_deref().map(|text| read_named(files, "workload", text, n)).transpose()
     }
 }
 
-/// A matrix that is told of under the name of its flag, for a question about `n` steps; 0 for one that a session may run.
-pub(crate) fn read_named(name: &str, text: &str, n: u64) -> Result<MatrixSpec, Failure> {
-    let spec = MatrixSpec::from_json_for(&text_or_file(name, text)?, n);
+/// The matrix of the flag `name`, for a question about `n` steps; 0 for a matrix that a session may run.
+pub(crate) fn read_named(files: &Files, name: &str, text: &str, n: u64) -> Result<MatrixSpec, Failure> {
+    let spec = MatrixSpec::from_json_for(&files.text(name, text)?, n);
     Ok(spec.map_err(|error| error.about_matrix(name))?)
 }
 
@@ -101,13 +107,23 @@ pub(crate) struct SaveArg {
 }
 
 impl SaveArg {
+    /// Before the work: whether there can be such a file.
+    pub(crate) fn prepare(&self, context: &Context) -> Result<Save, Failure> {
+        Ok(Save(self.save.as_ref().map(|path| context.files.output("save", path)).transpose()?))
+    }
+}
+
+/// A place for a noising matrix, where one is wanted.
+#[derive(Debug)]
+pub(crate) struct Save(Option<OutFile>);
+
+impl Save {
     pub(crate) fn write(&self, noising_matrix: &MatrixSpec) -> Result<(), Failure> {
-        let Some(path) = &self.save else { return Ok(()) };
-        let failed = |e| Failure::failed(path.display(), e);
-        std::fs::write(path, noising_matrix.to_json() + "\n").map_err(failed)?;
+        let Some(out) = &self.0 else { return Ok(()) };
+        out.write(|out| writeln!(out, "{}", noising_matrix.to_json()))?;
         say(&format!(
             "the noising matrix is in {0}: noisectl session create --matrix @{0}, noisectl error --noising-matrix @{0}",
-            path.display()
+            out.display()
         ));
         Ok(())
     }
@@ -124,11 +140,24 @@ pub(crate) struct PlotArg {
 
 #[cfg(feature = "plot")]
 impl PlotArg {
+    /// Before the work: whether there can be such a file.
+    pub(crate) fn prepare(&self, context: &Context) -> Result<Plot, Failure> {
+        Ok(Plot(self.plot.as_ref().map(|plot| plot.prepare(&context.files)).transpose()?))
+    }
+}
+
+/// A place for a figure, where one is wanted.
+#[cfg(feature = "plot")]
+#[derive(Debug)]
+pub(crate) struct Plot(Option<crate::plot::PreparedImage>);
+
+#[cfg(feature = "plot")]
+impl Plot {
     pub(crate) fn write(
         &self,
         figure: impl FnOnce() -> Result<crate::plot::Figure, Failure>,
     ) -> Result<(), Failure> {
-        match &self.plot {
+        match &self.0 {
             Some(plot) => plot.write(&figure()?),
             None => Ok(()),
         }

@@ -2,31 +2,20 @@
 
 use noised::analysis::calibration::PrivacyTarget;
 use noised::analysis::{Calibration, Given, calibrate};
-use noised_client::ClientBuilder;
 use serde_json::json;
 
-use crate::args::FormatArg;
+use crate::args::{FormatArg, Place};
 use crate::failure::Failure;
 use crate::output::{Format, print_fields, print_json, short_up};
 
-/// Where a question is answered that takes no time: in this process, unless a server is named.
-#[derive(Debug, clap::Args)]
-pub(crate) struct HereUnlessNamed {
-    /// Compute in this process, as it is done unless a server is named.
-    #[arg(long)]
-    local: bool,
-    /// Ask this server: http://HOST:PORT, HOST:PORT or unix:///PATH. What is a formula alone is computed here all the same.
-    #[arg(long, value_name = "URL", conflicts_with = "local")]
-    server: Option<String>,
-}
-
-impl HereUnlessNamed {
-    fn server(&self) -> Option<&str> {
-        self.server.as_deref().filter(|_| !self.local)
-    }
-}
+/// One of them is given, which takes more than a line of most terminals.
+const USAGE: &str = "noisectl calibrate [OPTIONS] --epsilon <E> --delta <D>
+       noisectl calibrate [OPTIONS] --rho <R>
+       noisectl calibrate [OPTIONS] --mu <M>
+       noisectl calibrate [OPTIONS] --noise-multiplier <S>";
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = USAGE)]
 #[command(group = clap::ArgGroup::new("target").required(true).multiple(false))]
 pub(crate) struct Args {
     /// The target (epsilon, delta), with --delta.
@@ -48,7 +37,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "S", default_value_t = 1.0, allow_negative_numbers = true)]
     sensitivity: f64,
     #[command(flatten)]
-    place: HereUnlessNamed,
+    place: Place,
     #[command(flatten)]
     format: FormatArg,
 }
@@ -56,12 +45,9 @@ pub(crate) struct Args {
 impl Args {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let (given, delta) = self.given()?;
-        let found = match self.place.server() {
+        let found = match self.place.client().await? {
             None => calibrate(given, self.sensitivity, delta)?,
-            Some(server) => {
-                let client = ClientBuilder::new(server)?.connect().await?;
-                client.analysis().calibrate(given, self.sensitivity, delta).await?
-            }
+            Some(client) => client.analysis().calibrate(given, self.sensitivity, delta).await?,
         };
         let Calibration { noise_multiplier, stddev, epsilon, delta, rho, mu } = found;
         match self.format.format {

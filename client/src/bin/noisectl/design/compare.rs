@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 
 use super::args::{ParticipationArgs, WorkloadArg, read_named, stem};
 use crate::args::Place;
+use crate::context::Context;
 use crate::failure::Failure;
+use crate::files::Files;
+use crate::interrupt::Interrupt;
 use crate::output::{
     SeriesFormat, SeriesFormatArg, csv_text, print_json, print_table, short, short_up, stdout,
 };
@@ -55,10 +58,15 @@ impl Compared {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let workload = self.workload.read(0)?;
-        let named: Vec<(String, MatrixSpec)> =
-            self.strategies.iter().map(|text| read_strategy(text)).collect::<Result<_, _>>()?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let workload = self.workload.read(&context.files, 0)?;
+        let named: Vec<(String, MatrixSpec)> = self
+            .strategies
+            .iter()
+            .map(|text| read_strategy(&context.files, text))
+            .collect::<Result<_, _>>()?;
+        #[cfg(feature = "plot")]
+        let plot = self.plot.prepare(context)?;
         let client = self.place.client().await?;
         let mut compared = Vec::new();
         for (name, strategy) in named {
@@ -66,11 +74,12 @@ impl Args {
             let planes = planes.map_err(|error| error.moved("matrix.matrix", "strategy"))?.planes();
             let participation = self.participation.read();
             let (sensitivity, errors) =
-                ask(client.as_ref(), &strategy, workload.as_ref(), self.n, participation).await?;
+                ask(client.as_ref(), &strategy, workload.as_ref(), self.n, participation, &context.interrupt)
+                    .await?;
             compared.push(Compared { name, strategy, planes, sensitivity, errors });
         }
         #[cfg(feature = "plot")]
-        self.plot.write(|| super::figures::compared(&compared, self.n))?;
+        plot.write(|| super::figures::compared(&compared, self.n))?;
         match self.format.format {
             SeriesFormat::Json => print_json(&to_json(&compared)?),
             SeriesFormat::Csv => write_csv(&compared).map_err(|e| Failure::printing(&e)),
@@ -85,13 +94,15 @@ async fn ask(
     workload: Option<&MatrixSpec>,
     n: u64,
     participation: Participation,
+    interrupt: &Interrupt,
 ) -> Result<(Sensitivity, QueryErrors), Failure> {
+    let cancelled = || interrupt.is_raised();
     let mechanism = Mechanism::Strategy(strategy);
     let Some(client) = client else {
-        let sensitivity = analysis::sensitivity_in(strategy, n, participation, None, &|| false)
+        let sensitivity = analysis::sensitivity_in(strategy, n, participation, None, &cancelled)
             .map_err(|error| error.about_matrix("strategy"))?
             .0;
-        return Ok((sensitivity, analysis::query_errors(mechanism, workload, n, &|| false)?));
+        return Ok((sensitivity, analysis::query_errors(mechanism, workload, n, &cancelled)?));
     };
     let analysis = client.analysis();
     let sensitivity = analysis.sensitivity_in(strategy, n, participation, None).await?.0;
@@ -99,14 +110,14 @@ async fn ask(
 }
 
 /// A matrix and what it is called: its file or its kind where it has no name.
-fn read_strategy(text: &str) -> Result<(String, MatrixSpec), Failure> {
+fn read_strategy(files: &Files, text: &str) -> Result<(String, MatrixSpec), Failure> {
     if let Some(path) = text.strip_prefix('@') {
-        return Ok((stem(path), read_named("strategy", text, 0)?));
+        return Ok((stem(path), read_named(files, "strategy", text, 0)?));
     }
     match text.split_once('=').filter(|_| !text.trim_start().starts_with('{')) {
-        Some((name, text)) => Ok((name.to_owned(), read_named("strategy", text, 0)?)),
+        Some((name, text)) => Ok((name.to_owned(), read_named(files, "strategy", text, 0)?)),
         None => {
-            let strategy = read_named("strategy", text, 0)?;
+            let strategy = read_named(files, "strategy", text, 0)?;
             let kind = serde_json::to_value(&strategy)
                 .ok()
                 .and_then(|value| Some(value.get("kind")?.as_str()?.to_owned()));
@@ -177,11 +188,12 @@ mod tests {
 
     #[test]
     fn strategies_have_names() {
-        let read = |text| read_strategy(text).unwrap();
+        let files = Files::default();
+        let read = |text| read_strategy(&files, text).unwrap();
         assert_eq!(read(r#"a b={"kind":"identity"}"#), ("a b".to_owned(), MatrixSpec::Identity));
         assert_eq!(read(r#"{"kind":"prefix_sum"}"#), ("prefix_sum".to_owned(), MatrixSpec::PrefixSum));
         for bad in ["", "a", "a=", "a={}", "=@/no/such", "@/no/such/file"] {
-            let Err(Failure::Usage(message)) = read_strategy(bad) else { panic!("{bad} was taken") };
+            let Err(Failure::Usage(message)) = read_strategy(&files, bad) else { panic!("{bad} was taken") };
             assert!(message.starts_with("strategy"), "{message}");
         }
     }

@@ -7,9 +7,10 @@ use noised::analysis::{self, Mechanism, QueryErrors};
 
 use super::args::{WorkloadArg, read_named};
 use crate::args::Place;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{
-    SeriesFormat, SeriesFormatArg, print_line, print_table, short, stdout, write_number, write_numbers,
+    SeriesFormat, SeriesFormatArg, print_note, print_table, short, stdout, write_number, write_numbers,
 };
 
 /// Queries of a table. JSON and CSV have them all.
@@ -46,21 +47,24 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let workload = self.workload.read(self.n)?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let workload = self.workload.read(&context.files, self.n)?;
         let (name, text) = match (&self.strategy, &self.noising_matrix) {
             (Some(text), _) => ("strategy", text),
             (None, Some(text)) => ("noising_matrix", text),
             (None, None) => return Err(Failure::usage("strategy", "is missing")),
         };
-        let matrix = read_named(name, text, self.n)?;
+        let matrix = read_named(&context.files, name, text, self.n)?;
+        #[cfg(feature = "plot")]
+        let plot = self.plot.prepare(context)?;
         let mechanism = match name {
             "strategy" => Mechanism::Strategy(&matrix),
             _ => Mechanism::NoisingMatrix(&matrix),
         };
         let errors = match self.place.client().await? {
             None => {
-                analysis::query_errors_in(mechanism, workload.as_ref(), self.n, self.precision, &|| false)?
+                let cancelled = || context.interrupt.is_raised();
+                analysis::query_errors_in(mechanism, workload.as_ref(), self.n, self.precision, &cancelled)?
             }
             Some(client) => {
                 let analysis = client.analysis();
@@ -68,7 +72,7 @@ impl Args {
             }
         };
         #[cfg(feature = "plot")]
-        self.plot.write(|| Ok(super::figures::errors(&errors.per_query)))?;
+        plot.write(|| Ok(super::figures::errors(&errors.per_query)))?;
         match self.format.format {
             SeriesFormat::Json => write_json(&errors).map_err(|e| Failure::printing(&e)),
             SeriesFormat::Csv => write_csv(&errors).map_err(|e| Failure::printing(&e)),
@@ -107,7 +111,7 @@ fn write_table(errors: &QueryErrors) -> Result<(), Failure> {
     let rows = per_query.iter().enumerate().take(TABLE_ROWS);
     let rows = rows.map(|(query, &error)| vec![query.to_string(), short(error)]).collect();
     print_table(vec!["query".into(), "squared error".into()], rows)?;
-    print_line(&format!(
+    print_note(&format!(
         "{} queries: mean {}, max {}, last {}, rmse {}; found by {way}",
         per_query.len(),
         short(errors.mean()),

@@ -66,8 +66,7 @@ pub(super) fn planes(candidates: &[Candidate], n: u64) -> Figure {
         let mut points: Vec<_> =
             of_family.map(|candidate| (candidate.planes as f64, candidate.design.loss.sqrt())).collect();
         points.sort_by(|a, b| a.0.total_cmp(&b.0));
-        series.push(Series::line(i, points.clone()).named(family.replace('_', " ")));
-        series.extend(points.into_iter().map(|point| Series::marker(i, point)));
+        series.push(Series::marked(i, points).named(family_name(family)));
     }
     // Without planes there is independent noise: a line across.
     let most = candidates.iter().map(|candidate| candidate.planes).max().unwrap_or(1).max(2) as f64;
@@ -77,6 +76,19 @@ pub(super) fn planes(candidates: &[Candidate], n: u64) -> Figure {
     }
     let title = format!("{n} steps: what a plane of state buys");
     Figure { title, panels: vec![panel("Loss", "planes of state a lane", "root of the loss", series)] }
+}
+
+/// What people call a family.
+fn family_name(family: &str) -> String {
+    let name = match family {
+        "banded_toeplitz" => "banded Toeplitz",
+        "banded_inverse_toeplitz" => "inverse of banded Toeplitz",
+        "buffered_toeplitz" => "BLT (buffered Toeplitz)",
+        "column_normalized_banded" => "banded, columns of norm 1",
+        "dense" => "dense, any lower-triangular matrix",
+        other => return other.replace('_', " "),
+    };
+    name.to_owned()
 }
 
 fn panel(title: &str, x: &str, y: &str, series: Vec<Series>) -> Panel {

@@ -5,8 +5,9 @@ use noised::design::{self, Design, Family};
 use serde_json::{Map, Value, json};
 
 use super::args::{ProblemArgs, SaveArg};
-use super::progress::{search, search_there, tell_if_early};
+use super::progress::{Search, end_early};
 use crate::args::{FormatArg, Place};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{Format, print_fields, print_json, short, short_up};
 
@@ -47,22 +48,26 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let (family, problem) = (self.family()?, self.problem.read()?);
-        let client = self.place.client().await?;
-        let design = match client {
-            None => search(move |tell| design::optimize(&family, &problem, tell)).await?,
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let (family, problem) = (self.family()?, self.problem.read(&context.files)?);
+        let save = self.save.prepare(context)?;
+        let client = context.interrupt.stop(self.place.client()).await?;
+        let search = Search::start(&context.interrupt);
+        let found = match client {
+            None => design::optimize(&family, &problem, &mut |progress| search.goes_on(progress))
+                .map_err(Failure::from),
             Some(client) => {
-                let analysis = client.analysis();
-                search_there(|tell| analysis.optimize(&family, &problem, tell)).await?
+                let goes_on = |progress| search.goes_on(progress);
+                client.analysis().optimize(&family, &problem, goes_on).await.map_err(Failure::from)
             }
         };
-        tell_if_early(design.complete);
-        self.save.write(&design.noising_matrix)?;
+        let design = search.end(found)?;
+        save.write(&design.noising_matrix)?;
         match self.format.format {
-            Format::Json => print_json(&Value::Object(to_json(&design)?)),
-            Format::Table => print_fields(to_fields(&family, &design)),
+            Format::Json => print_json(&Value::Object(to_json(&design)?))?,
+            Format::Table => print_fields(to_fields(&family, &design))?,
         }
+        end_early(&context.interrupt, design.complete)
     }
 
     fn family(&self) -> Result<Family, Failure> {

@@ -1,96 +1,63 @@
-//! How far an optimisation is: a line on stderr where that is a terminal.
+//! How far a search is: a line on stderr where that is a terminal; and how it ends where it is interrupted.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::ProgressBar;
 use noised::design::{Progress, Verdict};
 
 use crate::failure::{Failure, say};
-use crate::output::short;
+use crate::interrupt::Interrupt;
+use crate::output::{printable, short};
 
-/// Runs a search on a thread of its own. The first Ctrl-C ends it with the best that it has found, the second without.
-///
-/// # Errors
-/// Those of the search.
-pub(super) async fn search<T: Send + 'static>(
-    work: impl FnOnce(&mut dyn FnMut(Progress) -> Verdict) -> noised::Result<T> + Send + 'static,
-) -> Result<T, Failure> {
-    let interrupts = Interrupts::default();
-    let mut tell = interrupts.tell();
-    let working = tokio::task::spawn_blocking(move || work(&mut tell));
-    interrupts.count_during(working).await?.map_err(|e| Failure::failed("the search", e))?.map_err(Into::into)
+/// A search under way, here or on a server. The first Ctrl-C ends it with the best that it has found, the second without.
+pub(super) struct Search<'a> {
+    bar: ProgressBar,
+    interrupt: &'a Interrupt,
+    last: Mutex<Option<Progress>>,
 }
 
-/// The same for a search on a server.
-///
-/// # Errors
-/// Those of the search.
-pub(super) async fn search_there<T, S: Future<Output = noised_client::Result<T>>>(
-    begin: impl FnOnce(Box<dyn FnMut(Progress) -> Verdict + Send>) -> S,
-) -> Result<T, Failure> {
-    let interrupts = Interrupts::default();
-    let searching = begin(Box::new(interrupts.tell()));
-    Ok(interrupts.count_during(searching).await??)
-}
-
-/// How often Ctrl-C was pressed.
-#[derive(Clone, Debug, Default)]
-struct Interrupts(Arc<AtomicU32>);
-
-impl Interrupts {
-    /// Shows progress, and answers as the user wants it.
-    fn tell(&self) -> impl FnMut(Progress) -> Verdict + Send + use<> {
-        let (spinner, pressed) = (Spinner::start(), Arc::clone(&self.0));
-        move |progress| {
-            spinner.tell(progress);
-            match pressed.load(Ordering::Relaxed) {
-                0 => Verdict::Continue,
-                1 => Verdict::Finish,
-                _ => Verdict::Abandon,
-            }
-        }
-    }
-
-    async fn count_during<T>(&self, work: impl Future<Output = T>) -> Result<T, Failure> {
-        let mut work = std::pin::pin!(work);
-        loop {
-            tokio::select! {
-                worked = &mut work => return Ok(worked),
-                pressed = tokio::signal::ctrl_c() => {
-                    pressed.map_err(|e| Failure::failed("cannot wait for signals", e))?;
-                    self.0.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-}
-
-/// Says that what is printed is not the end of a search.
-pub(super) fn tell_if_early(complete: bool) {
-    if !complete {
-        say("ended before the search was over: this is the best that it had found");
-    }
-}
-
-pub(super) struct Spinner(ProgressBar);
-
-impl Spinner {
-    pub(super) fn start() -> Self {
+impl<'a> Search<'a> {
+    pub(super) fn start(interrupt: &'a Interrupt) -> Self {
         let bar = ProgressBar::new_spinner();
         bar.enable_steady_tick(Duration::from_millis(100));
-        Self(bar)
+        Self { bar, interrupt, last: Mutex::new(None) }
     }
 
-    pub(super) fn tell(&self, progress: Progress) {
-        let Progress { what, iteration, loss } = progress;
-        self.0.set_message(format!("{what}: iteration {iteration}, root of the loss {}", short(loss.sqrt())));
+    /// Shows how far it is, and says whether it is to go on.
+    pub(super) fn goes_on(&self, progress: Progress) -> Verdict {
+        self.bar.set_message(printable(&shown(&progress)).into_owned());
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+        if self.interrupt.is_raised() { Verdict::Finish } else { Verdict::Continue }
+    }
+
+    /// Takes the line away and gives the result; where there is no result since it was interrupted, how far it had come.
+    pub(super) fn end<T>(self, found: Result<T, Failure>) -> Result<T, Failure> {
+        self.bar.finish_and_clear();
+        found.map_err(|failure| {
+            let last = self.last.into_inner().unwrap_or_else(PoisonError::into_inner);
+            let last = last.map_or_else(|| "nothing was tried yet".to_owned(), |last| shown(&last));
+            self.interrupt
+                .explain(failure, format_args!("{last}; no strategy is given, and no file is written"))
+        })
     }
 }
 
-impl Drop for Spinner {
-    fn drop(&mut self) {
-        self.0.finish_and_clear();
+/// Says, once it is printed, that a result is not the end of a search.
+pub(super) fn end_early(interrupt: &Interrupt, complete: bool) -> Result<(), Failure> {
+    let state = "the search was not over; what is printed and saved is the best that it had found";
+    match (complete, interrupt.is_raised()) {
+        (true, _) => Ok(()),
+        (false, true) => Err(interrupt.failure(state)),
+        // A server's time was over.
+        (false, false) => {
+            say(state);
+            Ok(())
+        }
     }
+}
+
+fn shown(progress: &Progress) -> String {
+    let Progress { what, iteration, loss } = progress;
+    format!("{what}: iteration {iteration}, root of the loss {}", short(loss.sqrt()))
 }

@@ -7,11 +7,12 @@ use serde_json::{Value, json};
 
 use super::args::{ProblemArgs, SaveArg};
 use super::optimize::to_json;
-use super::progress::{search, search_there, tell_if_early};
+use super::progress::{Search, end_early};
 use crate::args::Place;
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{
-    SeriesFormat, SeriesFormatArg, csv_text, print_json, print_line, print_table, short, short_up, stdout,
+    SeriesFormat, SeriesFormatArg, csv_text, print_json, print_note, print_table, short, short_up, stdout,
 };
 
 #[derive(Debug, clap::Args)]
@@ -33,32 +34,37 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let problem = self.problem.read()?;
-        let client = self.place.client().await?;
-        let (n, planes) = (problem.n, self.planes);
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let problem = self.problem.read(&context.files)?;
+        let save = self.save.prepare(context)?;
+        #[cfg(feature = "plot")]
+        let plot = self.plot.prepare(context)?;
+        let client = context.interrupt.stop(self.place.client()).await?;
+        let search = Search::start(&context.interrupt);
         let found = match client {
-            None => search(move |tell| design::recommend(&problem, planes, tell)).await?,
+            None => design::recommend(&problem, self.planes, &mut |progress| search.goes_on(progress))
+                .map_err(Failure::from),
             Some(client) => {
-                let analysis = client.analysis();
-                search_there(|tell| analysis.recommend(&problem, planes, tell)).await?
+                let goes_on = |progress| search.goes_on(progress);
+                client.analysis().recommend(&problem, self.planes, goes_on).await.map_err(Failure::from)
             }
         };
-        tell_if_early(found.complete);
+        let found = search.end(found)?;
         let Recommendation { candidates, reason, complete } = &found;
         if let Some(best) = candidates.first() {
-            self.save.write(&best.design.noising_matrix)?;
+            save.write(&best.design.noising_matrix)?;
         }
         #[cfg(feature = "plot")]
-        self.plot.write(|| Ok(super::figures::planes(candidates, n)))?;
+        plot.write(|| Ok(super::figures::planes(candidates, problem.n)))?;
         match self.format.format {
             SeriesFormat::Json => {
                 let candidates = candidates.iter().map(candidate_to_json).collect::<Result<Vec<_>, _>>()?;
-                print_json(&json!({ "candidates": candidates, "reason": reason, "complete": complete }))
+                print_json(&json!({ "candidates": candidates, "reason": reason, "complete": complete }))?;
             }
-            SeriesFormat::Csv => write_csv(candidates).map_err(|e| Failure::printing(&e)),
-            SeriesFormat::Table => write_table(&found),
+            SeriesFormat::Csv => write_csv(candidates).map_err(|e| Failure::printing(&e))?,
+            SeriesFormat::Table => write_table(&found)?,
         }
+        end_early(&context.interrupt, found.complete)
     }
 }
 
@@ -97,5 +103,5 @@ fn write_table(found: &Recommendation) -> Result<(), Failure> {
     };
     let header = ["strategy", "planes", "root of the loss", "rmse", "largest error", "sensitivity"];
     print_table(header.map(str::to_owned).to_vec(), found.candidates.iter().map(row).collect())?;
-    print_line(&found.reason)
+    print_note(&found.reason)
 }

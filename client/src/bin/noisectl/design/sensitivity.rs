@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::args::{ParticipationArgs, read_named};
 use crate::args::{FormatArg, Place};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{Format, print_fields, print_json, short_up};
 
@@ -30,11 +31,12 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let strategy = read_named("strategy", &self.strategy, self.n)?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let strategy = read_named(&context.files, "strategy", &self.strategy, self.n)?;
         let participation = self.participation.read();
+        let cancelled = || context.interrupt.is_raised();
         let (found, precision) = match self.place.client().await? {
-            None => analysis::sensitivity_in(&strategy, self.n, participation, self.precision, &|| false)
+            None => analysis::sensitivity_in(&strategy, self.n, participation, self.precision, &cancelled)
                 .map_err(|error| error.about_matrix("strategy"))?,
             Some(client) => {
                 client.analysis().sensitivity_in(&strategy, self.n, participation, self.precision).await?

@@ -6,9 +6,10 @@ use noised::{MatrixSpec, Plan, analysis};
 use serde_json::json;
 
 use super::args::{SaveArg, WorkloadArg};
-use super::calibrate::HereUnlessNamed;
-use crate::args::FormatArg;
+use crate::args::{FormatArg, Place};
+use crate::context::Context;
 use crate::failure::Failure;
+use crate::files::Files;
 use crate::output::{Format, print_fields, print_json};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -52,17 +53,18 @@ pub(crate) struct Args {
     #[command(flatten)]
     save: SaveArg,
     #[command(flatten)]
-    _place: HereUnlessNamed,
+    _place: Place,
     #[command(flatten)]
     format: FormatArg,
 }
 
 impl Args {
-    pub(crate) fn run(self) -> Result<(), Failure> {
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
         self.check_flags()?;
-        let strategy = self.strategy()?;
+        let strategy = self.strategy(&context.files)?;
+        let save = self.save.prepare(context)?;
         let noising_matrix = strategy.clone().inverse();
-        self.save.write(&noising_matrix)?;
+        save.write(&noising_matrix)?;
         match self.format.format {
             Format::Json => print_json(&json!({ "strategy": strategy, "noising_matrix": noising_matrix })),
             Format::Table => print_fields([
@@ -73,20 +75,23 @@ impl Args {
         }
     }
 
-    fn strategy(&self) -> Result<MatrixSpec, Failure> {
+    fn strategy(&self, files: &Files) -> Result<MatrixSpec, Failure> {
         let n = || self.needed("-n", self.n);
         let bands = || self.needed("--bands", self.bands);
         Ok(match self.family {
             Named::OptimalMaxError => strategy::optimal_max_error(n()?)?,
             Named::BandedSquareRoot => {
-                strategy::banded_square_root(bands()?, self.coefficients(bands()?)?.as_deref())?
+                strategy::banded_square_root(bands()?, self.coefficients(files, bands()?)?.as_deref())?
             }
-            Named::BandedInverseSquareRoot => {
-                strategy::banded_inverse_square_root(bands()?, self.coefficients(bands()?)?.as_deref())?
-            }
+            Named::BandedInverseSquareRoot => strategy::banded_inverse_square_root(
+                bands()?,
+                self.coefficients(files, bands()?)?.as_deref(),
+            )?,
             Named::LambdaCgd => strategy::lambda_cgd(self.needed("--lambda", self.lambda)?, n()?)?,
             Named::BltFromRationalApproximation => {
-                strategy::blt_from_rational_approximation(self.needed("--buffers", self.buffers)?)?
+                let found =
+                    strategy::blt_from_rational_approximation(self.needed("--buffers", self.buffers)?);
+                found.map_err(|error| error.moved("num_buffers", "buffers"))?
             }
             Named::ColumnNormalizedBanded => strategy::column_normalized_banded(n()?, bands()?)?,
             Named::Identity => MatrixSpec::Identity,
@@ -94,8 +99,8 @@ impl Args {
     }
 
     /// The workload's first column.
-    fn coefficients(&self, bands: usize) -> Result<Option<Vec<f64>>, Failure> {
-        let Some(workload) = self.workload.read(0)? else { return Ok(None) };
+    fn coefficients(&self, files: &Files, bands: usize) -> Result<Option<Vec<f64>>, Failure> {
+        let Some(workload) = self.workload.read(files, 0)? else { return Ok(None) };
         let found = analysis::toeplitz_coefs(&workload, bands as u64);
         let found = found.map_err(|error| error.about_matrix("workload").moved("n", "bands"))?;
         found.map(Some).ok_or_else(|| Failure::usage("workload", "must be Toeplitz by its algebra"))
@@ -120,7 +125,7 @@ impl Args {
             ("--bands", self.bands.is_some(), &with_bands),
             ("--buffers", self.buffers.is_some(), &[F::BltFromRationalApproximation]),
             ("--lambda", self.lambda.is_some(), &[F::LambdaCgd]),
-            ("--workload", self.workload.read(0)?.is_some(), &with_workload),
+            ("--workload", self.workload.is_given(), &with_workload),
         ];
         for (flag, given, families) in rules {
             if given && !families.contains(&self.family) {

@@ -1,7 +1,6 @@
 //! `noisectl noise check`: noise in a file.
 
 use std::fs::File;
-use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use noised::session::ResolvedSpec;
@@ -10,12 +9,19 @@ use noised_client::verify::{Report, Verifier, VerifyOptions};
 
 use super::report;
 use super::values::Values;
-use crate::args::{FormatArg, MatrixArg, unreadable};
+use crate::args::{FormatArg, MatrixArg};
+use crate::context::Context;
 use crate::failure::Failure;
-use crate::npy::Header;
-use crate::steps::{Inputs, StepFile};
+use crate::files::unreadable;
+use crate::interrupt::Interrupt;
+use crate::steps::{Inputs, StepFile, npy_header};
+
+/// What is required takes more than a line of most terminals.
+const USAGE: &str = "noisectl noise check --input <FILE.npy> --matrix <JSON|@FILE>
+           --stddev <S> [OPTIONS]";
 
 #[derive(Debug, clap::Args)]
+#[command(override_usage = USAGE)]
 pub(crate) struct Args {
     /// The steps as they were released: .npy of f32 or f64 with [steps, lanes], as `session run --out` writes it.
     #[arg(long, value_name = "FILE.npy")]
@@ -33,13 +39,13 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) fn run(self) -> Result<(), Failure> {
-        let resolved = describe(&self.input, self.matrix.read()?)?;
-        let file = StepFile::open(&self.input, &resolved)?;
+    pub(crate) fn run(self, context: &Context) -> Result<(), Failure> {
+        let resolved = describe(&self.input, self.matrix.read(&context.files)?)?;
+        let file = StepFile::open(&context.files, &self.input, &resolved)?;
         let options = VerifyOptions { level: self.level, ..VerifyOptions::default() };
         let matrix = &resolved.spec().matrix;
         let verifier = Verifier::new(matrix, self.stddev, resolved.layout().lanes(), options)?;
-        let report = verify(verifier, file, &resolved)?;
+        let report = verify(verifier, file, &resolved, &context.interrupt)?;
         report::print(&report, None, self.format.format)?;
         report::judge(&report)
     }
@@ -47,9 +53,10 @@ impl Args {
 
 /// What a session is that would release such a file.
 fn describe(path: &Path, matrix: MatrixSpec) -> Result<ResolvedSpec, Failure> {
-    let file = File::open(path).map_err(|e| unreadable("input", path, &e))?;
+    let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+    let (len, mut file) = opened.map_err(|e| unreadable("input", path, &e))?;
     let invalid = |rule: String| Failure::usage("input", format_args!("{}: {rule}", path.display()));
-    let header = Header::read(&mut BufReader::new(file)).map_err(invalid)?;
+    let header = npy_header(&mut file, len).map_err(invalid)?;
     if !matches!(header.dtype, DType::F32 | DType::F64) {
         return Err(invalid(format!("must have elements of f32 or f64, found {}", header.dtype)));
     }
@@ -68,10 +75,21 @@ fn describe(path: &Path, matrix: MatrixSpec) -> Result<ResolvedSpec, Failure> {
     Ok(resolved)
 }
 
-fn verify(verifier: Verifier, file: StepFile, resolved: &ResolvedSpec) -> Result<Report, Failure> {
+fn verify(
+    verifier: Verifier,
+    file: StepFile,
+    resolved: &ResolvedSpec,
+    interrupt: &Interrupt,
+) -> Result<Report, Failure> {
     let input = Inputs::File(file);
     let mut values = Values::new(verifier, resolved);
-    for step in 0..input.steps().unwrap_or(0) {
+    let steps = input.steps().unwrap_or(0);
+    for step in 0..steps {
+        if interrupt.is_raised() {
+            return Err(
+                interrupt.failure(format_args!("{step} of {steps} steps are checked; nothing is reported"))
+            );
+        }
         values.step(&input.read(step)?)?;
     }
     values.finish()

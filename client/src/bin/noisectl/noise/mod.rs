@@ -7,6 +7,7 @@ mod verify;
 
 use clap::Subcommand;
 
+use crate::context::Context;
 use crate::failure::Failure;
 
 #[derive(Debug, Subcommand)]
@@ -18,10 +19,10 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
-            Self::Check(args) => args.run(),
-            Self::Verify(args) => args.run().await,
+            Self::Check(args) => args.run(context),
+            Self::Verify(args) => args.run(context).await,
         }
     }
 }

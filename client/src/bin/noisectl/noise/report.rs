@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::describe;
 use crate::failure::Failure;
-use crate::output::{Format, print_json, print_line, print_table, short};
+use crate::output::{Format, print_json, print_line, print_note, print_table, short};
 
 /// Prints a report: `{"passed", "level", "threshold", "checks": [{"name", "statistic", "expected", "p_value",
 /// "verdict"}]}`, or a table with a line that sums it up.
@@ -17,8 +17,9 @@ pub(super) fn print(report: &Report, growth: Option<&Growth>, format: Format) ->
             let header = ["check", "found", "expected", "p-value", "verdict"].map(str::to_owned);
             print_table(header.into(), report.checks.iter().map(to_row).collect())?;
             let (failed, all) = (report.failures().count(), report.checks.len());
-            print_line(&format!(
-                "\n{failed} of {all} checks failed. One fails where its p-value is below {:.1e}; sound noise fails any \
+            print_line("")?;
+            print_note(&format!(
+                "{failed} of {all} checks failed. One fails where its p-value is below {:.1e}; sound noise fails any \
                  with a probability of {:e}.",
                 report.threshold, report.level
             ))?;

@@ -1,5 +1,7 @@
 //! `noisectl noise verify`: noise as a server draws it.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
 use noised::session::{Noise, ResolvedSpec, Source};
 use noised::{DType, Precision, SessionSpec, Tree, analysis};
@@ -9,10 +11,13 @@ use tokio::sync::mpsc;
 
 use super::report;
 use super::values::Values;
-use crate::args::{FormatArg, Place, read_matrix};
+use crate::args::{FormatArg, SessionPlace, at_least_one, read_matrix};
+use crate::context::Context;
 use crate::failure::Failure;
+use crate::files::Files;
+use crate::interrupt::Interrupt;
 use crate::source::NoiseArgs;
-use crate::temporary::{Temporary, interrupted};
+use crate::temporary::Temporary;
 
 /// Steps that are drawn while one is checked.
 const STEPS_AHEAD: usize = 1;
@@ -43,39 +48,37 @@ pub(crate) struct Args {
     #[arg(long, value_name = "P", default_value = "1e-6")]
     level: f64,
     #[command(flatten)]
-    place: Place,
+    place: SessionPlace,
     #[command(flatten)]
     format: FormatArg,
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let resolved = self.describe()?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let resolved = self.describe(&context.files)?;
         let options = VerifyOptions { level: self.level, ..VerifyOptions::default() };
         let matrix = &resolved.spec().matrix;
         let growth = analysis::describe(matrix, None, Some(resolved.spec().precision))?.growth;
         let verifier = Verifier::new(matrix, self.stddev, resolved.layout().lanes(), options)?;
         let values = Values::new(verifier, &resolved);
-        let report = match self.place.client().await? {
-            None => self.check_here(resolved.spec(), values)?,
-            Some(client) => self.check_there(client, &resolved, values).await?,
+        let report = match context.interrupt.stop(self.place.client()).await? {
+            None => self.check_here(resolved.spec(), values, &context.interrupt)?,
+            Some(client) => self.check_there(client, &resolved, values, &context.interrupt).await?,
         };
         report::print(&report, Some(&growth), self.format.format)?;
         report::judge(&report)
     }
 
     /// Checked before a server is looked for.
-    fn describe(&self) -> Result<ResolvedSpec, Failure> {
-        if self.steps == 0 {
-            return Err(Failure::usage("steps", "must be at least 1"));
-        }
+    fn describe(&self, files: &Files) -> Result<ResolvedSpec, Failure> {
+        at_least_one("steps", Some(self.steps))?;
         if !matches!(self.dtype, DType::F32 | DType::F64) {
             let rule = format_args!("must be f32 or f64, found {}: its resolution would show", self.dtype);
             return Err(Failure::usage("dtype", rule));
         }
         let tree = Tree::flat(self.lanes, self.dtype).map_err(|e| Failure::usage("lanes", e))?;
         let source = Source::Gaussian(Noise { stddev: self.stddev, key: self.noise.origin()? });
-        let spec = SessionSpec::new(read_matrix(&self.matrix)?, tree);
+        let spec = SessionSpec::new(read_matrix(files, &self.matrix)?, tree);
         let precision = self.precision.unwrap_or(spec.precision);
         let resolved = SessionSpec { source, precision, ..spec }.resolve()?;
         if let Some(rows) = resolved.spec().horizon.filter(|&rows| self.steps > rows) {
@@ -87,9 +90,17 @@ impl Args {
         Ok(resolved)
     }
 
-    fn check_here(&self, spec: &SessionSpec, mut values: Values) -> Result<Report, Failure> {
+    fn check_here(
+        &self,
+        spec: &SessionSpec,
+        mut values: Values,
+        interrupt: &Interrupt,
+    ) -> Result<Report, Failure> {
         let mut session = LocalHost::new().create_session(spec, self.noise.local_options()?)?;
         for step in 0..self.steps {
+            if interrupt.is_raised() {
+                return Err(self.interrupted(interrupt, step));
+            }
             values.step(&session.fetch(step)?)?;
         }
         values.finish()
@@ -101,23 +112,35 @@ impl Args {
         client: Client,
         resolved: &ResolvedSpec,
         values: Values,
+        interrupt: &Interrupt,
     ) -> Result<Report, Failure> {
         let mut sessions = Temporary::new(client);
+        let drawn = Cell::new(0);
         let checked = async {
             let options = self.noise.create_options()?;
             let session = sessions.create("verify", resolved.spec(), options).await?;
-            check_session(session, self.steps, values).await
+            check_session(session, self.steps, values, &drawn).await
         };
         let checked = tokio::select! {
             checked = checked => checked,
-            interruption = interrupted() => Err(interruption),
+            () = interrupt.raised() => Err(self.interrupted(interrupt, drawn.get())),
         };
         sessions.end(checked).await
+    }
+
+    fn interrupted(&self, interrupt: &Interrupt, drawn: u64) -> Failure {
+        let state = format_args!("{drawn} of {} steps were drawn; nothing is reported", self.steps);
+        interrupt.failure(state)
     }
 }
 
 /// Draws the next steps while the last one is checked, on a thread of its own.
-async fn check_session(mut session: Session, steps: u64, mut values: Values) -> Result<Report, Failure> {
+async fn check_session(
+    mut session: Session,
+    steps: u64,
+    mut values: Values,
+    counted: &Cell<u64>,
+) -> Result<Report, Failure> {
     let (drawn, mut queued) = mpsc::channel::<Bytes>(STEPS_AHEAD);
     let checker = tokio::task::spawn_blocking(move || {
         while let Some(bytes) = queued.blocking_recv() {
@@ -130,6 +153,7 @@ async fn check_session(mut session: Session, steps: u64, mut values: Values) -> 
         if drawn.send(session.fetch(step).await?).await.is_err() {
             break;
         }
+        counted.set(step + 1);
     }
     drop(drawn);
     checker.await.map_err(|e| Failure::failed("the checks", e))?

@@ -4,8 +4,9 @@ use epaint_default_fonts::UBUNTU_LIGHT;
 use plotters::chart::{ChartBuilder, ChartContext};
 use plotters::coord::Shift;
 use plotters::coord::cartesian::Cartesian2d;
-use plotters::element::{Circle, PathElement};
+use plotters::element::{Circle, DashedPathElement, EmptyElement, PathElement};
 use plotters::prelude::{DrawingArea, DrawingAreaErrorKind, DrawingBackend, LineSeries};
+use plotters::series::DashedLineSeries;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use plotters::style::{
     Color, FontFamily, FontStyle, IntoFont, RGBColor, ShapeStyle, TextStyle, WHITE, register_font,
@@ -37,6 +38,9 @@ const COLOURS: [RGBColor; 7] = [
     RGBColor(184, 134, 11),
     RGBColor(90, 90, 90),
 ];
+
+/// Dashes of marked lines and the gaps between them, of which the line below shows.
+const DASHES: [Option<(i32, i32)>; 5] = [None, Some((14, 10)), Some((4, 6)), Some((22, 6)), Some((8, 16))];
 
 type Drawn<DB> = Result<(), DrawingAreaErrorKind<<DB as DrawingBackend>::ErrorType>>;
 type Chart<'a, DB> = ChartContext<'a, DB, Cartesian2d<Axis, Axis>>;
@@ -101,7 +105,17 @@ impl Pen {
             }
             let middle = y + row / 2;
             let (line, _) = self.looks(series.look);
-            root.draw(&PathElement::new([(x, middle), (x + swatch, middle)], line))?;
+            let ends = [(x, middle), (x + swatch, middle)];
+            match series.look {
+                Look::Marked(i) => {
+                    match self.dashes(i) {
+                        Some((dash, gap)) => root.draw(&DashedPathElement::new(ends, dash, gap, line))?,
+                        None => root.draw(&PathElement::new(ends, line))?,
+                    }
+                    root.draw(&(EmptyElement::at((x + swatch / 2, middle)) + self.mark(i)))?;
+                }
+                Look::Line(_) | Look::Marker(_) | Look::Guide => root.draw(&PathElement::new(ends, line))?,
+            }
             let at_middle = text.clone().pos(Pos::new(HPos::Left, VPos::Center));
             root.draw_text(name, &at_middle, (x + swatch + gap, middle))?;
             x += width;
@@ -136,22 +150,50 @@ impl Pen {
 
     fn draw_series<DB: DrawingBackend>(self, chart: &mut Chart<'_, DB>, series: &Series) -> Drawn<DB> {
         let (line, mark) = self.looks(series.look);
-        if let Some(mark) = mark {
-            let marks = series.points.iter().map(|&point| Circle::new(point, self.px(6), mark));
-            chart.draw_series(marks)?;
+        let points = || series.points.iter().copied();
+        if let Look::Marked(i) = series.look {
+            if let Some((dash, gap)) = self.dashes(i) {
+                chart.draw_series(DashedLineSeries::new(points(), dash, gap, line))?;
+            } else {
+                chart.draw_series(LineSeries::new(points(), line))?;
+            }
+            chart.draw_series(points().map(|point| EmptyElement::at(point) + self.mark(i)))?;
+        } else if let Some(mark) = mark {
+            chart.draw_series(points().map(|point| Circle::new(point, self.px(6), mark)))?;
         } else {
-            chart.draw_series(LineSeries::new(series.points.iter().copied(), line))?;
+            chart.draw_series(LineSeries::new(points(), line))?;
         }
         Ok(())
     }
 
+    fn dashes(self, i: usize) -> Option<(i32, i32)> {
+        DASHES[i % DASHES.len()].map(|(dash, gap)| (self.px(dash), self.px(gap)))
+    }
+
+    /// The outline, around its place, of a mark of its own for each number. Marks of one place leave something to see of
+    /// each other.
+    fn mark(self, i: usize) -> PathElement<(i32, i32)> {
+        let shape: &[(i32, i32)] = match i % DASHES.len() {
+            0 => &[(-2, -2), (2, -2), (2, 2), (-2, 2), (-2, -2), (2, 2)],
+            1 => &[(-7, -7), (7, -7), (7, 7), (-7, 7), (-7, -7)],
+            2 => &[(-10, -10), (10, 10), (0, 0), (-10, 10), (10, -10)],
+            3 => &[(0, -13), (9, -9), (13, 0), (9, 9), (0, 13), (-9, 9), (-13, 0), (-9, -9), (0, -13)],
+            _ => &[(0, -18), (18, 0), (0, 18), (-18, 0), (0, -18)],
+        };
+        let shape: Vec<_> = shape.iter().map(|&(x, y)| (self.px(x), self.px(y))).collect();
+        PathElement::new(shape, self.stroke(colour(i), 2))
+    }
+
     /// How lines and marks of a series look; the latter where it has them.
     fn looks(self, look: Look) -> (ShapeStyle, Option<ShapeStyle>) {
-        let colour = |i: usize| COLOURS[i % COLOURS.len()];
         match look {
-            Look::Line(i) => (self.stroke(colour(i), 2), None),
+            Look::Line(i) | Look::Marked(i) => (self.stroke(colour(i), 2), None),
             Look::Marker(i) => (self.stroke(colour(i), 2), Some(colour(i).filled())),
             Look::Guide => (self.stroke(GUIDE, 2), None),
         }
     }
+}
+
+fn colour(i: usize) -> RGBColor {
+    COLOURS[i % COLOURS.len()]
 }

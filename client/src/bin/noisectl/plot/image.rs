@@ -1,15 +1,15 @@
 //! A figure in a file.
 
 use std::fmt::Display;
-use std::fs::File;
-use std::io::{self, BufWriter};
-use std::path::{Path, PathBuf};
+use std::io::{self, Write};
+use std::path::PathBuf;
 
 use plotters::prelude::{BitMapBackend, IntoDrawingArea, SVGBackend};
 
 use super::Figure;
 use super::draw::{HEIGHT, WIDTH, draw, register_fonts};
 use crate::failure::Failure;
+use crate::files::{Files, OutFile};
 
 /// Pixels of an image for one of the drawing, so that it is sharp on fine screens.
 const SCALE: u32 = 2;
@@ -41,26 +41,40 @@ impl ImageFile {
         Ok(Self { path, format })
     }
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
+    /// Before the work: whether there can be such a file.
+    pub(crate) fn prepare(&self, files: &Files) -> Result<PreparedImage, Failure> {
+        Ok(PreparedImage { out: files.output("plot", &self.path)?, format: self.format })
     }
+}
 
+/// A place for an image.
+#[derive(Debug)]
+pub(crate) struct PreparedImage {
+    out: OutFile,
+    format: ImageFormat,
+}
+
+impl PreparedImage {
     pub(crate) fn write(&self, figure: &Figure) -> Result<(), Failure> {
-        let written = match self.format {
-            ImageFormat::Svg => std::fs::write(&self.path, svg(figure)?),
-            ImageFormat::Png => self.write_png(&pixels(figure)?),
-        };
-        written.map_err(|e| Failure::failed(self.path.display(), e))
+        match self.format {
+            ImageFormat::Svg => {
+                let text = svg(figure)?;
+                self.out.write(|out| out.write_all(text.as_bytes()))
+            }
+            ImageFormat::Png => {
+                let pixels = pixels(figure)?;
+                self.out.write(|out| write_png(out, &pixels))
+            }
+        }
     }
+}
 
-    fn write_png(&self, pixels: &[u8]) -> io::Result<()> {
-        let mut encoder =
-            png::Encoder::new(BufWriter::new(File::create(&self.path)?), WIDTH * SCALE, HEIGHT * SCALE);
-        encoder.set_color(png::ColorType::Rgb);
-        let mut writer = encoder.write_header()?;
-        writer.write_image_data(pixels)?;
-        Ok(writer.finish()?)
-    }
+fn write_png(out: &mut impl Write, pixels: &[u8]) -> io::Result<()> {
+    let mut encoder = png::Encoder::new(out, WIDTH * SCALE, HEIGHT * SCALE);
+    encoder.set_color(png::ColorType::Rgb);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(pixels)?;
+    Ok(writer.finish()?)
 }
 
 fn svg(figure: &Figure) -> Result<String, Failure> {
@@ -126,7 +140,8 @@ mod tests {
     fn written(name: &str) -> Vec<u8> {
         let directory = TempDir::new().unwrap();
         let path = directory.path().join(name);
-        ImageFile::parse(path.to_str().unwrap()).unwrap().write(&figure()).unwrap();
+        let image = ImageFile::parse(path.to_str().unwrap()).unwrap();
+        image.prepare(&Files::default()).unwrap().write(&figure()).unwrap();
         std::fs::read(path).unwrap()
     }
 
@@ -154,6 +169,23 @@ mod tests {
         let has = |colour: [u8; 3]| pixels.as_chunks::<3>().0.contains(&colour);
         // The ground, the line, the mark.
         assert!(has([255; 3]) && has([0, 114, 178]) && has([213, 94, 0]));
+    }
+
+    /// What is the same for two families is one line with the marks of both.
+    #[test]
+    fn series_that_lie_on_each_other_are_all_seen() {
+        let points = vec![(1.0, 1000.0), (30.0, 30.0), (1000.0, 1.0)];
+        let series = (0..5).map(|i| Series::marked(i, points.clone()).named(format!("series {i}")));
+        let axis = |label: &str| Axis::fit(label, Scale::Log, [1.0, 1000.0]);
+        let panel = Panel { title: "all".into(), x: axis("x"), y: axis("y"), series: series.collect() };
+        let figure = Figure { title: "one line".into(), panels: vec![panel] };
+        let pixels = pixels(&figure).unwrap();
+        // Below the legend, which ends above a fifth of the height.
+        let drawn = &pixels[pixels.len() / 5..];
+        for colour in [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233]] {
+            let seen = drawn.as_chunks::<3>().0.iter().filter(|&pixel| *pixel == colour).count();
+            assert!(seen > 100, "{colour:?}: {seen}");
+        }
     }
 
     #[test]

@@ -7,8 +7,10 @@ mod axis;
 mod draw;
 mod image;
 
+use crate::output::printable;
+
 pub(crate) use axis::{Axis, Scale};
-pub(crate) use image::ImageFile;
+pub(crate) use image::{ImageFile, PreparedImage};
 
 /// Panels side by side, under a title and a legend of the named series.
 #[derive(Clone, Debug)]
@@ -40,6 +42,9 @@ pub(crate) struct Series {
 enum Look {
     Line(usize),
     Marker(usize),
+    /// A line with a mark at each point. Those of different numbers have other dashes and marks, too, so that each is seen
+    /// where they lie on each other.
+    Marked(usize),
     /// A faint line behind the others.
     Guide,
 }
@@ -48,6 +53,11 @@ impl Series {
     /// Points that are joined.
     pub(crate) fn line(colour: usize, points: Vec<(f64, f64)>) -> Self {
         Self { name: None, look: Look::Line(colour), points }
+    }
+
+    /// Points that are joined and marked, and that other series may share.
+    pub(crate) fn marked(colour: usize, points: Vec<(f64, f64)>) -> Self {
+        Self { name: None, look: Look::Marked(colour), points }
     }
 
     /// A point that is marked.
@@ -62,7 +72,7 @@ impl Series {
 
     /// The same under this name in the legend.
     pub(crate) fn named(self, name: String) -> Self {
-        Self { name: Some(name), ..self }
+        Self { name: Some(printable(&name).into_owned()), ..self }
     }
 
     pub(crate) fn xs(&self) -> impl Iterator<Item = f64> {

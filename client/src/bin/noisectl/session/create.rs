@@ -5,12 +5,13 @@ use noised_client::CreateOptions;
 use super::SpecArgs;
 use super::show::show;
 use crate::args::{FormatArg, ServerArg};
+use crate::context::Context;
 use crate::failure::Failure;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// The session's name. Unless given, the server makes one up.
-    #[arg(long, default_value = "")]
+    #[arg(long, default_value = "", hide_default_value = true)]
     id: String,
     #[command(flatten)]
     spec: SpecArgs,
@@ -24,8 +25,8 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let spec = self.spec.read()?;
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
+        let spec = self.spec.read(&context.files)?;
         let options = self.spec.noise().create_options()?;
         let options = CreateOptions { id: self.id, resume: self.resume, must_exist: self.resume, ..options };
         let session = self.server.client().await?.create_session(spec.spec(), options).await?;

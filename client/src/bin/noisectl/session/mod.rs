@@ -15,7 +15,9 @@ use noised::SessionSpec;
 use noised::session::ResolvedSpec;
 
 use crate::args::{MatrixArg, StateArgs, TreeArg};
+use crate::context::Context;
 use crate::failure::Failure;
+use crate::files::Files;
 use crate::source::{NoiseArgs, SourceArgs};
 
 #[derive(Debug, Subcommand)]
@@ -37,13 +39,13 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         match self {
-            Self::Create(args) => args.run().await,
+            Self::Create(args) => args.run(context).await,
             Self::Get(args) => args.run().await,
             Self::List(args) => args.run().await,
             Self::Delete(args) => args.run().await,
-            Self::Run(args) => args.run().await,
+            Self::Run(args) => args.run(context).await,
             Self::Keep(args) => args.run().await,
             Self::Rewind(args) => args.run().await,
         }
@@ -68,11 +70,11 @@ struct SpecArgs {
 
 impl SpecArgs {
     /// Checked here, so that a mistake is told before a server is looked for.
-    fn read(&self) -> Result<ResolvedSpec, Failure> {
+    fn read(&self, files: &Files) -> Result<ResolvedSpec, Failure> {
         let source = self.source.read()?;
-        let matrix = self.matrix.read()?;
+        let matrix = self.matrix.read(files)?;
         let tree =
-            self.tree.read()?.ok_or_else(|| Failure::usage("tree", "give --tree FILE or --lanes N"))?;
+            self.tree.read(files)?.ok_or_else(|| Failure::usage("tree", "give --tree FILE or --lanes N"))?;
         let spec = SessionSpec::new(matrix, tree);
         let precision = self.state.precision.unwrap_or(spec.precision);
         let shard = self.state.shard();
