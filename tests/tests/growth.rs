@@ -152,11 +152,12 @@ fn noise_does_not_vanish_in_a_product_that_cancels() {
     }
 }
 
-/// Sums of sums that leave the range of f16.
+/// Sums of sums that leave the range of f16, beyond the steps that the bound on a stddev looks at.
 fn overflowing(answers: Source) -> SessionSpec {
     let tree =
         Tree::new(vec![Leaf::new("a", DType::F32, [1500]), Leaf::new("b", DType::F16, [700])]).unwrap();
-    let matrix = MatrixSpec::MomentumSgd { momentum: 1.0, learning_rates: None };
+    let learning_rates = Some(vec![0.5, 1.0]);
+    let matrix = MatrixSpec::MomentumSgd { momentum: 1.0, learning_rates };
     SessionSpec { source: answers, ..SessionSpec::new(matrix, tree) }
 }
 

@@ -45,6 +45,18 @@ fn told(ledger: &Arc<Ledger>, lanes: Range<u64>) -> Option<ServiceError> {
     claim(ledger, lanes, "sessions/asks", false).map(|claim| claim.end(0)).err()
 }
 
+/// Opens a ledger's file that nobody else has. A process that another test starts has every file of this one until it
+/// executes its program, locks and all: that is waited for.
+fn open_alone(path: &Path) -> anyhow::Result<Arc<Ledger>> {
+    for _ in 0..1000 {
+        if let Some(ledger) = Ledger::open(path, MOST).transpose() {
+            return ledger;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("another process keeps {}", path.display());
+}
+
 /// A ledger's file, in a directory of its own.
 struct Place {
     directory: TempDir,
@@ -65,11 +77,15 @@ impl Place {
     }
 
     fn open(&self) -> Arc<Ledger> {
-        Ledger::open(&self.path, MOST).unwrap().unwrap()
+        self.try_open().unwrap()
+    }
+
+    fn try_open(&self) -> anyhow::Result<Arc<Ledger>> {
+        open_alone(&self.path)
     }
 
     fn refusal(&self) -> String {
-        format!("{:#}", Ledger::open(&self.path, MOST).unwrap_err())
+        format!("{:#}", self.try_open().unwrap_err())
     }
 
     fn content(&self) -> Vec<u8> {
@@ -207,15 +223,14 @@ fn no_byte_can_change_unnoticed() {
             let mut changed = whole.clone();
             changed[at] = byte;
             std::fs::write(&place.path, &changed).unwrap();
-            match Ledger::open(&place.path, MOST) {
+            match place.try_open() {
                 Err(error) => {
                     let error = format!("{error:#}");
                     let named = error.contains("noise.ledger: line ") && error.contains("copy of the file");
                     assert!(named, "byte {at} is {byte}: {error}");
                     assert_eq!(place.content(), changed, "what is refused is left as it is");
                 }
-                Ok(opened) => {
-                    let ledger = opened.unwrap();
+                Ok(ledger) => {
                     for lanes in &drawn {
                         assert!(told(&ledger, lanes.clone()).is_some(), "byte {at} is {byte}: {lanes:?}");
                     }
@@ -339,7 +354,7 @@ fn only_a_regular_file_is_a_ledger() {
         (Path::new("/dev/zero"), "a device"),
         (link.as_path(), "a device"),
     ] {
-        let error = format!("{:#}", Ledger::open(path, MOST).unwrap_err());
+        let error = format!("{:#}", open_alone(path).unwrap_err());
         assert!(error.ends_with(&format!("must be a regular file, found {kind}")), "{error}");
     }
     assert!(!Path::new("/dev/null.lock").exists());
@@ -348,7 +363,7 @@ fn only_a_regular_file_is_a_ledger() {
     std::fs::remove_file(&link).unwrap();
     symlink(&target, &link).unwrap();
     for life in 0..2 {
-        let ledger = Ledger::open(&link, MOST).unwrap().unwrap();
+        let ledger = open_alone(&link).unwrap();
         assert_eq!(told(&ledger, 0..5).is_some(), life > 0);
         claim(&ledger, 0..5, "sessions/a", true).unwrap().end(3);
     }
