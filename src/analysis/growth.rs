@@ -61,25 +61,45 @@ pub fn growth_of(matrix: &MatrixSpec, precision: Precision, horizon: Option<u64>
     Ok(growth(&plan, precision, ends.map(|end| end.max(1)), 1.0))
 }
 
+/// Growth from an octave of steps to the next, as a power of 2, from which on it may be exponential.
+const SUSPECTED: f64 = 1.0;
+
+/// The same, from which on it is: no power of the step that a session's matrix grows with is as large.
+const CERTAIN: f64 = 3.0;
+
+/// Terms of a step of which eight times as many steps are affordable.
+const FEW_TERMS: usize = 256;
+
 /// How a matrix grows in an arithmetic, for white input of standard deviation `stddev`.
 pub(crate) fn growth(plan: &Plan, precision: Precision, horizon: Option<u64>, stddev: f64) -> Growth {
     let steps = horizon.unwrap_or(UNLIMITED_GROWTH_STEPS).min(MAX_GROWTH_STEPS);
     // The numbers that a session multiplies with. Where it cannot hold them, there is none.
     let rounded = plan.rounded(precision, Runs::Matrix);
     let mut lanes = Lanes::new(rounded.as_ref().unwrap_or(plan), precision, stddev);
-    let run = lanes.affordable_steps(steps);
-    for t in 0..run {
-        if let Some(overflows) = lanes.step(t as usize) {
-            let relative_error = capped(lanes.window.relative_error());
-            return Growth { steps, relative_error, sound_steps: Some(t), overflows };
+    let mut run = lanes.affordable_steps(steps);
+    let mut least = if lanes.step.terms.len() < FEW_TERMS { SUSPECTED } else { CERTAIN };
+    let mut t = 0;
+    let (errors, values) = loop {
+        while t < run {
+            if let Some(overflows) = lanes.step(t as usize) {
+                let relative_error = capped(lanes.window.relative_error());
+                return Growth { steps, relative_error, sound_steps: Some(t), overflows };
+            }
+            t += 1;
         }
-    }
-    if run == steps {
-        let relative_error = capped(lanes.window.relative_error());
-        return Growth { steps, relative_error, sound_steps: None, overflows: false };
-    }
-    let errors = Trend::of(lanes.octaves.map(|octave| octave.relative_error()), run);
-    let values = Trend::of(lanes.octaves.map(|octave| octave.largest), run);
+        if run == steps {
+            let relative_error = capped(lanes.window.relative_error());
+            return Growth { steps, relative_error, sound_steps: None, overflows: false };
+        }
+        let errors = Trend::of(lanes.octaves.map(|octave| octave.relative_error()), run, least);
+        let values = Trend::of(lanes.octaves.map(|octave| octave.largest), run, least);
+        if least == CERTAIN || (errors.rate == 0.0 && values.rate == 0.0) {
+            break (errors, values);
+        }
+        // Sums of a few lanes double by chance. Exponential growth has eight times the power after three octaves more.
+        run = run.saturating_mul(8).min(steps);
+        least = CERTAIN;
+    };
     let unsound = errors.reaches(MAX_RELATIVE_ERROR).max(run as f64);
     let overflow = values.reaches(lanes.largest_value).max(run as f64);
     let first = unsound.min(overflow);
@@ -152,13 +172,13 @@ struct Trend {
 }
 
 impl Trend {
-    /// Of the last three octaves before `run`.
-    fn of(octaves: [f64; 3], run: u64) -> Self {
+    /// Of the last three octaves before `run`. Growth by less than the power `least` is never told to be exponential.
+    fn of(octaves: [f64; 3], run: u64, least: f64) -> Self {
         /// What growth as a power may rise by, from an octave to the next, where chance alone has a hand in it.
         const CHANCE: f64 = 0.5;
         let [first, second, third] = octaves.map(|value| value.max(f64::MIN_POSITIVE).log2());
         let (before, power) = (second - first, third - second);
-        let exponential = power > 1.0 && power > before + CHANCE;
+        let exponential = power > least && power > before + CHANCE;
         let rate = if exponential { power / (0.375 * run as f64) } else { 0.0 };
         Self { middle: 0.75 * run as f64, last: third, power: power.max(0.0), rate }
     }

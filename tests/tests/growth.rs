@@ -431,3 +431,33 @@ fn what_grows_is_told() {
     let slowly = told(&toeplitz(&[1.0, -1.001]).inverse(), Precision::F32);
     assert!(slowly.overflows && (60_000..120_000).contains(&slowly.sound_steps.unwrap()), "{slowly:?}");
 }
+
+/// Sums of noise that a strategy correlates: their rounding errors are a random walk, which grows as a power of the step.
+#[test]
+fn sums_through_a_strategy_serve_for_ever() {
+    let decays = [0.9214, 0.9565, 0.9672, 0.99, 0.5];
+    let scales = [0.1, 0.05, 0.02, 0.01, 0.2];
+    let strategies = (2..=5)
+        .map(|buffers| blt(&decays[..buffers], &scales[..buffers]))
+        .chain([blt(&decays[..3], &[1.3541, -3.4588, 2.5286])])
+        .chain([4, 8, 16].map(|bands| strategy::banded_square_root(bands, None).unwrap()))
+        .chain([2, 3, 4].map(|buffers| strategy::blt_from_rational_approximation(buffers).unwrap()));
+    let momentum = |momentum| MatrixSpec::MomentumSgd { momentum, learning_rates: None };
+    for strategy in strategies {
+        for workload in [MatrixSpec::PrefixSum, momentum(0.9), momentum(0.95), momentum(0.99)] {
+            let matrix = product([workload, strategy.clone().inverse()]);
+            let sessions =
+                [(None, Precision::F32, DType::F32), (Some(10_000_000), Precision::F64, DType::F64)];
+            for (horizon, precision, dtype) in sessions {
+                let spec = SessionSpec {
+                    precision,
+                    horizon,
+                    source: Source::Gaussian(noises::given()),
+                    ..SessionSpec::new(matrix.clone(), Tree::flat(3, dtype).unwrap())
+                };
+                let refused = spec.resolve().err();
+                assert!(refused.is_none(), "{horizon:?} {precision}: {} {refused:?}", matrix.to_json());
+            }
+        }
+    }
+}
