@@ -42,6 +42,8 @@ mod _noised {
     #[pymodule_export]
     use crate::session::Session;
     #[pymodule_export]
+    use crate::spec::check_session;
+    #[pymodule_export]
     use crate::strategy::{
         banded_inverse_square_root, banded_square_root, blt_from_rational_approximation, check,
         column_normalized_banded, lambda_cgd, optimal_max_error, toeplitz_coefs,

@@ -108,6 +108,14 @@ impl Description {
     }
 }
 
+/// Raises where a session of this description would break a rule. None is made, and no server is asked.
+#[pyfunction]
+pub(crate) fn check_session(py: Python<'_>, description: Description) -> Result<(), Failure> {
+    let (spec, ..) = description.read()?;
+    py.detach(|| spec.resolve())?;
+    Ok(())
+}
+
 /// A key's 32 bytes.
 pub(crate) fn key_bytes(field: &str, bytes: &[u8]) -> Result<[u8; 32], Failure> {
     bytes.try_into().map_err(|_| invalid(field, format!("must have 32 bytes, found {}", bytes.len())).into())

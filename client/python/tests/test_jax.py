@@ -230,6 +230,39 @@ def test_formats(client: noised.Client, source: SourceName, dtype: str, jit: boo
     )
 
 
+@pytest.mark.parametrize("noise", [None, "float32"])
+@pytest.mark.parametrize(
+    "too_large", [("float16", 4400.0, "f16"), ("bfloat16", 2.25e37, "bf16")], ids=["f16", "bf16"]
+)
+@pytest.mark.parametrize("begun_by", ["init", "jitted init", "shapes", "update"])
+def test_it_is_the_gradients_that_must_have_the_range(
+    client: noised.Client, source: SourceName, noise: Any, too_large: tuple[str, float, str], begun_by: str
+) -> None:
+    dtype, stddev, name = too_large
+    params = {"w": jnp.zeros(9, dtype), "b": jnp.zeros(3)}
+    before = len(client.list_sessions())
+    options: dict[str, Any] = {"client": client, "source": source, "dtype": noise}
+
+    def begin(privatizer: noised.jax.Privatizer) -> Any:
+        if begun_by == "shapes":
+            jax.eval_shape(privatizer.init, params)
+        elif begun_by != "update":
+            (jax.jit(privatizer.init) if begun_by == "jitted init" else privatizer.init)(params)
+        state = noised.jax.PrivatizerState(jnp.asarray(0, jnp.int32))
+        return privatizer.update(params, state)[0]
+
+    refused = pytest.raises(
+        noised.errors.InvalidArgumentError, match=rf"source\.stddev: must be at most .* for answers in {name}"
+    )
+    privatizer = noised.jax.gaussian_privatizer(stddev=stddev, **options)
+    with refused, privatizer.errors():
+        begin(privatizer)
+    assert len(client.list_sessions()) == before
+    with noised.jax.gaussian_privatizer(stddev=stddev * 0.97, **options) as privatizer:
+        answer = begin(privatizer)
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in answer.values())
+
+
 def test_f64(client: noised.Client, source: SourceName) -> None:
     with pytest.raises(noised.errors.InvalidArgumentError, match="jax_enable_x64"):
         noised.jax.privatizer(MATRIX, stddev=1.0, client=client, dtype="float64")
@@ -244,6 +277,12 @@ def test_f64(client: noised.Client, source: SourceName) -> None:
                 assert noisy["w"].dtype == jnp.float64
                 answers.append(noisy)
         assert same_bits(*answers)
+        # Noise that fits f64 alone does not fit gradients in f32.
+        with (
+            noised.jax.gaussian_privatizer(**{**options, "stddev": 1e38, "dtype": "float64"}) as privatizer,
+            pytest.raises(noised.errors.InvalidArgumentError, match="for answers in f32"),
+        ):
+            privatizer.init({"w": jnp.zeros(3, jnp.float32)})
         # They are no f32 values that were widened.
         noise = np.asarray(answers[0]["w"], np.float64) - np.asarray(params["w"])
         assert (noise != noise.astype(np.float32)).mean() > 0.9

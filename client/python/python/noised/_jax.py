@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from noised._leaves import ShapeDtype, dtype_name, numpy_dtype
 from noised._options import SessionOptions
+from noised._rounding import check_rounded
 from noised._tree import difference, flatten, path_of
 from noised.client import Client, resume
 from noised.errors import CannotResumeError, FingerprintMismatchError, InvalidArgumentError, NoisedError
 from noised.session import Session
-from noised.sources import Privatize, Shard, Source
+from noised.sources import Input, Privatize, Shard, Source
 from noised.streaming_matrix import StreamingMatrix
 
 #: The longest argument of a callback on the processor. JAX copies those up to 100 KiB at once.
@@ -281,7 +282,26 @@ class Steps:
         tree = self._specs(params)
         if self._tree is not _UNBOUND:
             self._compare(tree)
+        else:
+            self._check_range(params)
         self._tree = tree
+
+    def _check_range(self, params: Any) -> None:
+        """Sees that the sum fits the gradients' formats, to which it is rounded."""
+        source, options = self._opening.source, self._opening.options
+        if isinstance(source, Input):
+            return
+        dtypes = [leaf.dtype for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
+        found = [numpy_dtype(dtype_name(jax.dtypes.canonicalize_dtype(dtype))) for dtype in dtypes]
+        check_rounded(
+            ((dtype_name(dtype), dtype_name(self._answer_dtype(dtype))) for dtype in found),
+            lambda: {
+                "matrix": self._opening.matrix.to_json(),
+                "stddev": source.stddev,
+                "precision": options.get("precision"),
+                "horizon": options.get("horizon"),
+            },
+        )
 
     def _specs(self, tree: Any) -> Any:
         """The shapes and formats of a tree's leaves."""

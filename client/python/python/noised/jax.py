@@ -167,8 +167,9 @@ def privatizer(
             where the state says.
         source: `gaussian`: the noise of a step is fetched, the next step's while the gradients are computed. `privatize`: the
             gradients are sent, and noise leaves the server under a gradient alone.
-        dtype: The format of the noise, which is added by JAX's rules of promotion and rounded to the gradients' format; that of
-            each gradient unless set. Of `privatize`, the format of the answer before that rounding.
+        dtype: The format of the noise, which is added by JAX's rules of promotion and rounded to the gradients' format. Unless
+            set, that of each gradient, and float32 for gradients of 16 bits. Of `privatize`, the format of the answer before
+            that rounding; unless set, that of each gradient.
         id: As of `Client.create_session`, and so are `resume`, `horizon`, `precision`, `lookahead`, `noise_state`,
             `start_noise_over` and `fetch_ahead`.
         resume_from: What `Privatizer.state_bytes` or `Session.state` gave: go on with that session, at that step. Matrix,

@@ -16,6 +16,7 @@ from noised._check import flag, is_a, maybe_call, one_of, real, text
 from noised._closing import Closing
 from noised._leaves import dtype_name
 from noised._options import SessionOptions, checked
+from noised._rounding import check_rounded
 from noised._tree import flatten
 from noised.client import Client, connect, resume
 from noised.design import Design, noising_matrix_of
@@ -76,6 +77,15 @@ class Plan:
         client = client_of(place)
         return client.create_session(self.noising_matrix, tree, self.source, shard=self.shard, **self.options)
 
+    def described(self) -> dict[str, Any]:
+        """What of it says how large its noise is."""
+        return {
+            "matrix": self.noising_matrix.to_json(),
+            "stddev": self.source.stddev,
+            "precision": self.options.get("precision"),
+            "horizon": self.options.get("horizon"),
+        }
+
     def made_for(self) -> dict[str, Any]:
         """What must be the same where a checkpoint is taken up."""
         matrix = hashlib.sha256(self.noising_matrix.to_json().encode()).hexdigest()
@@ -120,6 +130,8 @@ class Noise(Closing):
         else:
             is_sent = plan.kind == "privatize"
             self._order = [(path, _format(path, leaf.dtype, is_sent)) for path, leaf in leaves.items()]
+            formats = ((dtype_name(leaves[path].dtype), answer) for path, answer in self._order)
+            check_rounded(formats, plan.described)
 
     @property
     def session(self) -> Session:
@@ -358,6 +370,8 @@ def _check_session(session: Session, leaves: Mapping[str, torch.Tensor]) -> None
                 field=f"session.{path}",
                 rule=f"must have the parameter's format {leaves[path].dtype}, found {leaf.dtype}",
             )
+    formats = ((dtype_name(leaves[_plain(leaf.path)].dtype), answer) for leaf, answer, _ in session._places)
+    check_rounded(formats, session._open().description)
 
 
 #: What torch.compile puts before the names of a module's parameters.
