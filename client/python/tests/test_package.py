@@ -177,6 +177,28 @@ class TestStubs:
         """
         assert run(script, PYTHONPATH=str(tmp_path)) == "none\n"
 
+    def test_entries_that_cannot_be_looked_into_are_nothing(self, stubs: Path, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        (tmp_path / "loop").symlink_to(tmp_path / "loop")
+        # The rights of a folder are nothing to root; a name that is too long is refused to everybody.
+        closed = tmp_path / "closed"
+        closed.mkdir(mode=0)
+        script = """
+        import sys, noised, google.protobuf.json_format
+        odd = [sys.argv[1] + "/" + name for name in ("file", "loop", "closed", "none", "x" * 300)]
+        sys.path[:0] = [*odd, b"bytes", None, 7, ["list"]]
+        sys.path.append(sys.argv[2])
+        import noised.toeplitz, noised.v1.sessions_pb2
+        try:
+            import noised.notes
+        except ModuleNotFoundError:
+            print("none")
+        """
+        try:
+            assert run(script, str(tmp_path), str(stubs)) == "none\n"
+        finally:
+            closed.chmod(0o700)
+
 
 class TestPickle:
     """What goes to another process, and what says why it does not."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +18,10 @@ class ExtendedPath(list[str]):
     def __iter__(self) -> Iterator[str]:
         own = list(super().__iter__())
         yield from own
-        for entry in dict.fromkeys(sys.path):
+        # What is no text is no entry for Python's own import either.
+        for entry in dict.fromkeys(entry for entry in sys.path if isinstance(entry, str)):
             folder = Path(entry or ".") / "noised"
-            # Another package of this name is none of this protocol's folders, unless its `__init__` is made as well.
-            if str(folder) not in own and (folder / "v1").is_dir():
+            # Another package of this name is none of this protocol's folders, unless its `__init__` is made as well. A folder
+            # that cannot be looked into has nothing for this package: `Path.is_dir` would raise.
+            if str(folder) not in own and os.path.isdir(folder / "v1"):
                 yield str(folder)

@@ -339,12 +339,26 @@ class Session(Closing, Generic[Tree]):
         try:
             return native.keep_state(self._step, True)
         except WrongStepError as error:
-            if self._source != "privatize" or error.expected != self._step + 1:
+            if not self._is_unseen(native, error.expected):
                 raise
-            # The answer of the last step reached nobody, and the state of the step before it is gone. Noise is drawn again.
+            # The answers of the last steps reached nobody, and the state of this step is gone. Noise is drawn again.
             native.rewind(self._step, False)
-            self._rewinds = _rewinds(native)
+            self._stand_at(self._step)
             return native.keep_state(self._step, True)
+
+    def _is_unseen(self, native: _noised.Session, stands: int) -> bool:
+        """Whether a session that stands there was brought there by this handle, in steps that it did not hand out."""
+        if self._source == "privatize":
+            return stands == self._step + 1
+        # After a Ctrl-C: a step that was not counted, and the one that was asked for ahead.
+        if not self._is_own(stands):
+            return False
+        if self._ahead is not None and isinstance(self._ahead.stop(), TakenByAnotherError):
+            self._asked = None
+        told = self._client._get(native.names)
+        is_own = all(self._is_own(shard.next_step) for shard in told)
+        # Where another handle went back, the steps that come then are its own.
+        return is_own and [shard.rewind_count for shard in told] == self._rewinds
 
     def rewind(
         self,

@@ -146,15 +146,15 @@ def check_gradient(field: str, gradient: torch.Tensor, dtype: torch.dtype) -> No
 def check_apart(gradients: Mapping[str, torch.Tensor]) -> None:
     """Sees that no two gradients share memory: each would get the noise of both, or one noise would overwrite the other."""
     places = sorted(
-        (str(gradient.device), *_extent(gradient), name)
+        (*_memory(gradient), *_extent(gradient), name)
         for name, gradient in gradients.items()
         if gradient.numel()
     )
     # Those that begin before the ones seen so far have ended.
-    reaching: list[tuple[str, int, int, str]] = []
+    reaching: list[tuple[str, int, int, int, str]] = []
     for place in places:
-        device, start, _, name = place
-        reaching = [other for other in reaching if other[0] == device and other[2] > start]
+        *memory, start, _, name = place
+        reaching = [other for other in reaching if [*other[:2]] == memory and other[3] > start]
         for *_, other in reaching:
             if _share(gradients[other], gradients[name]):
                 raise InvalidArgumentError(
@@ -165,9 +165,25 @@ def check_apart(gradients: Mapping[str, torch.Tensor]) -> None:
         reaching.append(place)
 
 
+#: Kinds of devices on which a pointer is an address. On Apple's GPUs, for one, it is that of an object that stands for memory.
+_ADDRESSED = ("cpu", "cuda", "xpu")
+
+
+def _memory(tensor: torch.Tensor) -> tuple[str, int]:
+    """In what a tensor's bytes are counted: the memory of its device, or where that has no addresses, its storage."""
+    is_addressed = tensor.device.type in _ADDRESSED
+    return str(tensor.device), 0 if is_addressed else tensor.untyped_storage()._cdata
+
+
+def _start(tensor: torch.Tensor) -> int:
+    """Where the bytes of its elements begin."""
+    is_addressed = tensor.device.type in _ADDRESSED
+    return tensor.data_ptr() if is_addressed else int(tensor.storage_offset()) * tensor.element_size()
+
+
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     """Where the bytes of its elements begin and end."""
-    start = tensor.data_ptr()
+    start = _start(tensor)
     reach = sum((length - 1) * stride for length, stride in zip(tensor.shape, tensor.stride(), strict=True))
     return start, start + (reach + 1) * tensor.element_size()
 
@@ -189,7 +205,7 @@ def _overlaps_itself(tensor: torch.Tensor) -> bool:
 def _share(left: torch.Tensor, right: torch.Tensor) -> bool:
     """Whether two tensors, whose extents overlap, have an element in common: columns of one matrix have none."""
     size = left.element_size()
-    apart = right.data_ptr() - left.data_ptr()
+    apart = _start(right) - _start(left)
     if right.element_size() != size or apart % size:
         return True
     return bool(torch.isin(_places(left), _places(right) + apart // size).any())
