@@ -368,6 +368,14 @@ fn a_bench_ends_with_its_server() {
     assert!(stderr.contains("left on the server: bench-"), "{stderr}");
 }
 
+/// Bytes of the files of a directory that are not finished.
+fn unfinished(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
+    let partial = entries.filter(|entry| entry.file_name().to_str().unwrap().ends_with(".partial"));
+    // One that is gone meanwhile has none.
+    partial.map(|entry| entry.metadata().map_or(0, |file| file.len())).sum()
+}
+
 /// A session that nobody named is gone with the run that made it; one with a name stays, with what there is of its file.
 #[test]
 fn a_run_deletes_the_session_that_it_made_up() {
@@ -411,7 +419,7 @@ fn a_run_deletes_the_session_that_it_made_up() {
             let arguments = [&["--steps", "1000000", "--out", &out][..], &named].concat();
             let mut child = session(&arguments).spawn().unwrap();
             let partial = format!("{out}.partial");
-            while std::fs::metadata(&partial).map_or(0, |file| file.len()) < 100_000 {
+            while unfinished(directory.path()) < 100_000 {
                 assert!(child.try_wait().unwrap().is_none());
                 std::thread::sleep(std::time::Duration::from_millis(5));
             }
@@ -421,13 +429,31 @@ fn a_run_deletes_the_session_that_it_made_up() {
             assert_eq!(status.code(), Some(ended), "{stderr}");
             assert!(stdout.is_empty() && stderr.contains(" of 1000000 steps are done"), "{stderr}");
             assert!(!Path::new(&out).exists());
+            assert_eq!(unfinished(directory.path()) > 0, id.is_some(), "{stderr}");
             assert_eq!(Path::new(&partial).exists(), id.is_some(), "{stderr}");
             assert_eq!(stderr.contains("goes on from there"), id.is_some(), "{stderr}");
             assert_eq!(sessions(&server), usize::from(id.is_some()));
         }
-        run(program("noisectl").args(["session", "delete", "named", "--server", &server.target]));
+        // No other run touches its answers, and one with a name of its own says why it does not begin.
+        let partial = format!("{out}.partial");
+        let left = std::fs::read(&partial).unwrap();
+        let here = ["session", "run", "--local", "--matrix", MATRIX, "--lanes", "9", "--seed", "1"];
+        run(program("noisectl").args(here).args(["--steps", "3", "--out", &out]));
+        run(&mut session(&["--steps", "3", "--out", &out]));
+        for steps in ["3", "1000000"] {
+            let Output { status, stderr, .. } =
+                session(&["--id", "other", "--steps", steps, "--out", &out]).output().unwrap();
+            let stderr = String::from_utf8(stderr).unwrap();
+            assert_eq!(status.code(), Some(2), "{stderr}");
+            assert!(stderr.contains("has answers of a run that is not finished"), "{stderr}");
+        }
+        assert!(std::fs::read(&partial).unwrap() == left, "the answers are others");
+        for id in ["named", "other"] {
+            run(program("noisectl").args(["session", "delete", id, "--server", &server.target]));
+        }
         // The next run is to be found at its own work.
-        std::fs::remove_file(format!("{out}.partial")).unwrap();
+        std::fs::remove_file(&out).unwrap();
+        std::fs::remove_file(&partial).unwrap();
     }
     // A named run that is interrupted goes on, and has what one run has.
     let whole = ["--steps", "400", "--id", "whole", "--out", &out];

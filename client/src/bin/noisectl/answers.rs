@@ -1,14 +1,14 @@
 //! The answers of a run, in a file.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use noised::Layout;
 
 use crate::failure::Failure;
-use crate::files::OutFile;
+use crate::files::{FileId, OutFile};
 use crate::npy::Header;
 use crate::steps::only_dtype;
 
@@ -16,7 +16,8 @@ use crate::steps::only_dtype;
 ///
 /// Under its name the file has all steps. Until then its name ends in `.partial`, and its length says how many of its
 /// bytes are there: a byte of a step is written only behind the one before. So no step is there that was not answered,
-/// and a run that goes on finds what it needs or says what is missing.
+/// and a run that goes on finds what it needs or says what is missing. A run that no other goes on with has a name of its
+/// own for that time, and so does not meet the unfinished answers of another.
 #[derive(Debug)]
 pub(crate) struct AnswerFile {
     out: OutFile,
@@ -43,7 +44,8 @@ enum Target {
 
 impl AnswerFile {
     /// Makes a file for `steps` steps; or, for a run that goes on at `next_step`, takes the one that has the steps before.
-    /// With `keep`, a run that ends early leaves its unfinished file for the run that goes on.
+    /// With `keep`, a run that ends early leaves its unfinished file for the run that goes on, and a file that another run
+    /// left there is refused.
     pub(crate) fn open(
         out: OutFile,
         layout: &Layout,
@@ -59,7 +61,7 @@ impl AnswerFile {
         let (Some(end), Some(answered)) = (at(steps), at(next_step.min(steps))) else {
             return Err(Failure::usage("steps", format_args!("{steps} are more than a file holds")));
         };
-        let target = Target::open(&out, &header.to_bytes(), next_step, steps)?;
+        let target = Target::open(&out, &header.to_bytes(), step_bytes, next_step, steps, keep)?;
         let file = Self { out, target, end, data_start: header.data_start, step_bytes, answered, keep };
         if next_step > 0
             && let Target::Partial { len, .. } = file.target
@@ -110,14 +112,15 @@ impl AnswerFile {
         Ok(())
     }
 
-    /// Gives the file its name, once all of it is there.
+    /// Gives the file its name, once all of it is there. Where that fails the answers stay where they are.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
         // What is dropped below has nothing to clean up.
         let target = std::mem::replace(&mut self.target, Target::Done);
         match target {
             Target::Partial { file, path, len } if len == self.end => {
-                let named = self.out.finish(&file).and_then(|()| fs::rename(path, self.out.target()));
-                named.map_err(|e| self.out.failed(e))
+                let named = self.out.finish(&file).and_then(|()| fs::rename(&path, self.out.target()));
+                let kept = path.display();
+                named.map_err(|e| self.out.failed(format_args!("{e}; all of the answers are in {kept}")))
             }
             Target::Partial { file, path, len } => {
                 let rule = format_args!("the answers end at byte {len} of {}", self.end);
@@ -143,7 +146,14 @@ impl Drop for AnswerFile {
 }
 
 impl Target {
-    fn open(out: &OutFile, header: &[u8], next_step: u64, steps: u64) -> Result<Self, Failure> {
+    fn open(
+        out: &OutFile,
+        header: &[u8],
+        step_bytes: u64,
+        next_step: u64,
+        steps: u64,
+        keep: bool,
+    ) -> Result<Self, Failure> {
         let failed = |e: io::Error| out.failed(e);
         if out.is_stream() {
             if next_step > 0 {
@@ -155,9 +165,27 @@ impl Target {
             file.write_all(header).map_err(failed)?;
             return Ok(Self::Stream { file, len: header.len() as u64 });
         }
+        if !keep && next_step == 0 {
+            let beside = out.beside().map_err(failed)?;
+            beside.as_file().write_all_at(header, 0).map_err(failed)?;
+            let (file, path) = beside.keep().map_err(|e| failed(e.error))?;
+            return Ok(Self::Partial { file, path, len: header.len() as u64 });
+        }
         let path = out.partial();
-        if next_step == 0 {
+        let open_unused = || {
             let file = open_alone(out, &path)?;
+            if !has_answers(&file, header, step_bytes).map_err(failed)? {
+                return Ok(file);
+            }
+            let rule = format!(
+                "{} has answers of a run that is not finished, and this session is at step {next_step}; remove it, or \
+                 name another file",
+                path.display()
+            );
+            Err(Failure::usage("out", rule))
+        };
+        if next_step == 0 {
+            let file = open_unused()?;
             file.set_len(0).and_then(|()| file.write_all_at(header, 0)).map_err(failed)?;
             return Ok(Self::Partial { file, path, len: header.len() as u64 });
         }
@@ -174,7 +202,7 @@ impl Target {
             return Ok(Self::Done);
         }
         // The session went back: the file stays until the answers that come now are all there.
-        let file = open_alone(out, &path)?;
+        let file = open_unused()?;
         let copied = fs::copy(out.target(), &path).map_err(failed)?;
         Ok(Self::Partial { file, path, len: copied })
     }
@@ -188,11 +216,36 @@ fn open_alone(out: &OutFile, path: &Path) -> Result<File, Failure> {
     }
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = file.map_err(failed)?;
+    lock(out, path, &file)?;
+    Ok(file)
+}
+
+/// Takes an open file for this run alone.
+fn lock(out: &OutFile, path: &Path, file: &File) -> Result<(), Failure> {
     match file.try_lock() {
-        Err(TryLockError::WouldBlock) => Err(out.failed("another run writes it")),
+        Err(TryLockError::WouldBlock) => return Err(out.failed("another run writes it")),
         // Not every file system has locks.
-        Ok(()) | Err(TryLockError::Error(_)) => Ok(file),
+        Ok(()) | Err(TryLockError::Error(_)) => {}
     }
+    // A run that had the lock until now may have given the file its name: what is open is then a whole file.
+    match FileId::of_open(file) == FileId::of(path) {
+        true => Ok(()),
+        false => Err(out.failed("another run has finished it meanwhile")),
+    }
+}
+
+/// Whether a file has what a run that begins would destroy: answers to a step of a run like this one, or anything else
+/// but a header. A run that was ended in its first step, which the session does not count as done, begins again.
+fn has_answers(mut file: &File, header: &[u8], step_bytes: u64) -> io::Result<bool> {
+    let len = file.metadata()?.len();
+    let header_bytes = header.len() as u64;
+    let mut found = Vec::new();
+    file.take(header_bytes).read_to_end(&mut found)?;
+    if header.starts_with(&found) {
+        return Ok(len >= header_bytes + step_bytes);
+    }
+    file.rewind()?;
+    Ok(!Header::read(&mut file).is_ok_and(|other| other.data_start == len))
 }
 
 fn has_header(path: &Path, header: &[u8]) -> bool {
@@ -291,6 +344,97 @@ mod tests {
         write(&mut file, 0..1);
         assert!(message(file.finish()).contains("end at byte"));
         assert_eq!((place.names(), place.values()), (vec!["y.npy".to_owned()], ALL.to_vec()));
+    }
+
+    #[test]
+    fn answers_that_cannot_get_their_name_are_told_where_they_are() {
+        for keep in [true, false] {
+            let place = Place::new();
+            let mut file = place.open_for(STEPS, 0, keep).unwrap();
+            write(&mut file, 0..STEPS);
+            let names = place.names();
+            // A directory has taken the place meanwhile.
+            fs::create_dir(place.path()).unwrap();
+            let told = message(file.finish());
+            let [partial] = &names[..] else { panic!("{names:?}") };
+            let partial = place.0.path().join(partial);
+            let end = format!("; all of the answers are in {}", partial.display());
+            assert!(told.ends_with(&end), "{told}");
+            assert_eq!(Array::read(&mut File::open(partial).unwrap()).unwrap().values, ALL);
+            if keep {
+                fs::remove_dir(place.path()).unwrap();
+                place.open(STEPS).unwrap().finish().unwrap();
+                assert_eq!(place.values(), ALL);
+            }
+        }
+    }
+
+    /// What a run left, whatever run comes to the same place.
+    #[test]
+    fn unfinished_answers_of_another_run_stay() {
+        let place = Place::new();
+        let partial = place.0.path().join("y.npy.partial");
+        let mut file = place.open(0).unwrap();
+        write(&mut file, 0..2);
+        drop(file);
+        let left = fs::read(&partial).unwrap();
+        // A run that nobody named has a name of its own, whether it is finished or not.
+        for steps in [0, STEPS] {
+            let mut file = place.open_for(STEPS, 0, false).unwrap();
+            write(&mut file, 0..steps);
+            assert_eq!((place.names().len(), file.finish().is_ok()), (2, steps == STEPS));
+            assert!(fs::read(&partial).unwrap() == left);
+        }
+        assert_eq!(
+            (place.names(), place.values()),
+            (vec!["y.npy".into(), "y.npy.partial".into()], ALL.to_vec())
+        );
+        // A named run is told, whatever it has there: answers to its own steps or to other ones, or another file.
+        let mut foreign = vec![(left.clone(), STEPS), (left.clone(), 4), (b"notes".to_vec(), STEPS)];
+        foreign.push((left[..left.len() - 8].to_vec(), STEPS));
+        foreign.push((left[..left.len() - 15].to_vec(), 4));
+        for (bytes, steps) in foreign {
+            fs::write(&partial, &bytes).unwrap();
+            let told = message(place.open_for(steps, 0, true));
+            let beginning = format!("out: {} has answers of a run that is not finished", partial.display());
+            assert!(told.starts_with(&beginning), "{told}");
+            assert!(fs::read(&partial).unwrap() == bytes);
+        }
+        // So is one that went back with its whole file there.
+        let other = place.0.path().join("other");
+        fs::rename(&partial, &other).unwrap();
+        write(&mut place.open_for(4, 0, true).unwrap(), 0..2);
+        let bytes = fs::read(&partial).unwrap();
+        assert!(message(place.open(1)).contains("this session is at step 1; remove it"));
+        assert!(fs::read(&partial).unwrap() == bytes && place.values() == ALL);
+        // Where there is no answer yet, there is nothing to lose.
+        for (bytes, steps) in
+            [(0, STEPS), (9, STEPS), (left.len() - 16, STEPS), (left.len() - 9, STEPS), (left.len() - 16, 4)]
+        {
+            fs::write(&partial, &left[..bytes]).unwrap();
+            let mut file = place.open_for(steps, 0, true).unwrap();
+            write(&mut file, 0..steps);
+            file.finish().unwrap();
+            assert_eq!(place.values()[..6], ALL);
+        }
+    }
+
+    /// Another run ends between the moments in which this one opens the file and takes it.
+    #[test]
+    fn a_file_that_got_its_name_meanwhile_is_not_written() {
+        let place = Place::new();
+        let out = Files::default().output("out", &place.path()).unwrap();
+        drop(place.open(0).unwrap());
+        let partial = out.partial();
+        let open = || OpenOptions::new().read(true).write(true).open(&partial).unwrap();
+        let file = open();
+        lock(&out, &partial, &file).unwrap();
+        fs::rename(&partial, place.path()).unwrap();
+        assert!(message(lock(&out, &partial, &file)).contains("finished it meanwhile"));
+        // Nor where the next run has begun.
+        fs::write(&partial, "").unwrap();
+        assert!(message(lock(&out, &partial, &file)).contains("finished it meanwhile"));
+        lock(&out, &partial, &open()).unwrap();
     }
 
     #[test]

@@ -12,6 +12,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use noised_client::text_file;
+use tempfile::NamedTempFile;
 
 use crate::failure::Failure;
 
@@ -19,7 +20,7 @@ use crate::failure::Failure;
 const STDIN: &str = "/dev/stdin";
 /// Links that are followed, as Linux does.
 const MAX_LINKS: usize = 40;
-/// What the name of an unfinished file ends in, where a later run goes on with it.
+/// What the name of an unfinished file ends in.
 const PARTIAL: &str = ".partial";
 /// Permissions of a new file, of which the umask takes away.
 const NEW_FILE: u32 = 0o666;
@@ -48,11 +49,19 @@ enum Role {
 
 /// A regular file under whatever name: its device and inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct FileId(u64, u64);
+pub(crate) struct FileId(u64, u64);
 
 impl FileId {
-    fn of(path: &Path) -> Option<Self> {
-        fs::metadata(path).ok().filter(Metadata::is_file).map(|file| Self(file.dev(), file.ino()))
+    pub(crate) fn of(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().and_then(Self::from_metadata)
+    }
+
+    pub(crate) fn of_open(file: &File) -> Option<Self> {
+        file.metadata().ok().and_then(Self::from_metadata)
+    }
+
+    fn from_metadata(metadata: Metadata) -> Option<Self> {
+        Some(metadata).filter(Metadata::is_file).map(|file| Self(file.dev(), file.ino()))
     }
 }
 
@@ -108,6 +117,11 @@ impl Files {
         let out = OutFile { named: path.to_owned(), target, kind };
         if let Some(id) = FileId::of(&out.partial()) {
             self.check(field, Role::Output, &out.partial(), &out.partial(), Some(id))?;
+        }
+        if !out.is_stream() {
+            // What cannot be made now cannot be made after the work. The file is gone at once.
+            let unmade = |e| format!("no file can be made beside it, where one is until it is whole: {e}");
+            out.beside().map_err(|e| out.failed(unmade(e)))?;
         }
         Ok(out)
     }
@@ -231,6 +245,18 @@ impl OutFile {
         &self.target
     }
 
+    /// A new file beside it, under a name that no other file has. It is gone with this value unless it gets another name.
+    pub(crate) fn beside(&self) -> io::Result<NamedTempFile> {
+        let directory = self.target.parent().unwrap_or(Path::new("."));
+        let mut prefix = self.target.file_name().unwrap_or_default().to_owned();
+        prefix.push(".");
+        tempfile::Builder::new()
+            .prefix(&prefix)
+            .suffix(PARTIAL)
+            .permissions(Permissions::from_mode(NEW_FILE))
+            .tempfile_in(directory)
+    }
+
     /// Where an unfinished file stays for a later run to go on with.
     pub(crate) fn partial(&self) -> PathBuf {
         let mut name = self.target.as_os_str().to_owned();
@@ -255,13 +281,7 @@ impl OutFile {
         if self.is_stream() {
             return through(&self.open_stream()?);
         }
-        let directory = self.target.parent().unwrap_or(Path::new("."));
-        let name = self.target.file_name().unwrap_or_default().to_string_lossy();
-        // It is gone with this value unless it gets its name.
-        let beside = tempfile::Builder::new()
-            .prefix(&format!(".{name}."))
-            .permissions(Permissions::from_mode(NEW_FILE))
-            .tempfile_in(directory)?;
+        let beside = self.beside()?;
         through(beside.as_file())?;
         self.finish(beside.as_file())?;
         beside.persist(&self.target).map(drop).map_err(|e| e.error)
@@ -425,16 +445,34 @@ mod tests {
         let root = directory.path();
         symlink("loop2", root.join("loop1")).unwrap();
         symlink("loop1", root.join("loop2")).unwrap();
-        for (name, words) in [
-            ("d", "is a directory"),
-            ("", "is a directory"),
-            ("no/such/file", "no such directory"),
-            ("loop1", "links"),
+        let long = "y".repeat(250);
+        for (place, words) in [
+            (root.join("d"), "is a directory"),
+            (root.join(""), "is a directory"),
+            (root.join("no/such/file"), "no such directory"),
+            (root.join("loop1"), "links"),
+            // There is room for its own name, and none for that of a file beside it.
+            (root.join(long), "no file can be made beside it"),
+            // Nobody makes a file there, whatever the rights.
+            (PathBuf::from("/sys/kernel/y.npy"), "no file can be made beside it"),
         ] {
-            let Err(Failure::Failed(message)) = Files::default().output("out", &root.join(name)) else {
-                panic!("{name} was taken");
+            let Err(Failure::Failed(message)) = Files::default().output("out", &place) else {
+                panic!("{} was taken", place.display());
             };
-            assert!(message.contains(words), "{message}");
+            let told = message.strip_prefix(&format!("{}: ", place.display())).unwrap();
+            assert!(told.contains(words), "{message}");
         }
+        // A file that may be written in a directory that takes no new one, where the rights hold for this user.
+        let closed = root.join("closed");
+        fs::create_dir(&closed).unwrap();
+        fs::write(closed.join("y.npy"), "old").unwrap();
+        fs::set_permissions(&closed, Permissions::from_mode(0o555)).unwrap();
+        let refused = Files::default().output("out", &closed.join("y.npy"));
+        assert_eq!(refused.is_err(), File::create(closed.join("other")).is_err());
+        fs::set_permissions(&closed, Permissions::from_mode(0o755)).unwrap();
+        // A place that can be written is left as it was.
+        let before = fs::read_dir(root).unwrap().count();
+        Files::default().output("out", &root.join("y.npy")).unwrap();
+        assert_eq!(fs::read_dir(root).unwrap().count(), before);
     }
 }

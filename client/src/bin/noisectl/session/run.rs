@@ -41,7 +41,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
     /// Write the answers there, as .npy with [steps, lanes]. The file has this name once it is whole; until then that of a
-    /// session with --id is FILE.npy.partial, with which the next run goes on.
+    /// session with --id is FILE.npy.partial, with which the next run goes on, and that of another FILE.npy.*.partial, which
+    /// is left behind only where a second signal ends the run at once.
     #[arg(long, value_name = "FILE.npy")]
     out: Option<PathBuf>,
     #[command(flatten)]
