@@ -3,7 +3,8 @@
 //!
 //! The key's bytes go into memory that is wiped. The decoder sees as many zeros in their place. Of what the
 //! connection read, the bytes are wiped once nobody else holds that buffer: when the connection reads into
-//! another one, or ends.
+//! another one, or ends. Keys that were read into one buffer are wiped as one part of it, for two parts would
+//! hold the buffer for one another.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,11 +13,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 use zeroize::{Zeroize, Zeroizing};
+
+use crate::connections::Connection;
 
 /// The call that gives a key, and the number of the field with it.
 pub(crate) const PATH: &str = "/noised.v1.Sessions/CreateSession";
@@ -31,6 +34,10 @@ const MOST_BYTES: usize = 128;
 /// Between two tries to wipe buffers that a connection still holds.
 const WIPE_PAUSE: Duration = Duration::from_millis(200);
 
+/// Parts of one connection's buffers that wait to be wiped. Each is of another buffer, and a connection has
+/// few; beyond these the oldest is forgotten.
+const MOST_PARTS: usize = 64;
+
 /// The key of a request, once the request is read.
 #[derive(Clone)]
 pub(crate) struct GivenKey(Arc<Mutex<Zeroizing<Vec<u8>>>>);
@@ -41,8 +48,8 @@ impl GivenKey {
         // It does not grow, and so leaves no copy behind.
         let key = Self(Arc::new(Mutex::new(Zeroizing::new(Vec::with_capacity(MOST_BYTES)))));
         let (wiper, taken) = (wiper.clone(), key.clone());
-        let masked =
-            |body| Masked { body, place: Place::Prefix(PREFIX_BYTES), taken, wiper, queue: VecDeque::new() };
+        let connection = request.extensions().get::<Arc<Connection>>().cloned();
+        let masked = |body| Masked::new(body, taken, wiper, connection);
         let mut request = request.map(|body| Body::new(masked(body)));
         request.extensions_mut().insert(key);
         request
@@ -71,6 +78,8 @@ struct Masked {
     place: Place,
     taken: GivenKey,
     wiper: Wiper,
+    /// What the body is read from, where that is known.
+    connection: Option<Arc<Connection>>,
     /// Parts of a frame that are not handed on yet.
     queue: VecDeque<Bytes>,
 }
@@ -145,9 +154,15 @@ impl Place {
 }
 
 impl Masked {
-    /// A frame in parts, where it has a part of a key.
+    fn new(body: Body, taken: GivenKey, wiper: Wiper, connection: Option<Arc<Connection>>) -> Self {
+        Self { body, place: Place::Prefix(PREFIX_BYTES), taken, wiper, connection, queue: VecDeque::new() }
+    }
+
+    /// A frame in parts, where it has a part of a key. What is between two keys of a frame is wiped with them.
     fn mask(&mut self, data: Bytes) -> Bytes {
-        let (mut done, mut at) = (0, 0);
+        let mut at = 0;
+        // From the first byte of a key on, with zeros for keys.
+        let mut masked: Option<(usize, Vec<u8>)> = None;
         while at < data.len() {
             let begins = matches!(self.place, Place::Length { field: FIELD, .. });
             let (length, of_key) = self.place.advance(&data[at..]);
@@ -156,22 +171,28 @@ impl Masked {
                 self.taken.bytes().zeroize();
             }
             if of_key {
-                let (before, key) = (data.slice(done..at), data.slice(at..at + length));
+                let key = &data[at..at + length];
                 let mut taken = self.taken.bytes();
                 let room = MOST_BYTES - taken.len();
                 taken.extend_from_slice(&key[..length.min(room)]);
                 drop(taken);
-                self.wiper.wipe(key);
-                self.queue.extend([before, Bytes::from(vec![0; length])]);
-                done = at + length;
+                let (first, bytes) = masked.get_or_insert_with(|| (at, Vec::new()));
+                bytes.extend_from_slice(&data[*first + bytes.len()..at]);
+                bytes.resize(bytes.len() + length, 0);
             }
             at += length;
         }
-        if self.queue.is_empty() {
-            return data;
-        }
-        self.queue.push_back(data.slice(done..));
-        self.queue.pop_front().unwrap_or_default()
+        let Some((first, bytes)) = masked else { return data };
+        let last = first + bytes.len();
+        // The last byte of a frame was read to where it is; those before may have been moved there.
+        let address = data.as_ptr().addr() + data.len() - 1;
+        let buffer = self.connection.as_ref().and_then(|connection| {
+            let end = connection.buffer_end(address)?;
+            Some(Buffer { connection: Arc::clone(connection), end })
+        });
+        self.wiper.wipe(Part::new(data.slice(first..last), buffer));
+        self.queue.extend([Bytes::from(bytes), data.slice(last..)]);
+        data.slice(..first)
     }
 }
 
@@ -201,15 +222,76 @@ impl http_body::Body for Masked {
     }
 }
 
+/// A buffer that a connection reads into.
+#[derive(Clone, Debug)]
+struct Buffer {
+    connection: Arc<Connection>,
+    /// The address behind its last byte.
+    end: usize,
+}
+
+impl Buffer {
+    fn is(&self, other: &Self) -> bool {
+        self.end == other.end && Arc::ptr_eq(&self.connection, &other.connection)
+    }
+}
+
+/// A part of a buffer that is to be wiped.
+#[derive(Debug)]
+struct Part {
+    /// Its beginning, which keeps the buffer.
+    bytes: Bytes,
+    /// Its length, which may be more than that of its beginning.
+    length: usize,
+    /// Where that is known.
+    buffer: Option<Buffer>,
+}
+
+impl Part {
+    fn new(bytes: Bytes, buffer: Option<Buffer>) -> Self {
+        Self { length: bytes.len(), bytes, buffer }
+    }
+
+    fn is_beside(&self, other: &Self) -> bool {
+        self.buffer.as_ref().zip(other.buffer.as_ref()).is_some_and(|(one, other)| one.is(other))
+    }
+
+    /// The part from the beginning of the first of two of one buffer to the end of the last. Only the first
+    /// keeps the buffer then.
+    fn merge(self, other: Self) -> Self {
+        let address = |part: &Self| part.bytes.as_ptr().addr();
+        let end = |part: &Self| address(part) + part.length;
+        let last = end(&self).max(end(&other));
+        let mut first = if address(&self) <= address(&other) { self } else { other };
+        first.length = last - address(&first);
+        first
+    }
+
+    /// Wipes the part, where nobody else holds the buffer, and gives it back.
+    fn wipe(self) -> Result<BytesMut, Self> {
+        let Self { bytes, length, buffer } = self;
+        match bytes.try_into_mut() {
+            Ok(mut bytes) => {
+                // This reaches to the end of the buffer. It is not moved, which would wipe a copy.
+                bytes.resize(length.min(bytes.capacity()), 0);
+                bytes.as_mut().zeroize();
+                Ok(bytes)
+            }
+            Err(bytes) => Err(Self { bytes, length, buffer }),
+        }
+    }
+}
+
 /// Wipes parts of the buffers of connections, as soon as nobody else holds the buffer.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Wiper(Arc<Mutex<Vec<Bytes>>>);
+pub(crate) struct Wiper(Arc<Mutex<Vec<Part>>>);
 
 impl Wiper {
-    fn wipe(&self, part: Bytes) {
+    fn wipe(&self, part: Part) {
         let mut parts = self.parts();
-        parts.push(part);
-        if parts.len() == 1 {
+        let was_empty = parts.is_empty();
+        Self::add(&mut parts, part);
+        if was_empty {
             let wiper = self.clone();
             tokio::spawn(async move {
                 while !wiper.wipe_free() {
@@ -219,21 +301,32 @@ impl Wiper {
         }
     }
 
+    /// Adds a part, with at most one of each buffer.
+    fn add(parts: &mut Vec<Part>, part: Part) {
+        if let Some(found) = parts.iter().position(|other| part.is_beside(other)) {
+            let other = parts.swap_remove(found);
+            parts.push(part.merge(other));
+            return;
+        }
+        let connection = |part: &Part| part.buffer.as_ref().map(|buffer| Arc::as_ptr(&buffer.connection));
+        let same = |other: &Part| connection(other) == connection(&part);
+        if parts.iter().filter(|other| same(other)).count() >= MOST_PARTS
+            && let Some(oldest) = parts.iter().position(same)
+        {
+            tracing::warn!("a connection gave keys into too many buffers: one is not wiped");
+            parts.remove(oldest);
+        }
+        parts.push(part);
+    }
+
     /// Wipes what it can, and tells whether that was all.
     fn wipe_free(&self) -> bool {
         let mut parts = self.parts();
-        let held = std::mem::take(&mut *parts).into_iter().filter_map(|part| match part.try_into_mut() {
-            Ok(mut bytes) => {
-                bytes.as_mut().zeroize();
-                None
-            }
-            Err(part) => Some(part),
-        });
-        *parts = held.collect();
+        *parts = std::mem::take(&mut *parts).into_iter().filter_map(|part| part.wipe().err()).collect();
         parts.is_empty()
     }
 
-    fn parts(&self) -> MutexGuard<'_, Vec<Bytes>> {
+    fn parts(&self) -> MutexGuard<'_, Vec<Part>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -249,9 +342,7 @@ mod tests {
     /// What the decoder gets of a request, and the key that was taken, where the request comes in pieces.
     fn through(message: &[u8], piece: usize) -> (Vec<u8>, Vec<u8>) {
         let taken = GivenKey(Arc::new(Mutex::new(Zeroizing::new(Vec::with_capacity(MOST_BYTES)))));
-        let (body, wiper, queue) = (Body::empty(), Wiper::default(), VecDeque::new());
-        let mut masked =
-            Masked { body, place: Place::Prefix(PREFIX_BYTES), taken: taken.clone(), wiper, queue };
+        let mut masked = Masked::new(Body::empty(), taken.clone(), Wiper::default(), None);
         let mut request = vec![0];
         request.extend((message.len() as u32).to_be_bytes());
         request.extend(message);
@@ -312,10 +403,84 @@ mod tests {
         let mut connection = buffer.split_off(14);
         let part = buffer.freeze().slice(11..14);
         let wiper = Wiper::default();
-        wiper.parts().push(part);
+        wiper.parts().push(Part::new(part, None));
         assert!(!wiper.wipe_free());
         connection.clear();
         drop(connection);
+        assert!(wiper.wipe_free());
+    }
+
+    fn buffer(connection: &Arc<Connection>, end: usize) -> Option<Buffer> {
+        Some(Buffer { connection: Arc::clone(connection), end })
+    }
+
+    #[tokio::test]
+    async fn keys_in_one_buffer_are_wiped_as_one_part() {
+        let connection = Arc::new(Connection::new(0));
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0]] {
+            let mut read = BytesMut::with_capacity(100);
+            read.extend_from_slice(&[7; 90]);
+            let end = read.as_ptr().addr() + read.capacity();
+            let frames: Vec<Bytes> = (0..3).map(|_| read.split_to(20).freeze()).collect();
+            let start = frames[0].as_ptr().addr();
+            let wiper = Wiper::default();
+            for i in order {
+                let part = Part::new(frames[i].slice(5..10), buffer(&connection, end));
+                Wiper::add(&mut wiper.parts(), part);
+            }
+            drop(frames);
+            assert_eq!(wiper.parts().len(), 1);
+            assert!(!wiper.wipe_free(), "the connection still reads into it");
+            drop(read);
+            let part = wiper.parts().pop().unwrap();
+            let wiped = part.wipe().unwrap();
+            assert_eq!(wiped.as_ptr().addr(), start + 5, "in its place");
+            assert_eq!(wiped[..], [0; 45]);
+        }
+    }
+
+    #[tokio::test]
+    async fn parts_of_two_buffers_or_connections_stay_two_and_are_bounded() {
+        let connections: Vec<_> = (0..2).map(|_| Arc::new(Connection::new(0))).collect();
+        let mut parts = Vec::new();
+        for end in 0..100 {
+            for connection in &connections {
+                Wiper::add(&mut parts, Part::new(Bytes::from(vec![7; 9]), buffer(connection, end)));
+                Wiper::add(&mut parts, Part::new(Bytes::from(vec![7; 9]), None));
+            }
+        }
+        assert_eq!(parts.len(), 3 * MOST_PARTS);
+        assert!(parts.into_iter().all(|part| part.wipe().is_ok_and(|wiped| wiped[..] == [0; 9])));
+    }
+
+    /// Keys of several requests and frames, as a connection reads them.
+    #[tokio::test]
+    async fn keys_of_one_connection_are_wiped_when_it_ends() {
+        let connection = Arc::new(Connection::new(0));
+        let request = v1::CreateSessionRequest { noise_key: vec![9; 32], ..Default::default() };
+        let message = [request.encode_to_vec(), [0x22, 1, 5].repeat(100)].concat();
+        let wiper = Wiper::default();
+        let mut read = BytesMut::with_capacity(4096);
+        for piece in [1 << 20, 20, 1] {
+            let taken = GivenKey(Arc::default());
+            let connection = Some(Arc::clone(&connection));
+            let mut masked = Masked::new(Body::empty(), taken.clone(), wiper.clone(), connection.clone());
+            let head = [&[0][..], &(message.len() as u32).to_be_bytes()].concat();
+            let mut seen = Vec::new();
+            for frame in [head, message.clone()].concat().chunks(piece) {
+                let start = read.spare_capacity_mut().as_ptr().addr();
+                let room = start..start + read.capacity() - read.len();
+                read.extend_from_slice(frame);
+                connection.iter().for_each(|it| it.note_read(frame.len(), room.clone()));
+                seen.extend(masked.mask(read.split().freeze()));
+                seen.extend(masked.queue.drain(..).flatten());
+            }
+            let seen = v1::CreateSessionRequest::decode(&seen[5..]).unwrap();
+            assert_eq!((seen.noise_key, taken.bytes().to_vec()), (vec![0], vec![5]));
+        }
+        assert_eq!(wiper.parts().len(), 1);
+        assert!(!wiper.wipe_free());
+        drop(read);
         assert!(wiper.wipe_free());
     }
 }

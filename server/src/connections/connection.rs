@@ -1,9 +1,10 @@
 //! One connection: its calls, its traffic, and its end.
 
 use std::convert::Infallible;
+use std::ops::Range;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
 use super::Rules;
+use super::buffers::Buffers;
 use super::watched::Watched;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Stream;
@@ -49,10 +51,11 @@ pub(crate) struct Connection {
     own_calls: AtomicUsize,
     /// Bytes of requests that the connection may still hold.
     pub(crate) intake: Arc<Semaphore>,
+    buffers: Mutex<Buffers>,
 }
 
 impl Connection {
-    fn new(intake_bytes: usize) -> Self {
+    pub(crate) fn new(intake_bytes: usize) -> Self {
         Self {
             begun: Instant::now(),
             read_bytes: AtomicU64::new(0),
@@ -61,12 +64,25 @@ impl Connection {
             calls: AtomicUsize::new(0),
             own_calls: AtomicUsize::new(0),
             intake: Arc::new(Semaphore::new(intake_bytes.min(Semaphore::MAX_PERMITS))),
+            buffers: Mutex::default(),
         }
     }
 
-    pub(super) fn note_read(&self, bytes: usize) {
+    /// Bytes were read into the beginning of the room that their buffer had left, which is told by addresses.
+    pub(crate) fn note_read(&self, bytes: usize, room: Range<usize>) {
         self.read_bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.buffers().note(room);
         self.note_moved();
+    }
+
+    /// The end of the buffer that the byte at an address was read into, where that is known.
+    pub(crate) fn buffer_end(&self, address: usize) -> Option<usize> {
+        self.buffers().end_of(address)
+    }
+
+    fn buffers(&self) -> MutexGuard<'_, Buffers> {
+        // Wrong at most in what it does not know.
+        self.buffers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn note_moved(&self) {

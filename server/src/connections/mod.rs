@@ -4,6 +4,7 @@
 //! HTTP/2 with the peer and hands every call to the services (`connection.rs`). The tasks belong to the
 //! future of [`serve`]: when that future is dropped, every connection is closed.
 
+mod buffers;
 mod connection;
 mod watched;
 

@@ -23,7 +23,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        self.connection.note_read(buffer.filled().len() - before);
+        let start = buffer.filled().as_ptr().addr();
+        let room = start + before..start + buffer.capacity();
+        self.connection.note_read(buffer.filled().len() - before, room);
         Poll::Ready(Ok(()))
     }
 }
