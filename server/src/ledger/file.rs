@@ -7,7 +7,7 @@ use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, ensure};
+use anyhow::ensure;
 
 use super::record::Record;
 use super::scan::{Scanned, scan};
@@ -53,6 +53,8 @@ pub(super) struct LedgerFile {
     most_lines: usize,
     /// Whether a part of a record may be behind `length`.
     torn: bool,
+    /// Where the file was put, while it may not be on the disk that it is there.
+    unsynced_place: Option<PathBuf>,
     /// Keeps other servers from this path, wherever the ledger itself is moved to.
     _path_lock: Option<File>,
 }
@@ -81,7 +83,8 @@ impl LedgerFile {
             let mode = format!("{:04o}", metadata.mode() & 0o7777);
             tracing::warn!(path = %path.display(), mode, "others may write to the noise ledger: chmod 600 it");
         }
-        sync_directory(path)?;
+        // Of a link, the place of the file is another one.
+        sync_directory(&std::fs::canonicalize(path)?)?;
         let scanned = scan(At { file: &file, offset: 0 }, |record| {
             uses.apply(&record);
             Ok(())
@@ -94,6 +97,7 @@ impl LedgerFile {
             lines: scanned.lines,
             most_lines: due_at(uses),
             torn: false,
+            unsynced_place: None,
             _path_lock: path_lock.ok(),
         };
         this.repair(&scanned)?;
@@ -131,6 +135,7 @@ impl LedgerFile {
     /// Nothing of the record counts then; and the next call finds the file as it was before this one.
     pub(super) fn append(&mut self, record: &Record) -> Result<(), Fault> {
         self.check_place()?;
+        self.sync_place()?;
         self.check_length()?;
         let line = record.to_line()?;
         self.torn = true;
@@ -156,6 +161,16 @@ impl LedgerFile {
         }
     }
 
+    /// Has the place of the file on the disk. Until then a crash brings back the file that was there before,
+    /// without the records since.
+    fn sync_place(&mut self) -> io::Result<()> {
+        if let Some(place) = &self.unsynced_place {
+            sync_directory(place)?;
+            self.unsynced_place = None;
+        }
+        Ok(())
+    }
+
     fn check_length(&mut self) -> Result<(), Fault> {
         if self.torn {
             self.cut_torn()?;
@@ -169,6 +184,11 @@ impl LedgerFile {
         self.file.sync_data()?;
         self.torn = false;
         Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn put_unsynced(&mut self, place: PathBuf) {
+        self.unsynced_place = Some(place);
     }
 
     #[cfg(test)]
@@ -218,7 +238,9 @@ impl LedgerFile {
             let _absent = std::fs::remove_file(&beside);
         })?;
         (self.file, self.length, self.lines) = (file, length, lines);
-        sync_directory(&target)
+        self.unsynced_place = Some(target);
+        // Where that fails, the next record waits for it.
+        Ok(self.sync_place()?)
     }
 
     /// A locked and synced file of what is remembered, its length, and its lines.
@@ -316,10 +338,10 @@ fn try_lock(file: &File) -> io::Result<bool> {
 }
 
 /// That a file is there has to be on the disk as well.
-fn sync_directory(path: &Path) -> anyhow::Result<()> {
+fn sync_directory(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let directory = directory.unwrap_or(Path::new("."));
-    File::open(directory).and_then(|it| it.sync_all()).with_context(|| directory.display().to_string())
+    File::open(directory).and_then(|it| it.sync_all())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

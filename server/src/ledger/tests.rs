@@ -418,6 +418,29 @@ fn a_file_that_is_moved_is_noticed() {
     }
 }
 
+/// A file in the place of another whose place is not on the disk yet.
+#[test]
+fn no_record_counts_before_the_place_of_its_file_is_on_the_disk() {
+    let place = Place::new();
+    let ledger = place.open();
+    claim(&ledger, 0..5, "sessions/a", false).unwrap().end(7);
+    let directory = place.directory.path().join("later");
+    ledger.inner().file.as_mut().unwrap().put_unsynced(directory.join("noise.ledger"));
+    let lines = place.lines();
+    for lanes in [6..9, 10..12] {
+        let refused = claim(&ledger, lanes, "sessions/a", false).unwrap_err();
+        assert!(matches!(refused, ServiceError::LedgerUnavailable { .. }), "{refused:?}");
+        assert_eq!(place.lines(), lines);
+    }
+    std::fs::create_dir(&directory).unwrap();
+    claim(&ledger, 6..9, "sessions/a", false).unwrap().end(3);
+    // It is once: nobody asks again.
+    std::fs::remove_dir(&directory).unwrap();
+    claim(&ledger, 10..12, "sessions/a", false).unwrap().end(4);
+    drop(ledger);
+    assert_eq!(told(&place.open(), 6..9), Some(used(3)));
+}
+
 #[test]
 fn a_file_is_written_anew_where_most_of_it_is_out_of_date() {
     let place = Place::new();
