@@ -8,6 +8,7 @@ use noised::noise::{NoiseKey, StepProof};
 use noised::session::{KeyOrigin, Noise};
 use noised_proto::{AskedSession, ServiceError, asked_session, name, v1};
 use prost::Message;
+use tokio::runtime::Handle;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -137,13 +138,14 @@ pub(super) struct Untold(Arc<Naming>);
 #[derive(Debug)]
 struct Naming {
     registry: Arc<Registry>,
-    entry: Arc<Entry>,
+    /// There until this is dropped.
+    entry: Option<Arc<Entry>>,
     told: AtomicBool,
 }
 
 impl Untold {
     fn new(registry: Arc<Registry>, entry: Arc<Entry>) -> Self {
-        Self(Arc::new(Naming { registry, entry, told: AtomicBool::new(false) }))
+        Self(Arc::new(Naming { registry, entry: Some(entry), told: AtomicBool::new(false) }))
     }
 
     /// The answer is written: from here on its caller is told, unless the connection breaks.
@@ -154,9 +156,15 @@ impl Untold {
 
 impl Drop for Naming {
     fn drop(&mut self) {
+        let Some(entry) = self.entry.take() else { return };
         if !*self.told.get_mut() {
-            tracing::info!(session = %self.entry.name, "session taken back: its caller is gone");
-            self.registry.take_back(&self.entry);
+            tracing::info!(session = %entry.name, "session taken back: its caller is gone");
+            self.registry.take_back(&entry);
+        }
+        // Nobody else may have the session by now. What it came to is written to the disk then, and gigabytes
+        // are given back: no call waits behind that.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn_blocking(move || drop(entry));
         }
     }
 }
@@ -217,5 +225,26 @@ mod tests {
             tokio::time::timeout(Duration::ZERO, service.create(request("zzzz"), None, Peer::Unknown)).await,
         );
         assert_eq!(names(&service).await, [&told.name, "sessions/zzz", "sessions/zzzz"]);
+    }
+
+    #[test]
+    fn the_last_of_a_session_is_dropped_where_a_thread_may_block() {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).enable_all().build().unwrap();
+        runtime.block_on(async {
+            let service = service();
+            let (told, untold) = service.create(request(""), None, Peer::Unknown).await.unwrap();
+            let entry = Arc::downgrade(&service.registry.get(&told.name).unwrap());
+            // The one thread for what blocks has something else to do.
+            let (done, until_done) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || until_done.recv());
+            drop(untold);
+            assert!(names(&service).await.is_empty());
+            assert_eq!(entry.strong_count(), 1);
+            drop(done);
+            busy.await.unwrap().unwrap_err();
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
+            assert_eq!(entry.strong_count(), 0);
+        });
     }
 }
