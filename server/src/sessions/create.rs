@@ -119,6 +119,16 @@ impl SessionsService {
         {
             tracing::warn!(session = %entry.name, %peer, noise_id, "a noise that was drawn before begins again");
         }
+        if let Some(Resumed { step, proof: _ }) = goes_on.filter(|_| !resumed) {
+            let released_steps = entry.progress().released_steps;
+            tracing::warn!(
+                session = %entry.name,
+                %peer,
+                step,
+                released_steps,
+                "a noise that was drawn before is gone on with"
+            );
+        }
         // The way to a step of a noise that is gone on with may be long: a rewind to it tells how far it has come, and may be
         // called off. Drawing ahead would go it without a word.
         if goes_on.is_none() {
