@@ -291,8 +291,11 @@ class Steps:
         source, options = self._opening.source, self._opening.options
         if isinstance(source, Input):
             return
-        dtypes = [leaf.dtype for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")]
-        found = [numpy_dtype(dtype_name(jax.dtypes.canonicalize_dtype(dtype))) for dtype in dtypes]
+        # JAX does not know the formats of PyTorch, which `_specs` takes.
+        given = [
+            numpy_dtype(dtype_name(leaf.dtype)) for leaf in jax.tree.leaves(params) if hasattr(leaf, "dtype")
+        ]
+        found = [numpy_dtype(dtype_name(jax.dtypes.canonicalize_dtype(dtype))) for dtype in given]
         check_rounded(
             ((dtype_name(dtype), dtype_name(self._answer_dtype(dtype))) for dtype in found),
             lambda: {
