@@ -109,7 +109,7 @@ impl Session {
     }
 
     /// A step of a session in this process that takes a while: on a thread of its own, so that a signal is heard meanwhile.
-    /// Where nobody waits for it any more, the step is taken all the same, and given again to whoever asks for it again.
+    /// A step that the caller gave up is taken all the same; the next request for the step gets its answer.
     fn take_large(
         &self,
         py: Python<'_>,

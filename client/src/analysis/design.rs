@@ -83,7 +83,7 @@ impl Analysis {
     }
 }
 
-/// A search under way, and whoever hears of it.
+/// A search under way, and the function that hears of its progress.
 struct Search<'a, F> {
     analysis: &'a Analysis,
     /// A name that nobody guesses.

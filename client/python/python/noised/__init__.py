@@ -52,7 +52,7 @@ from noised.streaming_matrix import (
 __version__: str = _noised.__version__
 
 __path__ = ExtendedPath(__path__)
-# What is reported is nobody's business but of those who ask for it.
+# The package logs nothing unless the program sets up a handler.
 logging.getLogger("noised").addHandler(logging.NullHandler())
 
 __all__ = [

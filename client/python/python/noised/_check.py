@@ -127,7 +127,7 @@ def maybe_one_of(field: str, value: Any, choices: tuple[str, ...]) -> str | None
 
 
 def flag(field: str, value: Any) -> bool:
-    """A truth value. What is true by being there, as the text "no" is, is none."""
+    """A truth value. The text "no" is refused, although Python takes it for true."""
     if not isinstance(value, (bool, np.bool_)):
         raise _not_a(field, "True or False", value)
     return bool(value)

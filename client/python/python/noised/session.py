@@ -327,7 +327,7 @@ class Session(Closing, Generic[Tree]):
                 "flat": self._is_flat,
             }
             if tokens is not None:
-                # Enough to go on with the noise where the session is gone, for whoever has this state alone.
+                # With this state alone, a program goes on with the noise after the session is gone.
                 state["noise"] = {
                     **native.description(),
                     "leaves": native.leaves,
