@@ -131,20 +131,18 @@ async fn designs_are_those_of_this_process() {
     .await;
 }
 
+/// Reads a stream to its end, or to its error.
+async fn read_through<T>(
+    answers: Result<tonic::Response<tonic::Streaming<T>>, Status>,
+) -> Result<(), Status> {
+    let mut answers = answers?.into_inner();
+    while answers.message().await?.is_some() {}
+    Ok(())
+}
+
 /// The error of a stream, wherever it comes.
 async fn stream_error<T>(answers: Result<tonic::Response<tonic::Streaming<T>>, Status>) -> Status {
-    match answers {
-        Err(status) => status,
-        Ok(answers) => {
-            let mut answers = answers.into_inner();
-            loop {
-                match answers.message().await {
-                    Err(status) => return status,
-                    Ok(answer) => assert!(answer.is_some(), "no error"),
-                }
-            }
-        }
-    }
+    read_through(answers).await.expect_err("the stream ended without an error")
 }
 
 fn invalid(error: noised_client::Error) -> String {
@@ -265,10 +263,12 @@ async fn an_optimisation_that_nobody_waits_for_frees_its_place() {
         drop(unread);
         place_is_free(server).await;
 
+        // A search with a deadline ends shortly before it with the best so far. A machine that is too slow for that is cut off.
         let mut request = tonic::Request::new(long_optimisation());
         request.set_timeout(Duration::from_secs(2));
-        let ended = stream_error(client.optimize_strategy(request).await).await;
-        assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended:?}");
+        if let Err(status) = read_through(client.optimize_strategy(request).await).await {
+            assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        }
         place_is_free(server).await;
     })
     .await;
