@@ -7,6 +7,7 @@ use noised::analysis::{self, Given, Mechanism, Participation};
 use noised::design::{self, Family, Objective, Problem, Verdict};
 use noised::{MatrixSpec, matrix::strategy};
 use noised_client::Error;
+use noised_proto::parts::Incoming;
 use noised_proto::v1;
 use noised_server::config::Options;
 use noised_tests::server::{Server, on_both, within_patience};
@@ -131,18 +132,23 @@ async fn designs_are_those_of_this_process() {
     .await;
 }
 
-/// Reads a stream to its end, or to its error.
+/// Reads a stream to its end, and gives its messages; or its error.
 async fn read_through<T>(
     answers: Result<tonic::Response<tonic::Streaming<T>>, Status>,
-) -> Result<(), Status> {
-    let mut answers = answers?.into_inner();
-    while answers.message().await?.is_some() {}
-    Ok(())
+) -> Result<Vec<T>, Status> {
+    let (mut answers, mut messages) = (answers?.into_inner(), Vec::new());
+    while let Some(message) = answers.message().await? {
+        messages.push(message);
+    }
+    Ok(messages)
 }
 
 /// The error of a stream, wherever it comes.
 async fn stream_error<T>(answers: Result<tonic::Response<tonic::Streaming<T>>, Status>) -> Status {
-    read_through(answers).await.expect_err("the stream ended without an error")
+    match read_through(answers).await {
+        Ok(_) => panic!("the stream ended without an error"),
+        Err(status) => status,
+    }
 }
 
 fn invalid(error: noised_client::Error) -> String {
@@ -239,6 +245,20 @@ fn long_optimisation() -> v1::OptimizeStrategyRequest {
     v1::OptimizeStrategyRequest { problem: Some((&problem(16_000)).into()), family, ..Default::default() }
 }
 
+/// What a search found.
+fn design(messages: Vec<v1::OptimizeStrategyResponse>) -> v1::Design {
+    use v1::optimize_strategy_response::Event;
+    let (mut whole, mut parts) = (None, Incoming::default());
+    for message in messages {
+        match message.event.unwrap() {
+            Event::Progress(_) => {}
+            Event::Design(design) => whole = Some(design),
+            Event::DesignPart(part) => parts.push(&part).unwrap(),
+        }
+    }
+    whole.or_else(|| parts.finish().unwrap()).unwrap()
+}
+
 async fn place_is_free(server: &Server) {
     let client = server.client().await.analysis();
     within_patience(async {
@@ -263,12 +283,23 @@ async fn an_optimisation_that_nobody_waits_for_frees_its_place() {
         drop(unread);
         place_is_free(server).await;
 
-        // A search with a deadline ends shortly before it with the best so far. A machine that is too slow for that is cut off.
+        // The search gives its best so far before its deadline, or the deadline cuts it off on a slow
+        // machine.
         let mut request = tonic::Request::new(long_optimisation());
         request.set_timeout(Duration::from_secs(2));
-        if let Err(status) = read_through(client.optimize_strategy(request).await).await {
-            assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+        match read_through(client.optimize_strategy(request).await).await {
+            Ok(messages) => {
+                assert!(design(messages).unfinished, "a search of minutes was over in two seconds");
+            }
+            Err(status) => assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}"),
         }
+        place_is_free(server).await;
+
+        // Nothing is found by then.
+        let mut request = tonic::Request::new(long_optimisation());
+        request.set_timeout(Duration::from_millis(1));
+        let ended = stream_error(client.optimize_strategy(request).await).await;
+        assert_eq!(ended.code(), Code::DeadlineExceeded, "{ended:?}");
         place_is_free(server).await;
     })
     .await;
