@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from noised._leaves import ShapeDtype, dtype_name, numpy_dtype
 from noised._options import SessionOptions
-from noised._rounding import check_rounded
+from noised._rounding import check_rounded, description_of
 from noised._tree import difference, flatten, path_of
 from noised.client import Client, resume
 from noised.errors import CannotResumeError, FingerprintMismatchError, InvalidArgumentError, NoisedError
@@ -298,12 +298,7 @@ class Steps:
         found = [numpy_dtype(dtype_name(jax.dtypes.canonicalize_dtype(dtype))) for dtype in given]
         check_rounded(
             ((dtype_name(dtype), dtype_name(self._answer_dtype(dtype))) for dtype in found),
-            lambda: {
-                "matrix": self._opening.matrix.to_json(),
-                "stddev": source.stddev,
-                "precision": options.get("precision"),
-                "horizon": options.get("horizon"),
-            },
+            lambda: description_of(self._opening.matrix, source.stddev, options),
         )
 
     def _specs(self, tree: Any) -> Any:

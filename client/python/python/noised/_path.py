@@ -18,10 +18,10 @@ class ExtendedPath(list[str]):
     def __iter__(self) -> Iterator[str]:
         own = list(super().__iter__())
         yield from own
-        # What is no text is no entry for Python's own import either.
+        # Python's own import passes over an entry that is not a text.
         for entry in dict.fromkeys(entry for entry in sys.path if isinstance(entry, str)):
             folder = Path(entry or ".") / "noised"
-            # Another package of this name is none of this protocol's folders, unless its `__init__` is made as well. A folder
-            # that cannot be looked into has nothing for this package: `Path.is_dir` would raise.
+            # Stubs are in `noised/v1`. A folder `noised` without it belongs to another package. `os.path.isdir` is False for
+            # a folder that may not be read; `Path.is_dir` raises there.
             if str(folder) not in own and os.path.isdir(folder / "v1"):
                 yield str(folder)

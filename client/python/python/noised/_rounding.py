@@ -7,9 +7,20 @@ from typing import Any
 
 from noised import _noised
 from noised.client import _Description
+from noised.streaming_matrix import StreamingMatrix
 
 #: Formats, from the largest range to the smallest.
 _BY_RANGE = ("f64", "f32", "bf16", "f16")
+
+
+def description_of(matrix: StreamingMatrix, stddev: float, options: Mapping[str, Any]) -> dict[str, Any]:
+    """How large the noise of a session is that is made with these options."""
+    return {
+        "matrix": matrix.to_json(),
+        "stddev": stddev,
+        "precision": options.get("precision"),
+        "horizon": options.get("horizon"),
+    }
 
 
 def check_rounded(formats: Iterable[tuple[str, str]], made_for: Callable[[], Mapping[str, Any]]) -> None:

@@ -16,7 +16,7 @@ from noised._check import flag, is_a, maybe_call, one_of, real, text
 from noised._closing import Closing
 from noised._leaves import dtype_name
 from noised._options import SessionOptions, checked
-from noised._rounding import check_rounded
+from noised._rounding import check_rounded, description_of
 from noised._tree import flatten
 from noised.client import Client, connect, resume
 from noised.design import Design, noising_matrix_of
@@ -78,13 +78,8 @@ class Plan:
         return client.create_session(self.noising_matrix, tree, self.source, shard=self.shard, **self.options)
 
     def described(self) -> dict[str, Any]:
-        """What of it says how large its noise is."""
-        return {
-            "matrix": self.noising_matrix.to_json(),
-            "stddev": self.source.stddev,
-            "precision": self.options.get("precision"),
-            "horizon": self.options.get("horizon"),
-        }
+        """How large the noise is that it makes a session for."""
+        return description_of(self.noising_matrix, self.source.stddev, self.options)
 
     def made_for(self) -> dict[str, Any]:
         """What must be the same where a checkpoint is taken up."""
