@@ -1,8 +1,8 @@
 //! Which steps of drawn noise a handle asked for itself.
 //!
-//! A session releases the noise of a step once, and repeats it when it is asked again. Two trainers that ask for the
-//! same steps would put one noise under two gradients, and the difference of their gradients would be bare. The only
-//! sign is the mark `replay` on an answer to a request that the handle never sent before.
+//! A session releases the noise of a step once, and repeats it when it is asked again. Two trainers that ask
+//! for the same steps would put one noise under two gradients, and the difference of their gradients would be
+//! bare. The only sign is the mark `replay` on an answer to a request that the handle never sent before.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

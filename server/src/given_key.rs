@@ -158,7 +158,8 @@ impl Masked {
         Self { body, place: Place::Prefix(PREFIX_BYTES), taken, wiper, connection, queue: VecDeque::new() }
     }
 
-    /// A frame in parts, where it has a part of a key. What is between two keys of a frame is wiped with them.
+    /// A frame in parts, where it has a part of a key. The bytes between two keys of a frame are wiped with
+    /// the keys.
     fn mask(&mut self, data: Bytes) -> Bytes {
         let mut at = 0;
         // From the first byte of a key on, with zeros for keys.

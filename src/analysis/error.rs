@@ -50,8 +50,9 @@ impl QueryErrors {
 /// The errors of the first `n` queries of `workload`, the prefix sum where there is none.
 ///
 /// # Errors
-/// Those of [`row_norms_squared`](super::row_norms_squared) on the decoder, with the field's path under `strategy`, `noising_matrix` or `workload`;
-/// [`Error::Invalid`] on one of these where it ends before step `n`.
+/// Those of [`row_norms_squared`](super::row_norms_squared) on the decoder, with the field's path under
+/// `strategy`, `noising_matrix` or `workload`; [`Error::Invalid`] on one of these where it ends before step
+/// `n`.
 pub fn query_errors(
     mechanism: Mechanism<'_>,
     workload: Option<&MatrixSpec>,

@@ -15,9 +15,9 @@ use crate::steps::only_dtype;
 /// Answers of a run as an `.npy` of `[steps, lanes]`, each byte written as it comes.
 ///
 /// Under its name the file has all steps. Until then its name ends in `.partial`, and its length says how many of its
-/// bytes are there: a byte of a step is written only behind the one before. So no step is there that was not answered,
-/// and a run that goes on finds what it needs or says what is missing. A run that no other goes on with has a name of its
-/// own for that time, and so does not meet the unfinished answers of another.
+/// bytes are there: a byte of a step is written only behind the one before. So no step is there that was not
+/// answered, and a run that goes on finds what it needs or says what is missing. A run without `--id` writes
+/// to a file with a name of its own, so that it never meets the unfinished answers of another run.
 #[derive(Debug)]
 pub(crate) struct AnswerFile {
     out: OutFile,
@@ -44,8 +44,8 @@ enum Target {
 
 impl AnswerFile {
     /// Makes a file for `steps` steps; or, for a run that goes on at `next_step`, takes the one that has the steps before.
-    /// With `keep`, a run that ends early leaves its unfinished file for the run that goes on, and a file that another run
-    /// left there is refused.
+    /// With `keep`, a run that ends early leaves its unfinished file for the run that goes on, and a file
+    /// that another run left there is refused.
     pub(crate) fn open(
         out: OutFile,
         layout: &Layout,
@@ -178,8 +178,8 @@ impl Target {
                 return Ok(file);
             }
             let rule = format!(
-                "{} has answers of a run that is not finished, and this session is at step {next_step}; remove it, or \
-                 name another file",
+                "{} has answers of a run that is not finished, and this session is at step {next_step}; \
+                 remove it, or name another file",
                 path.display()
             );
             Err(Failure::usage("out", rule))
@@ -234,8 +234,9 @@ fn lock(out: &OutFile, path: &Path, file: &File) -> Result<(), Failure> {
     }
 }
 
-/// Whether a file has what a run that begins would destroy: answers to a step of a run like this one, or anything else
-/// but a header. A run that was ended in its first step, which the session does not count as done, begins again.
+/// Whether a file has bytes that a run which begins would destroy: answers to a step of a run like this one,
+/// or anything else but a header. A run that was ended in its first step, which the session does not count as
+/// done, begins again.
 fn has_answers(mut file: &File, header: &[u8], step_bytes: u64) -> io::Result<bool> {
     let len = file.metadata()?.len();
     let header_bytes = header.len() as u64;
@@ -389,7 +390,7 @@ mod tests {
             (place.names(), place.values()),
             (vec!["y.npy".into(), "y.npy.partial".into()], ALL.to_vec())
         );
-        // A named run is told, whatever it has there: answers to its own steps or to other ones, or another file.
+        // A named run is refused, whatever the file holds: answers to its own steps or to others, or notes.
         let mut foreign = vec![(left.clone(), STEPS), (left.clone(), 4), (b"notes".to_vec(), STEPS)];
         foreign.push((left[..left.len() - 8].to_vec(), STEPS));
         foreign.push((left[..left.len() - 15].to_vec(), 4));

@@ -245,7 +245,8 @@ impl OutFile {
         &self.target
     }
 
-    /// A new file beside it, under a name that no other file has. It is gone with this value unless it gets another name.
+    /// A new file beside it, under a name that no other file has. The file is deleted with this value unless
+    /// it gets another name.
     pub(crate) fn beside(&self) -> io::Result<NamedTempFile> {
         let directory = self.target.parent().unwrap_or(Path::new("."));
         let mut prefix = self.target.file_name().unwrap_or_default().to_owned();
@@ -462,7 +463,7 @@ mod tests {
             let told = message.strip_prefix(&format!("{}: ", place.display())).unwrap();
             assert!(told.contains(words), "{message}");
         }
-        // A file that may be written in a directory that takes no new one, where the rights hold for this user.
+        // The file may be written, but its directory takes no new file. Root is not bound by these rights.
         let closed = root.join("closed");
         fs::create_dir(&closed).unwrap();
         fs::write(closed.join("y.npy"), "old").unwrap();

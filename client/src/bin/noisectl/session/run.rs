@@ -40,9 +40,10 @@ pub(crate) struct Args {
     /// Standard normals from a seed, for trying things out; no private noise.
     #[arg(long, value_name = "SEED")]
     seed: Option<u64>,
-    /// Write the answers there, as .npy with [steps, lanes]. The file has this name once it is whole; until then that of a
-    /// session with --id is FILE.npy.partial, with which the next run goes on, and that of another FILE.npy.*.partial, which
-    /// is left behind only where a second signal ends the run at once.
+    /// Write the answers there, as .npy with [steps, lanes]. The file has this name once it is whole. Until
+    /// then a session with --id writes to FILE.npy.partial, with which the next run goes on; any other
+    /// session writes to FILE.npy.*.partial, which stays behind only where a second signal ends the run at
+    /// once.
     #[arg(long, value_name = "FILE.npy")]
     out: Option<PathBuf>,
     #[command(flatten)]
