@@ -42,6 +42,17 @@ impl DType {
             Self::F16 => "f16",
         }
     }
+
+    /// The largest finite number.
+    pub(crate) const fn largest(self) -> f64 {
+        match self {
+            Self::F32 => f32::MAX as f64,
+            Self::F64 => f64::MAX,
+            // (2 - 2^-7) 2^127 and (2 - 2^-10) 2^15.
+            Self::Bf16 => 3.389_531_389_251_535_5e38,
+            Self::F16 => 65_504.0,
+        }
+    }
 }
 
 impl fmt::Display for DType {

@@ -20,7 +20,7 @@ pub use backend::Backend;
 pub(crate) use codec::{all_finite, decode, encode};
 pub(crate) use op::{Banded, Op, Program, Push, StageOps};
 pub(crate) use pass::{Data, Draw, LaneState, Pass, PassState, StepIo, Steps, digest_of, state_values};
-pub(crate) use sum::Sum;
+pub(crate) use sum::{Sum, gradient_range};
 
 use std::fmt::Debug;
 
@@ -41,7 +41,7 @@ pub(crate) trait Real:
     + Pod
     + Vectors
     + Normal
-    + PartialEq
+    + PartialOrd
     + Send
     + Sync
     + 'static

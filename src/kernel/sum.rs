@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::{Simd, WithSimd};
 
 use super::{Backend, Real, all_finite, decode, digest_of, encode};
+use crate::dtype::{DType, Precision};
 use crate::limits::{PARALLEL_GRAIN_BYTES, TILE_LANES};
 use crate::tree::Layout;
 
@@ -25,7 +26,8 @@ pub(crate) struct Sum<'a> {
 }
 
 impl Sum<'_> {
-    /// Adds in `T`, and rounds each sum once to the format that it is written in. Tells whether all of them are finite there.
+    /// Adds in `T`, and rounds each sum once to the format that it is written in. Tells whether each number of the gradient
+    /// is in the [range](gradient_range) that leaves room for the noise, and each sum is finite.
     pub(crate) fn run<T: Real>(self) -> bool {
         let tiles = self.lanes.len().div_ceil(TILE_LANES);
         if tiles > 1 && self.gradient.len() + self.noise.len() + self.output.len() > PARALLEL_GRAIN_BYTES {
@@ -70,6 +72,21 @@ impl Sum<'_> {
     }
 }
 
+/// The largest absolute value of a gradient whose sum with noise is written in `dtype`: half of the format's range, or of
+/// the arithmetic's where that is narrower. A session refuses noise that takes more than the other half.
+///
+/// The rule does not depend on the noise: whether a gradient is refused tells nothing about the noise of its step.
+pub(crate) fn gradient_range(precision: Precision, dtype: DType) -> f64 {
+    0.5 * dtype.largest().min(precision.dtype().largest())
+}
+
+/// Whether all values are in `-range..=range`; a NaN is not.
+#[inline(always)]
+fn in_range<T: Real>(values: &[T], range: f64) -> bool {
+    let (low, high) = (T::from_f64(-range), T::from_f64(range));
+    values.iter().fold(true, |all, &value| all & (low <= value) & (value <= high))
+}
+
 /// The loop over tiles, to be compiled within a function that has an instruction set switched on.
 struct SumTask<'a, T> {
     sum: Sum<'a>,
@@ -94,6 +111,9 @@ impl<T: Real> WithSimd for SumTask<'_, T> {
             digests[i] = digest_of(of_tile);
             for span in gradient_layout.spans(tile.clone()) {
                 decode(span.dtype, &of_tile[span.bytes], &mut self.values[span.lanes]);
+            }
+            for span in layout.spans(tile.clone()) {
+                finite &= in_range(&self.values[span.lanes], gradient_range(T::PRECISION, span.dtype));
             }
             let first = (start - lanes.start) * size_of::<T>();
             let of_noise = &noise[first..first + tile.len() * size_of::<T>()];

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use zeroize::Zeroizing;
 
 use super::noise::Outcome;
-use super::track::Track;
+use super::track::{Checked, Track};
 use super::{DrawnStep, ResolvedSpec};
 use crate::error::{Error, Result};
-use crate::kernel::{Backend, Sum, all_finite};
+use crate::kernel::{Backend, Sum, all_finite, decode, gradient_range};
 use crate::limits::PARALLEL_GRAIN_BYTES;
 use crate::noise::NoiseKey;
 
@@ -120,7 +120,9 @@ impl Privatize {
         if !finite {
             self.hash = hash_before;
             self.track.give_up(&checked.fresh, &digests_before);
-            return Err(self.not_finite(&checked.fresh, &buffer));
+            return Err(self
+                .out_of_range(&checked)
+                .unwrap_or_else(|| self.not_finite(&checked.fresh, &buffer)));
         }
         let (chunk, step_ended) = self.track.finish(&checked.fresh, buffer);
         chunks.push(chunk);
@@ -128,6 +130,34 @@ impl Privatize {
             self.note_released(step);
         }
         Ok(Outcome::Answer(chunks))
+    }
+
+    /// What is wrong with a gradient that leaves no room for noise.
+    fn out_of_range(&self, checked: &Checked<'_>) -> Option<Error> {
+        let Track { resolved, .. } = &self.track;
+        let (input, answer) = (resolved.input_layout(), &resolved.layout);
+        for (tiles, gradient) in checked.fresh_pieces(&self.track) {
+            let lanes = self.track.lanes(&tiles);
+            let origin = input.byte_of_lane(lanes.start);
+            for lane in lanes {
+                let bytes = input.byte_of_lane(lane) - origin..input.byte_of_lane(lane + 1) - origin;
+                let of_input = input.spans(lane..lane + 1).next()?;
+                let dtype = answer.spans(lane..lane + 1).next()?.dtype;
+                let mut value = [0.0_f64];
+                decode(of_input.dtype, &gradient[bytes], &mut value);
+                let ([value], range) = (value, gradient_range(resolved.spec.precision, dtype));
+                if value.abs() <= range {
+                    continue;
+                }
+                let lane = resolved.first_lane + lane as u64;
+                let rule = format!(
+                    "must be at most {range:?} in absolute value, half of the range of answers in {dtype}, and the number of \
+                     lane {lane} is not: clip the gradient before it is sent, or ask for answers of a wider format"
+                );
+                return Some(Error::invalid("payload", rule));
+            }
+        }
+        None
     }
 
     /// What is wrong with the answer to a run of tiles.
@@ -142,8 +172,8 @@ impl Privatize {
         let lane = lanes.clone().find(|lane| !is_finite(lane)).unwrap_or(lanes.start);
         let lane = resolved.first_lane + lane as u64;
         let rule = format!(
-            "must be finite, and so must its sums with the noise in the format of the answer; that of lane {lane} is not: \
-             clip the gradient before it is sent, or ask for answers of a wider format"
+            "its sum with the noise must be finite in the format of the answer, and that of lane {lane} is not: \
+             ask for answers of a wider format"
         );
         Error::invalid("payload", rule)
     }

@@ -5,7 +5,7 @@
 
 use super::{SessionSpec, Source};
 use crate::analysis::{Rows, first_column};
-use crate::dtype::{DType, Precision};
+use crate::dtype::Precision;
 use crate::error::{Error, Result};
 use crate::matrix::{Plan, Stage};
 
@@ -17,19 +17,6 @@ const ROWS: u64 = 128;
 
 /// A standard deviation so much smaller than what fits is not looked at more closely.
 const FAR_BELOW: f64 = 1e-12;
-
-impl DType {
-    /// The largest finite number.
-    pub(crate) const fn largest(self) -> f64 {
-        match self {
-            Self::F32 => f32::MAX as f64,
-            Self::F64 => f64::MAX,
-            // (2 - 2^-7) 2^127 and (2 - 2^-10) 2^15.
-            Self::Bf16 => 3.389_531_389_251_535_5e38,
-            Self::F16 => 65_504.0,
-        }
-    }
-}
 
 /// No standard normal of this precision is larger.
 const fn largest_normal(precision: Precision) -> f64 {
