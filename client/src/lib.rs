@@ -25,6 +25,7 @@
 //! | [`ShardedSession`] | a session in shards on several servers, as one |
 //! | [`LocalHost`], [`LocalSession`] | the same sessions in this process, without a server |
 //! | [`StepStream`] | many steps on one stream, the next on its way while the last one's answer still comes |
+//! | `carried` | calls whose payloads are not copied |
 //! | `pieces` | the leaves of a step where they lie, sent without being put together first |
 //! | `asked` | which steps of drawn noise a handle asked for itself: a replay of another is an error |
 //! | `window` | what such a stream may send and must receive, without a network |
@@ -40,6 +41,7 @@
 
 mod analysis;
 mod asked;
+mod carried;
 mod channel;
 mod check;
 mod client;

@@ -5,10 +5,12 @@ use std::ops::Range;
 use bytes::Bytes;
 use noised::session::ResolvedSpec;
 use noised::{Layout, SessionSpec};
+use noised_proto::carry::Carried;
 use noised_proto::v1;
 use tokio_stream::Stream;
 
 use crate::asked::Asked;
+use crate::carried;
 use crate::check;
 use crate::client::Client;
 use crate::error::{Error, Result};
@@ -17,6 +19,8 @@ use crate::pieces::Pieces;
 use crate::retry::retrying;
 use crate::stream::{Flight, StepStream};
 use crate::window::{Answer, Position, Traffic};
+
+const PATH: &str = "/noised.v1.Sessions/MultiplyNext";
 
 /// What a stream needs to know of its session.
 #[derive(Clone, Debug)]
@@ -331,7 +335,7 @@ impl Session {
         self.binding.check_payload(payload.len())?;
         self.settle().await?;
         if self.is_unary() {
-            return self.take_unary(step, payload).await;
+            return self.take_unary(step, payload).await.map(carried::join);
         }
         let mut output = vec![0; self.step_bytes()];
         self.take_chunked(step, |range| payload.slice(range), &mut output).await?;
@@ -350,8 +354,12 @@ impl Session {
         check::length("output", self.step_bytes(), output.len())?;
         self.settle().await?;
         if self.is_unary() {
-            let answer = self.take_unary(step, chunk(0..len)).await?;
-            output.copy_from_slice(&answer);
+            let mut output = output;
+            for piece in self.take_unary(step, chunk(0..len)).await? {
+                let (of_piece, rest) = output.split_at_mut(piece.len());
+                of_piece.copy_from_slice(&piece);
+                output = rest;
+            }
             return Ok(());
         }
         self.take_chunked(step, chunk, output).await
@@ -361,7 +369,8 @@ impl Session {
         self.step_bytes().max(self.input_bytes()) <= self.client.settings().unary_bytes
     }
 
-    async fn take_unary(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
+    /// The answer to a whole step, in the pieces in which it came.
+    async fn take_unary(&mut self, step: u64, payload: Bytes) -> Result<Vec<Bytes>> {
         let request = v1::MultiplyNextRequest {
             name: self.binding.name.clone(),
             step,
@@ -370,15 +379,16 @@ impl Session {
         };
         let asked = &self.binding.asked;
         let answer = retrying(self.client.settings().retry, &request, |request| {
-            let mut sessions = self.client.sessions();
             asked.begin();
             asked.note(step);
-            async move { sessions.multiply_next(request).await }
+            carried::unary(self.client.channel(), PATH, request, self.client.settings().message_bytes)
         });
         let answer = answer.await.inspect_err(|error| asked.note_failure(error))?;
-        let v1::MultiplyNextResponse { step: answered, payload, replay } = answer;
-        if answered != step || payload.len() != self.step_bytes() {
-            let message = format!("{} bytes of step {answered} in answer to step {step}", payload.len());
+        let Carried { message, payload } = answer;
+        let v1::MultiplyNextResponse { step: answered, payload: _, replay } = message;
+        let found: usize = payload.iter().map(Bytes::len).sum();
+        if answered != step || found != self.step_bytes() {
+            let message = format!("{found} bytes of step {answered} in answer to step {step}");
             return Err(Error::Protocol { message });
         }
         asked.check(step, replay)?;

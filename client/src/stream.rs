@@ -12,10 +12,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 use tonic::body::Body;
-use tonic::metadata::GRPC_CONTENT_TYPE;
-use tonic::transport::Channel;
-use tower::{Service, ServiceExt};
 
+use crate::carried;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::retry::Attempts;
@@ -268,32 +266,8 @@ impl Exchange {
         let (requests, queued) = mpsc::channel(QUEUED_CHUNKS);
         let queued = ReceiverStream::new(queued).map(Ok::<_, Status>);
         let body = Body::new(OutgoingBody::of_client(queued));
-        let call = tokio::spawn(call(client.channel(), body, client.settings().message_bytes));
+        let call = tokio::spawn(carried::call(client.channel(), PATH, body, client.settings().message_bytes));
         Self { requests, answers: Answers { call, open: None, pieces: VecDeque::new() }, opened: false }
-    }
-}
-
-/// Opens the call, and reads what it answers before the first message.
-async fn call(
-    mut channel: Channel,
-    body: Body,
-    limit: usize,
-) -> std::result::Result<Incoming<StreamMultiplyNextResponse>, Status> {
-    let broken = |error: tonic::transport::Error| Status::from_error(error.into());
-    let mut request = http::Request::post(PATH).version(http::Version::HTTP_2);
-    if let Some(headers) = request.headers_mut() {
-        headers.insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
-        headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
-    }
-    let request = request.body(body).map_err(|error| Status::internal(error.to_string()))?;
-    let response = channel.ready().await.map_err(broken)?.call(request).await.map_err(broken)?;
-    // A refusal may come without a body.
-    match Status::from_header_map(response.headers()) {
-        Some(status) if status.code() != tonic::Code::Ok => Err(status),
-        _ if response.status() != http::StatusCode::OK => {
-            Err(Status::unavailable(format!("the server answers {}", response.status())))
-        }
-        _ => Ok(Incoming::new(response.into_body(), limit)),
     }
 }
 

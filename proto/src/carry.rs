@@ -37,6 +37,22 @@ pub trait Carrier: Message + Default {
     fn take_payload(&mut self) -> Bytes;
 }
 
+impl Carrier for v1::MultiplyNextRequest {
+    const PAYLOAD_TAG: u32 = 3;
+
+    fn take_payload(&mut self) -> Bytes {
+        std::mem::take(&mut self.payload)
+    }
+}
+
+impl Carrier for v1::MultiplyNextResponse {
+    const PAYLOAD_TAG: u32 = 2;
+
+    fn take_payload(&mut self) -> Bytes {
+        std::mem::take(&mut self.payload)
+    }
+}
+
 impl Carrier for v1::StreamMultiplyNextRequest {
     const PAYLOAD_TAG: u32 = 4;
 
@@ -289,6 +305,12 @@ impl<M: Carrier, S: Stream<Item = Result<M, Status>> + Unpin> Body for OutgoingB
         let added = status.add_header(&mut trailers);
         Poll::Ready(Some(added.map(|()| Frame::trailers(trailers))))
     }
+
+    /// Spares a request an empty frame at its end, where it is known that no message follows.
+    fn is_end_stream(&self) -> bool {
+        let no_more = self.ended || (!self.trailers && self.messages.size_hint().1 == Some(0));
+        no_more && self.payload.is_none()
+    }
 }
 
 /// Why no message comes.
@@ -352,6 +374,19 @@ impl<M: Carrier> Incoming<M> {
     /// Whether a message has begun that is not whole.
     pub fn is_within_message(&self) -> bool {
         self.decoder.is_within_message()
+    }
+
+    /// The only message of a body, after the end of the body; `None` where it has no message.
+    ///
+    /// # Errors
+    /// As [`message`](Self::message), and where there are several messages.
+    pub async fn only_message(mut self) -> Result<Option<Carried<M>>, Fault> {
+        let message = self.message().await?;
+        // A body that is dropped before its end resets the call.
+        if message.is_some() && self.message().await?.is_some() {
+            return Err(ServiceError::Malformed("must be one message, found several".to_owned()).into());
+        }
+        Ok(message)
     }
 
     /// The next message, or `None` where the body has ended well. Dropping the future loses nothing.

@@ -23,9 +23,9 @@ use crate::last_use::LastUse;
 use crate::ledger::Claim;
 use crate::registry::{Memory, Reservation};
 
-/// Lanes times planes that an async thread works through by itself: some microseconds, which is less than handing it to
-/// another thread and back takes.
-pub(crate) const INLINE_WORK: usize = 64 * TILE_LANES;
+/// Lanes times planes that an async thread works through by itself: some microseconds in cache, and some tens from memory,
+/// which is what handing it to another thread and back takes.
+pub(crate) const INLINE_WORK: usize = 128 * TILE_LANES;
 
 /// A session and where it stands.
 #[derive(Debug)]

@@ -20,7 +20,7 @@ use tower::{Layer, Service};
 
 use crate::connections::Connection;
 use crate::lifecycle::Lifecycle;
-use crate::sessions::STREAM_PATH;
+use crate::sessions::{STEP_PATH, STREAM_PATH};
 
 /// Messages of the longest length that may be held at once.
 const MESSAGES: usize = 2;
@@ -35,9 +35,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Bytes of a request that must come within the time that a request has: a request that comes byte after byte
 /// would hold its place for ever.
 pub(crate) const PACE_BYTES: usize = 64 << 10;
-
-/// One step in a message, whose bytes are not counted.
-const STEP_PATH: &str = "/noised.v1.Sessions/MultiplyNext";
 
 /// The bounds, as a layer around the services.
 #[derive(Clone, Debug)]
@@ -149,6 +146,7 @@ where
         let pace = path.starts_with("/noised.").then(|| Pace::new(&self.intake));
         let connection = request.extensions().get::<Arc<Connection>>();
         let of_connection = connection.map(|connection| Arc::clone(&connection.intake));
+        // The bytes of a step are passed on, not held.
         let hold = (path != STEP_PATH).then(|| self.intake.hold(of_connection));
         let within = hold.clone();
         let answer =

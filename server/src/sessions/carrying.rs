@@ -1,4 +1,4 @@
-//! The way into the service for the call whose payloads are large.
+//! The way into the service for the calls with payloads.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -18,9 +18,13 @@ use crate::given_key::{self, GivenKey, Wiper};
 /// An answer to a request of the longest length is longer by its flags.
 const ANSWER_SLACK_BYTES: usize = 64;
 
+/// One step in a message.
+pub(crate) const STEP_PATH: &str = "/noised.v1.Sessions/MultiplyNext";
+
+/// Any number of steps, in chunks.
 pub(crate) const STREAM_PATH: &str = "/noised.v1.Sessions/StreamMultiplyNext";
 
-/// The service, with the one call whose payloads are large taken as it comes from the connection.
+/// The service, with the calls that carry payloads taken as they come from the connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Carrying {
     sessions: SessionsService,
@@ -53,10 +57,12 @@ impl tower::Service<http::Request<Body>> for Carrying {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() == STREAM_PATH {
-            return Box::pin(std::future::ready(Ok(self.sessions.stream_carried(request))));
-        }
         let request = match request.uri().path() {
+            STREAM_PATH => return Box::pin(std::future::ready(Ok(self.sessions.stream_carried(request)))),
+            STEP_PATH => {
+                let sessions = self.sessions.clone();
+                return Box::pin(async move { Ok(sessions.step_carried(request).await) });
+            }
             given_key::PATH => GivenKey::take_from(request, &self.wiper),
             _ => request,
         };

@@ -29,7 +29,7 @@ use crate::given_key::GivenKey;
 use crate::lifecycle::Lifecycle;
 use crate::registry::Registry;
 use audit::Peer;
-pub(crate) use carrying::{Carrying, STREAM_PATH};
+pub(crate) use carrying::{Carrying, STEP_PATH, STREAM_PATH};
 
 /// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers,
 /// the last acts of going back, and as many kept steps as there may be.
@@ -166,12 +166,12 @@ impl Sessions for SessionsService {
         Ok(Response::new(self.delete(request.into_inner()).await?))
     }
 
+    /// Never called: [`Carrying`] takes this call before its message is decoded.
     async fn multiply_next(
         &self,
-        request: Request<v1::MultiplyNextRequest>,
+        _request: Request<v1::MultiplyNextRequest>,
     ) -> Result<Response<v1::MultiplyNextResponse>, Status> {
-        let peer = Peer::of(request.extensions());
-        Ok(Response::new(self.step(request.into_inner(), peer).await?))
+        Err(ServiceError::Internal.into())
     }
 
     async fn keep_state(
