@@ -13,6 +13,7 @@
 //! | [`streaming`] | [`StreamingMatrix`]: `init_multiply` / `multiply_next` on trees, in a program's own memory |
 //! | [`session`] | [`Session`]: one matrix's state for one tree, applied chunk by chunk, each step released once |
 //! | [`analysis`] | rows, norms, errors, sensitivities and costs of a matrix, and calibration, without state |
+//! | [`accounting`] | epsilon and delta of sampled steps, and back to the noise |
 //! | [`design`] | which strategy is best: optimisers for every family, a recommendation |
 //! | [`json`] | JSON in which no key is there twice |
 //! | [`limits`] | every limit, by name |
@@ -31,6 +32,7 @@
 //! | lane | | one scalar coordinate of the flattened tree |
 //! | plane | `s_k` | one state value a lane |
 
+pub mod accounting;
 pub mod analysis;
 pub mod design;
 mod dtype;

@@ -126,6 +126,24 @@ pub const MAX_ROWS_STATE_BYTES: usize = 256 << 20;
 /// Entries of a Gram matrix that a sensitivity is bounded from: 4,096 rows of a full one, a million of one with 16 bands.
 pub const MAX_GRAM_ENTRIES: usize = 1 << 24;
 
+/// Rounds of one composition that is accounted for, all kinds together.
+pub const MAX_ACCOUNTING_ROUNDS: u64 = 1 << 30;
+
+/// Different kinds of rounds in one composition.
+pub const MAX_ACCOUNTING_KINDS: usize = 64;
+
+/// Points of a grid of privacy losses, about: a grid that would take more is coarser.
+pub const MAX_ACCOUNTING_POINTS: usize = 1 << 20;
+
+/// The largest order of a Renyi divergence.
+pub const MAX_RENYI_ORDER: u32 = 512;
+
+/// The least noise multiplier that sampling is accounted for with: its losses reach the thousands.
+pub const MIN_NOISE_MULTIPLIER: f64 = 0.02;
+
+/// The largest noise multiplier that sampling is accounted for with.
+pub const MAX_NOISE_MULTIPLIER: f64 = 1e6;
+
 const _: () = assert!(TILE_LANES.is_multiple_of(RUN_LANES), "a tile is whole runs");
 const _: () = assert!(RUN_LANES.is_multiple_of(BLOCK_LANES), "a run is whole blocks");
 const _: () =

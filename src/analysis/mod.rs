@@ -51,6 +51,6 @@ pub use multiply::multiply;
 pub use norms::{column_norms_squared, row_norms_squared};
 pub use participation::Participation;
 pub use rows::Rows;
-pub(crate) use sensitivity::{Columns, worst_patterns};
+pub(crate) use sensitivity::{Columns, strategy_bands, worst_patterns};
 pub use sensitivity::{Sensitivity, SensitivityRule, sensitivity, sensitivity_in};
 pub use way::{RowNorms, Way};

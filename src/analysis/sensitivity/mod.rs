@@ -23,6 +23,13 @@ use spaced::largest_spaced_sum;
 /// What rounding may make of a number that is zero, or of two that are equal, in units of the largest there is.
 const ROUNDING: f64 = 1e-13;
 
+/// Diagonals of the leading `n x n` block of a matrix from the main one to the last that may hold a number that is not zero.
+pub(crate) fn strategy_bands(matrix: &MatrixSpec, n: u64) -> Result<u64> {
+    let plan = Plan::for_question(matrix, n)?;
+    let rows = usize::try_from(n).unwrap_or(usize::MAX);
+    Ok(bandwidth(&plan, rows) as u64)
+}
+
 /// Squares below which those that they are added up from may have lost digits.
 const LEAST_SQUARE: f64 = 1e-250;
 
