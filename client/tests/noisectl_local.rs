@@ -511,7 +511,7 @@ fn a_closed_stdout_is_no_error() {
 }
 
 /// Every command, with what it takes before its options.
-const COMMANDS: [&[&str]; 24] = [
+const COMMANDS: [&[&str]; 25] = [
     &[],
     &["materialize"],
     &["row-norms"],
@@ -523,6 +523,7 @@ const COMMANDS: [&[&str]; 24] = [
     &["strategy"],
     &["recommend"],
     &["compare"],
+    &["account"],
     &["calibrate"],
     &["session"],
     &["session", "create"],

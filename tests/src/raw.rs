@@ -14,7 +14,7 @@ use tower::Service;
 use crate::server::Connection;
 
 /// Every method of the two services, by its path.
-pub const METHODS: [&str; 16] = [
+pub const METHODS: [&str; 17] = [
     "/noised.v1.Sessions/CreateSession",
     "/noised.v1.Sessions/GetSession",
     "/noised.v1.Sessions/ListSessions",
@@ -31,6 +31,7 @@ pub const METHODS: [&str; 16] = [
     "/noised.v1.Analysis/RecommendStrategy",
     "/noised.v1.Analysis/FinishSearch",
     "/noised.v1.Analysis/CalibrateNoise",
+    "/noised.v1.Analysis/ComputePrivacy",
 ];
 
 /// Messages are their bytes.

@@ -1,5 +1,6 @@
 //! What a mechanism adds and what it protects: row norms, errors, sensitivities, calibration.
 
+use noised::accounting::{Account, Question};
 use noised::analysis::{
     Calibration, Given, Mechanism, Participation, QueryErrors, RowNorms, Sensitivity, Way,
 };
@@ -136,6 +137,19 @@ impl Analysis {
             async move { client.calibrate_noise(request).await }
         });
         Ok(answer.await?.into())
+    }
+
+    /// What a training run guarantees, or the noise that a guarantee takes.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] names the field at fault; the faults of a connection.
+    pub async fn privacy(&self, question: Question) -> Result<Account> {
+        let request: v1::ComputePrivacyRequest = question.into();
+        let answer = retrying(self.retry, &request, |request| {
+            let mut client = self.client.clone();
+            async move { client.compute_privacy(request).await }
+        });
+        answer.await?.try_into().map_err(|e: noised::Error| Error::Protocol { message: e.to_string() })
     }
 }
 

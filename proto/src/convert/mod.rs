@@ -1,5 +1,6 @@
 //! Wire to domain and back. Every message is destructured in full, so that a new field breaks the build here.
 
+mod accounting;
 mod calibration;
 mod design;
 mod errors;

@@ -2,6 +2,7 @@
 
 mod calibrate_noise;
 mod compute_errors;
+mod compute_privacy;
 mod compute_sensitivity;
 mod describe;
 mod design;
@@ -208,5 +209,12 @@ impl Analysis for AnalysisService {
         request: Request<v1::CalibrateNoiseRequest>,
     ) -> Result<Response<v1::CalibrateNoiseResponse>, Status> {
         Ok(Response::new(self.calibration(request.into_inner()).await?))
+    }
+
+    async fn compute_privacy(
+        &self,
+        request: Request<v1::ComputePrivacyRequest>,
+    ) -> Result<Response<v1::ComputePrivacyResponse>, Status> {
+        Ok(Response::new(self.privacy(request.into_inner()).await?))
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use noised::accounting::{Asked, Question, Sampling, Wanted};
 use noised::analysis::calibration::PrivacyTarget;
 use noised::analysis::{self, Given, Mechanism, Participation};
 use noised::design::{self, Family, Objective, Problem, Verdict};
@@ -233,8 +234,44 @@ async fn bad_questions_name_the_field() {
         assert_invalid(&stream_error(raw.recommend_strategy(request).await).await, "objective", "9");
         let missing = raw.calibrate_noise(v1::CalibrateNoiseRequest::default()).await.unwrap_err();
         assert_invalid(&missing, "target", "is missing");
+        let missing = raw.compute_privacy(v1::ComputePrivacyRequest::default()).await.unwrap_err();
+        assert_invalid(&missing, "asked", "is missing");
         // The server goes on.
         client.sensitivity(&good, 10, Participation::Single).await.unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn privacy_is_what_the_library_computes() {
+    on_both(Options::default(), async |server: &mut Server| {
+        let client = server.client().await.analysis();
+        let samplings = [
+            Sampling::None,
+            Sampling::Poisson { probability: 0.05 },
+            Sampling::CyclicPoisson { probability: 0.05, bands: 4 },
+            Sampling::FixedSize { batch_size: 5, examples: 100 },
+        ];
+        for sampling in samplings {
+            for wanted in [
+                Wanted::Privacy { noise_multiplier: 2.0, asked: Asked::Epsilon { delta: 1e-6 } },
+                Wanted::Privacy { noise_multiplier: 2.0, asked: Asked::Delta { epsilon: 0.5 } },
+                Wanted::Noise { epsilon: 2.0, delta: 1e-6 },
+            ] {
+                let question = Question { sampling, steps: 50, wanted };
+                let expected = question.answer(&|| false).unwrap();
+                assert_eq!(client.privacy(question).await.unwrap(), expected, "{question:?}");
+            }
+        }
+        let wanted = Wanted::Privacy { noise_multiplier: 2.0, asked: Asked::Epsilon { delta: 1e-6 } };
+        for (sampling, field) in [
+            (Sampling::Poisson { probability: 1.5 }, "sampling_probability"),
+            (Sampling::CyclicPoisson { probability: 0.5, bands: 51 }, "bands"),
+            (Sampling::FixedSize { batch_size: 6, examples: 5 }, "batch_size"),
+        ] {
+            let question = Question { sampling, steps: 50, wanted };
+            assert_eq!(invalid(client.privacy(question).await.unwrap_err()), field);
+        }
     })
     .await;
 }

@@ -80,7 +80,10 @@ enum Command {
     Recommend(design::recommend::Args),
     /// Compare given strategies.
     Compare(design::compare::Args),
-    /// From a privacy target to the noise it takes, and back. No amplification by sampling is claimed.
+    /// What the noise of a training run guarantees, with the amplification of its sampling: an upper bound of epsilon or
+    /// delta.
+    Account(design::account::Args),
+    /// From a privacy target to the noise it takes, and back. Without --sampling no amplification is claimed.
     Calibrate(design::calibrate::Args),
     /// Sessions of a server.
     #[command(subcommand)]
@@ -117,7 +120,8 @@ impl Command {
             Self::Strategy(args) => args.run(context),
             Self::Recommend(args) => args.run(context).await,
             Self::Compare(args) => args.run(context).await,
-            Self::Calibrate(args) => args.run().await,
+            Self::Account(args) => args.run(context).await,
+            Self::Calibrate(args) => args.run(context).await,
             Self::Session(command) => command.run(context).await,
             Self::Noise(command) => command.run(context).await,
             Self::Bench(args) => args.run(context).await,

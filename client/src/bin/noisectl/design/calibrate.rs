@@ -1,10 +1,13 @@
 //! `noisectl calibrate`: from a privacy target to noise, and back.
 
+use noised::accounting::{Asked, Question, Wanted};
 use noised::analysis::calibration::PrivacyTarget;
 use noised::analysis::{Calibration, Given, calibrate};
 use serde_json::json;
 
+use super::sampling::{SamplingArgs, answer, print};
 use crate::args::{FormatArg, Place};
+use crate::context::Context;
 use crate::failure::Failure;
 use crate::output::{Format, print_fields, print_json, short_up};
 
@@ -33,9 +36,12 @@ pub(crate) struct Args {
     /// The delta of the target, or what epsilon is told for.
     #[arg(long, value_name = "D", allow_negative_numbers = true)]
     delta: Option<f64>,
-    /// The L2 sensitivity, as `noisectl sensitivity` tells it.
-    #[arg(long, value_name = "S", default_value_t = 1.0, allow_negative_numbers = true)]
-    sensitivity: f64,
+    /// The L2 sensitivity, as `noisectl sensitivity` tells it; with --sampling, the strategy's largest column norm. Unless
+    /// given, that of --strategy, or 1.
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    sensitivity: Option<f64>,
+    #[command(flatten)]
+    sampling: SamplingArgs,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -43,11 +49,15 @@ pub(crate) struct Args {
 }
 
 impl Args {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    pub(crate) async fn run(self, context: &Context) -> Result<(), Failure> {
         let (given, delta) = self.given()?;
+        if !self.sampling.is_plain() {
+            return self.sampled(context, given, delta).await;
+        }
+        let sensitivity = self.sensitivity.unwrap_or(1.0);
         let found = match self.place.client().await? {
-            None => calibrate(given, self.sensitivity, delta)?,
-            Some(client) => client.analysis().calibrate(given, self.sensitivity, delta).await?,
+            None => calibrate(given, sensitivity, delta)?,
+            Some(client) => client.analysis().calibrate(given, sensitivity, delta).await?,
         };
         let Calibration { noise_multiplier, stddev, epsilon, delta, rho, mu } = found;
         match self.format.format {
@@ -71,6 +81,36 @@ impl Args {
                 ])
             }
         }
+    }
+
+    /// The noise of a training run that samples, or of a strategy.
+    async fn sampled(&self, context: &Context, given: Given, delta: Option<f64>) -> Result<(), Failure> {
+        let wanted = match (given, delta) {
+            (Given::Target(PrivacyTarget::ApproximateDp { epsilon, delta }), _) => {
+                Wanted::Noise { epsilon, delta }
+            }
+            (Given::NoiseMultiplier(noise_multiplier), Some(delta)) => {
+                Wanted::Privacy { noise_multiplier, asked: Asked::Epsilon { delta } }
+            }
+            (Given::NoiseMultiplier(_), None) => return Err(Failure::usage("delta", "is missing")),
+            (Given::Target(_), _) => {
+                let rule =
+                    "is missing: with sampling the target is --epsilon and --delta, or --noise-multiplier";
+                return Err(Failure::usage("epsilon", rule));
+            }
+        };
+        let (sampling, steps, unit) = self.sampling.read(context)?;
+        if unit.is_some() && self.sensitivity.is_some() {
+            return Err(Failure::usage("sensitivity", "does not go with --strategy, which has its own"));
+        }
+        let unit = unit.unwrap_or(self.sensitivity.unwrap_or(1.0));
+        if !(unit > 0.0 && unit.is_finite()) {
+            let rule = format!("must be finite and greater than 0, found {unit}");
+            return Err(Failure::usage("sensitivity", rule));
+        }
+        let found = answer(&self.place, context, Question { sampling, steps, wanted }).await?;
+        let stddev = (found.noise_multiplier * unit).next_up();
+        print(found, Some(unit), Some(stddev), self.format.format)
     }
 
     /// What is given, and the delta that epsilon is told for.

@@ -1,5 +1,6 @@
 //! Mechanisms and strategies: errors, sensitivities, designs, comparisons, calibration.
 
+pub(crate) mod account;
 mod args;
 pub(crate) mod calibrate;
 pub(crate) mod compare;
@@ -9,5 +10,6 @@ mod figures;
 pub(crate) mod optimize;
 mod progress;
 pub(crate) mod recommend;
+mod sampling;
 pub(crate) mod sensitivity;
 pub(crate) mod strategy;
