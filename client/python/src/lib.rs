@@ -11,6 +11,7 @@
 //! | `error` | errors as exceptions |
 //! | `log` | what the client reports, for `logging` |
 
+mod accounting;
 mod analysis;
 mod client;
 mod design;
@@ -31,6 +32,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod _noised {
     use pyo3::prelude::*;
 
+    #[pymodule_export]
+    use crate::accounting::{account, accounting_unit};
     #[pymodule_export]
     use crate::analysis::{calibrate, materialize, multiply, query_errors, row_norms_squared, sensitivity};
     #[pymodule_export]

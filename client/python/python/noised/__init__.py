@@ -20,6 +20,7 @@ from noised import _noised, banded, buffered_toeplitz, design, errors, streaming
 from noised._info import SessionInfo
 from noised._leaves import ShapeDtype
 from noised._path import ExtendedPath
+from noised.accounting import Account, Sampling, account, epsilon
 from noised.buffered_toeplitz import BufferedToeplitz
 from noised.client import Client, connect, resume
 from noised.design import (
@@ -56,6 +57,7 @@ __path__ = ExtendedPath(__path__)
 logging.getLogger("noised").addHandler(logging.NullHandler())
 
 __all__ = [
+    "Account",
     "BufferedToeplitz",
     "Calibration",
     "Client",
@@ -66,12 +68,15 @@ __all__ = [
     "Participation",
     "Privatize",
     "Recommendation",
+    "Sampling",
     "Sensitivity",
     "Session",
     "SessionInfo",
     "ShapeDtype",
     "Shard",
     "StreamingMatrix",
+    "account",
+    "accounting",
     "banded",
     "buffered_toeplitz",
     "calibrate",
@@ -79,6 +84,7 @@ __all__ = [
     "dense",
     "design",
     "diagonal",
+    "epsilon",
     "errors",
     "identity",
     "momentum_sgd_matrix",

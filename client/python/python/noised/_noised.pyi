@@ -77,6 +77,17 @@ def sensitivity(
 def calibrate(
     connection: Connection, sensitivity: float, given: str, value: float, delta: float | None
 ) -> dict[str, Any]: ...
+def account(
+    connection: Connection,
+    sampling: object,
+    n: int,
+    noise_multiplier: float | None,
+    epsilon: float | None,
+    delta: float | None,
+) -> dict[str, Any]: ...
+def accounting_unit(
+    connection: Connection, sampling: object, strategy_json: str, n: int, participation: object
+) -> float: ...
 def optimize(
     connection: Connection,
     kind: str,
