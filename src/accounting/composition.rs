@@ -12,6 +12,9 @@ use crate::limits;
 /// How much coarser the grid of a lower bound is than that of an upper bound.
 const LOWER_COARSENESS: f64 = 2.0;
 
+/// The same of the grid on which the direction is looked at that is rarely worse.
+const FIRST_COARSENESS: f64 = 4.0;
+
 /// One round: a Gaussian mechanism on a Poisson sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PoissonGaussian {
@@ -130,8 +133,10 @@ impl Composition {
             // The example is in no sample but with a probability of less than delta.
             return Ok(Bound { value: 0.0, interval: None });
         }
-        let (removed, interval) =
-            one_direction(&pairs(&rounds, Direction::Remove), question, rounding, cancelled)?;
+        let lower = rounding == Rounding::Merge;
+        let coarseness = if lower { LOWER_COARSENESS } else { 1.0 };
+        let remove = pairs(&rounds, Direction::Remove);
+        let (removed, interval) = one_direction(&remove, question, rounding, coarseness, cancelled)?;
         // Sampling takes privacy loss away: what holds without it is a bound where a grid has too few points for a better one.
         let whole = closed_form(question, merged_whole(&rounds), rounding)?.value;
         let capped = |found: f64| if rounding == Rounding::Merge { found.max(0.0) } else { found.min(whole) };
@@ -143,10 +148,17 @@ impl Composition {
             Question::Epsilon { .. } => removed >= most * (1.0 + 1e-12),
             Question::Delta { epsilon } => epsilon >= most * (1.0 + 1e-12),
         };
-        if decided {
+        // The other direction only adds to a lower bound.
+        if decided || lower {
             return Ok(Bound { value: removed, interval: Some(interval) });
         }
-        let (added, other) = one_direction(&add, question, rounding, cancelled)?;
+        // Adding is rarely worse than removing, and a coarse grid mostly tells.
+        let (added, other) = one_direction(&add, question, rounding, FIRST_COARSENESS, cancelled)?;
+        if capped(added) <= removed {
+            return Ok(Bound { value: removed, interval: Some(interval) });
+        }
+        let (finer, fine) = one_direction(&add, question, rounding, 1.0, cancelled)?;
+        let (added, other) = if finer < added { (finer, fine) } else { (added, other) };
         let interval = if added > removed { other } else { interval };
         Ok(Bound { value: removed.max(capped(added)), interval: Some(interval) })
     }
@@ -194,11 +206,12 @@ fn one_direction(
     pairs: &[(Pair, u32)],
     question: Question,
     rounding: Rounding,
+    coarseness: f64,
     cancelled: &dyn Fn() -> bool,
 ) -> Result<(f64, f64)> {
-    let estimate = Estimate::new(pairs);
+    let estimate = Estimate::new(pairs, question);
     let upper = rounding != Rounding::Merge;
-    let plan: Plan = estimate.plan(question, if upper { 1.0 } else { LOWER_COARSENESS });
+    let plan: Plan = estimate.plan(question, coarseness);
     let mut plds = Vec::with_capacity(pairs.len());
     for (pair, count) in pairs {
         if cancelled() {

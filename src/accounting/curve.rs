@@ -21,6 +21,9 @@ use super::plan::{Estimate, Plan, ln_moment};
 /// Roundings of a transform, for each of its stages.
 const ROUNDINGS: f64 = 8.0 * f64::EPSILON;
 
+/// A power of a coefficient that is not worth computing.
+const NEGLIGIBLE: f64 = 1e-40;
+
 /// Relative error of the masses of one round: of their quadrature and of exponentials.
 const MASS_ERROR: f64 = 1e-13;
 
@@ -168,10 +171,17 @@ fn transformed(
         // The lengths are those of the plan.
         let _done = there.process(&mut masses, &mut coefficients);
         for ((product, bound), z) in product.iter_mut().zip(&mut bound).zip(coefficients) {
-            let size = z.norm() + error;
-            *product *= z.powu(*rounds);
-            bound.1 += f64::from(*rounds) * (error / size + 4.0 * f64::EPSILON);
-            bound.0 *= size.powi(*rounds as i32);
+            let size = z.norm_sqr().sqrt() * (1.0 + 4.0 * f64::EPSILON) + error;
+            let power = size.powi(*rounds as i32);
+            bound.0 *= power;
+            if power < NEGLIGIBLE {
+                // All of it counts as an error.
+                *product = Complex::new(0.0, 0.0);
+                bound.1 += 1.0;
+            } else {
+                *product *= z.powu(*rounds);
+                bound.1 += f64::from(*rounds) * (error / size + 4.0 * f64::EPSILON);
+            }
         }
     }
     let scale = 1.0 / length as f64;

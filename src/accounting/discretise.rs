@@ -17,9 +17,13 @@ use super::quadrature::Rule;
 /// Points of a rule on a panel as wide as [`Pair::panels`] allows, and on one that is much narrower.
 const POINTS: u32 = 12;
 const FEW_POINTS: u32 = 5;
+const FEWEST_POINTS: u32 = 3;
 
-/// A cell narrower than this, in standard deviations, takes few points.
+/// A cell narrower than this, in standard deviations or the scale of the loss, takes few points.
 const NARROW: f64 = 0.025;
+
+/// A cell narrower than this takes [`FEWEST_POINTS`].
+const NARROWEST: f64 = 0.004;
 
 /// Steps of the search for a threshold.
 const SEARCH_STEPS: usize = 60;
@@ -70,6 +74,7 @@ impl Pld {
             masses: vec![0.0; cells + 1],
             wide: Rule::new(POINTS),
             narrow: Rule::new(FEW_POINTS),
+            narrowest: Rule::new(FEWEST_POINTS),
         };
         let mut infinity = pair.mass_above(to);
         match rounding {
@@ -117,6 +122,7 @@ struct Grid<'a> {
     masses: Vec<f64>,
     wide: Rule,
     narrow: Rule,
+    narrowest: Rule,
 }
 
 impl Grid<'_> {
@@ -126,7 +132,12 @@ impl Grid<'_> {
 
     /// Integrates over the outputs between two points, with as few points as that takes.
     fn each(&self, from: f64, to: f64, add: impl FnMut(f64, f64)) {
-        let rule = if to - from < NARROW * self.pair.noise { &self.narrow } else { &self.wide };
+        let width = (to - from) / self.pair.noise.min(2.0 * self.pair.noise * self.pair.noise);
+        let rule = match width {
+            _ if width < NARROWEST => &self.narrowest,
+            _ if width < NARROW => &self.narrow,
+            _ => &self.wide,
+        };
         self.pair.each(rule, from, to, add);
     }
 

@@ -116,8 +116,13 @@ impl Nodes {
 pub(super) struct Estimate(pub(super) Vec<(Nodes, f64)>);
 
 impl Estimate {
-    pub(super) fn new(pairs: &[(Pair, u32)]) -> Self {
-        Self(pairs.iter().map(|(pair, rounds)| (Nodes::new(pair, LEAST_TAIL), f64::from(*rounds))).collect())
+    pub(super) fn new(pairs: &[(Pair, u32)], question: Question) -> Self {
+        let rounds: f64 = pairs.iter().map(|(_, rounds)| f64::from(*rounds)).sum();
+        let tail = match question {
+            Question::Epsilon { delta } => (TRUNCATION_COST * delta / rounds).max(LEAST_TAIL),
+            Question::Delta { .. } => LEAST_TAIL,
+        };
+        Self(pairs.iter().map(|(pair, rounds)| (Nodes::new(pair, tail), f64::from(*rounds))).collect())
     }
 
     fn sum(&self, of: impl Fn(&Nodes) -> f64) -> f64 {

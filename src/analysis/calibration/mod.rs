@@ -12,9 +12,7 @@
 //! rounded up.
 //!
 //! **No amplification by sampling is claimed.** Where batches are drawn at random and the adversary does not know who is in
-//! them, the same noise gives more privacy than is told here; `dp_accounting`
-//! (<https://github.com/google/differential-privacy/tree/main/python/dp_accounting>) has accountants for that, which take
-//! the noise multiplier.
+//! them, the same noise gives more privacy than is told here: [`accounting`](crate::accounting) counts that.
 
 mod gaussian;
 #[cfg(test)]
