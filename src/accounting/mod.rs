@@ -14,7 +14,7 @@
 //! |---|---|
 //! | `training` | [`account`], [`noise_multiplier`]: a training run |
 //! | `question` | [`Question`]: either of them, as a value |
-//! | `strategy` | [`unit`]: whether a strategy goes with a sampling |
+//! | `strategy` | [`unit()`]: whether a strategy goes with a sampling |
 //! | `composition` | [`Composition`]: rounds of Poisson-subsampled Gaussian mechanisms |
 //! | `pair` | the dominating pair of one round |
 //! | `discretise` | its privacy loss distribution on a grid, from above and from below |

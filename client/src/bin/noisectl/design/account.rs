@@ -7,7 +7,12 @@ use crate::args::{FormatArg, Place};
 use crate::context::Context;
 use crate::failure::Failure;
 
+/// A delta or an epsilon is given, which takes more than a line of most terminals.
+const USAGE: &str = "noisectl account [OPTIONS] -n <N> --noise-multiplier <S> --delta <D>
+       noisectl account [OPTIONS] -n <N> --noise-multiplier <S> --epsilon <E>";
+
 #[derive(Debug, clap::Args)]
+#[command(override_usage = USAGE)]
 #[command(group = clap::ArgGroup::new("asked").required(true).multiple(false))]
 pub(crate) struct Args {
     #[command(flatten)]
