@@ -33,7 +33,6 @@
 //! | [`Analysis`] | questions about a matrix that need no session |
 //! | [`tree_file`] | trees from `.safetensors` and JSON files, with the feature `files` |
 //! | [`text_file`] | texts as editors write them, with the feature `files` |
-//! | [`verify`] | whether noise is what it should be, with the feature `verify` |
 //! | [`Error`] | what can go wrong |
 //!
 //! A step may be sent again after any fault of the network: a session takes each step once, and answers a repetition
@@ -61,8 +60,6 @@ mod stream;
 pub mod text_file;
 #[cfg(feature = "files")]
 pub mod tree_file;
-#[cfg(feature = "verify")]
-pub mod verify;
 mod window;
 
 pub use analysis::{Analysis, Rows};

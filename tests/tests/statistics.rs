@@ -7,8 +7,8 @@
 use noised::noise::{MasterKey, NoiseKey};
 use noised::session::{KeyOrigin, Noise, NoiseOptions, NoiseSession, NoiseState, Outcome, Source};
 use noised::{DType, MatrixSpec, Plan, Precision, SessionSpec, Tree};
-use noised_client::verify::{Independence, Report, Verifier, VerifyOptions};
 use noised_tests::specs;
+use noised_verify::{Independence, Report, Verifier, VerifyOptions};
 
 const STDDEV: f64 = 0.75;
 

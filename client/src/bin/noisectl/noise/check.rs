@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use noised::session::ResolvedSpec;
 use noised::{DType, MatrixSpec, Precision, SessionSpec, Tree};
-use noised_client::verify::{Report, Verifier, VerifyOptions};
+use noised_verify::{Report, Verifier, VerifyOptions};
 
 use super::report;
 use super::values::Values;

@@ -1,7 +1,7 @@
 //! Reports of checks, as a table and as JSON.
 
 use noised::analysis::Growth;
-use noised_client::verify::{Check, Report, Verdict};
+use noised_verify::{Check, Report, Verdict};
 use serde_json::{Value, json};
 
 use crate::describe;

@@ -2,7 +2,7 @@
 
 use noised::DType;
 use noised::session::ResolvedSpec;
-use noised_client::verify::{Report, Verifier};
+use noised_verify::{Report, Verifier};
 
 use crate::failure::Failure;
 

@@ -5,8 +5,8 @@ use std::cell::Cell;
 use bytes::Bytes;
 use noised::session::{Noise, ResolvedSpec, Source};
 use noised::{DType, Precision, SessionSpec, Tree, analysis};
-use noised_client::verify::{Report, Verifier, VerifyOptions};
 use noised_client::{Client, LocalHost, Session};
+use noised_verify::{Report, Verifier, VerifyOptions};
 use tokio::sync::mpsc;
 
 use super::report;

@@ -13,35 +13,35 @@ use statrs::function::gamma::{checked_gamma_lr, checked_gamma_ur};
 const LARGE_SHAPE: f64 = 1e4;
 
 /// `P(Z > x)` of a standard normal.
-pub(super) fn normal_above(x: f64) -> f64 {
+pub(crate) fn normal_above(x: f64) -> f64 {
     0.5 * erfc(x / SQRT_2)
 }
 
 /// `P(|Z| >= |x|)` of a standard normal.
-pub(super) fn normal_two_sided(x: f64) -> f64 {
+pub(crate) fn normal_two_sided(x: f64) -> f64 {
     erfc(x.abs() / SQRT_2)
 }
 
 /// Twice the smaller of two tails.
-pub(super) fn two_sided(below: f64, above: f64) -> f64 {
+pub(crate) fn two_sided(below: f64, above: f64) -> f64 {
     (2.0 * below.min(above)).min(1.0)
 }
 
 /// The p-value of the smallest of `count` p-values (Šidák): `1 - (1 - p)^count`. Tails of normals with any correlation
 /// are no larger.
-pub(super) fn smallest_of(p: f64, count: f64) -> f64 {
+pub(crate) fn smallest_of(p: f64, count: f64) -> f64 {
     -(count * (-p).ln_1p()).exp_m1()
 }
 
 /// The normal score of `x` under chi-square with `k` degrees of freedom (Wilson and Hilferty, 1931). Its error is of
 /// the order `1/k` to far in the tails.
-pub(super) fn chi_square_score(x: f64, k: f64) -> f64 {
+pub(crate) fn chi_square_score(x: f64, k: f64) -> f64 {
     let variance = 2.0 / (9.0 * k);
     ((x / k).cbrt() - (1.0 - variance)) / variance.sqrt()
 }
 
 /// `P(X <= x)` and `P(X > x)` of chi-square with `k > 0` degrees of freedom.
-pub(super) fn chi_square_tails(x: f64, k: f64) -> (f64, f64) {
+pub(crate) fn chi_square_tails(x: f64, k: f64) -> (f64, f64) {
     if x <= 0.0 {
         return (0.0, 1.0);
     }
@@ -59,7 +59,7 @@ pub(super) fn chi_square_tails(x: f64, k: f64) -> (f64, f64) {
 }
 
 /// `P(X <= count)` and `P(X >= count)` of a Poisson law: both are tails of chi-square laws.
-pub(super) fn poisson_tails(count: u64, mean: f64) -> (f64, f64) {
+pub(crate) fn poisson_tails(count: u64, mean: f64) -> (f64, f64) {
     let count = count as f64;
     let (_, at_most) = chi_square_tails(2.0 * mean, 2.0 * (count + 1.0));
     let at_least = if count > 0.0 { chi_square_tails(2.0 * mean, 2.0 * count).0 } else { 1.0 };
@@ -67,7 +67,7 @@ pub(super) fn poisson_tails(count: u64, mean: f64) -> (f64, f64) {
 }
 
 /// How probable two counts so far apart are that have the same mean: binomial with 1/2, both sides.
-pub(super) fn same_mean(a: u64, b: u64) -> f64 {
+pub(crate) fn same_mean(a: u64, b: u64) -> f64 {
     let (more, less) = (a.max(b) as f64, a.min(b) as f64);
     if more + less == 0.0 {
         return 1.0;
@@ -79,7 +79,7 @@ pub(super) fn same_mean(a: u64, b: u64) -> f64 {
 }
 
 /// `P(D >= distance)` of the Kolmogorov-Smirnov distance of `n` values: the asymptotic law, with Stephens' correction.
-pub(super) fn kolmogorov_above(distance: f64, n: f64) -> f64 {
+pub(crate) fn kolmogorov_above(distance: f64, n: f64) -> f64 {
     let root = n.sqrt();
     let lambda = distance * (root + 0.12 + 0.11 / root);
     // The series converges slowly there, to 1.
@@ -92,7 +92,7 @@ pub(super) fn kolmogorov_above(distance: f64, n: f64) -> f64 {
 }
 
 /// The normal score of an excess kurtosis `m_4 / m_2^2 - 3` of `n` normals (Anscombe and Glynn, 1983).
-pub(super) fn kurtosis_score(excess: f64, n: f64) -> f64 {
+pub(crate) fn kurtosis_score(excess: f64, n: f64) -> f64 {
     let mean = -6.0 / (n + 1.0);
     let variance = 24.0 * n * (n - 2.0) * (n - 3.0) / ((n + 1.0).powi(2) * (n + 3.0) * (n + 5.0));
     let x = (excess - mean) / variance.sqrt();

@@ -7,7 +7,7 @@
 //!
 //! ```
 //! use noised::MatrixSpec;
-//! use noised_client::verify::{Verifier, VerifyOptions};
+//! use noised_verify::{Verifier, VerifyOptions};
 //!
 //! let mut verifier = Verifier::new(&MatrixSpec::PrefixSum, 1.0, 2000, VerifyOptions::default())?;
 //! for _ in 0..10 {

@@ -1,7 +1,7 @@
 //! Counts in cells of one width.
 
-use super::chance::{chi_square_tails, kolmogorov_above, normal_above, poisson_tails, two_sided};
-use super::report::{Finding, around, digits};
+use crate::chance::{chi_square_tails, kolmogorov_above, normal_above, poisson_tails, two_sided};
+use crate::report::{Finding, around, digits};
 
 /// Cells. A power of two, so that an index is one by a mask.
 const CELLS: usize = 4096;
@@ -21,17 +21,17 @@ const TAILS: [u8; 4] = [3, 4, 5, 6];
 
 /// How many values fell into each cell. The first and the last have everything beyond.
 #[derive(Clone, Debug)]
-pub(super) struct Histogram {
+pub(crate) struct Histogram {
     counts: Box<[u64; CELLS]>,
 }
 
 impl Histogram {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { counts: Box::new([0; CELLS]) }
     }
 
     /// Counts finite values.
-    pub(super) fn add(&mut self, values: &[f64]) {
+    pub(crate) fn add(&mut self, values: &[f64]) {
         /// Added to a number below it, it leaves that number rounded in the low bits.
         const ROUND: f64 = (1_u64 << 52) as f64;
         const LAST: f64 = (CELLS - 1) as f64;
@@ -44,11 +44,11 @@ impl Histogram {
         }
     }
 
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.counts.iter_mut().zip(other.counts.iter()).for_each(|(sum, count)| *sum += count);
     }
 
-    pub(super) fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         let n = self.counts.iter().sum::<u64>() as f64;
         let mut findings = vec![self.chi_square(n), self.kolmogorov_smirnov(n)];
         findings.extend(TAILS.map(|sigma| self.tail(sigma, n)));
@@ -151,8 +151,8 @@ mod tests {
             .findings()
             .into_iter()
             .map(|finding| match finding.evidence {
-                super::super::Evidence::Chance(p) => (finding.name, p),
-                super::super::Evidence::Rule(_) => panic!("{finding:?}"),
+                crate::Evidence::Chance(p) => (finding.name, p),
+                crate::Evidence::Rule(_) => panic!("{finding:?}"),
             })
             .collect();
         assert_eq!(p_values.len(), 6);

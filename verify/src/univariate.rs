@@ -1,17 +1,17 @@
 //! Values that should be standard normals, one by one.
 
-use super::BEYOND_REASON;
-use super::chance::{normal_two_sided, poisson_tails, two_sided};
-use super::histogram::Histogram;
-use super::moments::{self, BLOCK, BlockSums};
-use super::report::{Finding, digits};
+use crate::BEYOND_REASON;
+use crate::chance::{normal_two_sided, poisson_tails, two_sided};
+use crate::histogram::Histogram;
+use crate::moments::{self, BLOCK, BlockSums};
+use crate::report::{Finding, digits};
 
 /// Values that are needed to tell anything.
 pub const MIN_VALUES: u64 = 1_000;
 
 /// What values that should be standard normals, independent of one another, look like, whatever their order.
 ///
-/// Moments, cells, tails and atoms; see the table of [`verify`](super). Takes 32 KiB, however many values there are.
+/// Moments, cells, tails and atoms; see [the checks](crate#the-checks). Takes 32 KiB, however many values there are.
 #[derive(Clone, Debug)]
 pub struct Univariate {
     count: u64,
@@ -120,7 +120,7 @@ impl Univariate {
 }
 
 /// Whether there are more zeros among `n` values than a source gives that gives one with `probability`.
-pub(super) fn zeros_finding(name: &str, zeros: u64, n: f64, probability: f64) -> Finding {
+pub(crate) fn zeros_finding(name: &str, zeros: u64, n: f64, probability: f64) -> Finding {
     let mean = n * probability;
     let (_, at_least) = poisson_tails(zeros, mean);
     Finding::chance(name, zeros as f64, format!("at most {} on average", digits(mean)), at_least)
@@ -128,15 +128,15 @@ pub(super) fn zeros_finding(name: &str, zeros: u64, n: f64, probability: f64) ->
 
 /// Zeros, and values that are not finite, among values as they were released.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Atoms {
-    pub(super) count: u64,
-    pub(super) zeros: u64,
-    pub(super) not_finite: u64,
+pub(crate) struct Atoms {
+    pub(crate) count: u64,
+    pub(crate) zeros: u64,
+    pub(crate) not_finite: u64,
 }
 
 impl Atoms {
     /// Takes values and the factor that brings them to the scale of a standard normal.
-    pub(super) fn add<T: Copy + Into<f64>>(&mut self, values: &[T], scale: f64) {
+    pub(crate) fn add<T: Copy + Into<f64>>(&mut self, values: &[T], scale: f64) {
         self.count += values.len() as u64;
         for chunk in values.chunks(BLOCK) {
             let (mut zeros, mut kept) = (0_u64, 0_u64);
@@ -150,7 +150,7 @@ impl Atoms {
         }
     }
 
-    pub(super) fn merge(&mut self, other: Self) {
+    pub(crate) fn merge(&mut self, other: Self) {
         let Self { count, zeros, not_finite } = other;
         self.count += count;
         self.zeros += zeros;
@@ -160,8 +160,8 @@ impl Atoms {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tamed;
     use super::*;
+    use crate::tamed;
 
     #[test]
     fn parts_together_are_the_whole() {

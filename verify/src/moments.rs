@@ -1,27 +1,27 @@
 //! Sums of powers, in blocks.
 
-use super::BEYOND_REASON;
-use super::chance::{chi_square_score, kurtosis_score, normal_two_sided};
-use super::report::{Finding, around};
+use crate::BEYOND_REASON;
+use crate::chance::{chi_square_score, kurtosis_score, normal_two_sided};
+use crate::report::{Finding, around};
 
 /// Values that are summed together while they are in cache. Sums of blocks are added to those of everything, so that
 /// rounding grows with the number of blocks, and slowly.
-pub(super) const BLOCK: usize = 1024;
+pub(crate) const BLOCK: usize = 1024;
 
 /// Sums side by side, for the processor's vectors.
 const WIDTH: usize = 4;
 
 /// Sums of the powers of one block, and its extremes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct BlockSums {
-    pub(super) powers: [f64; 4],
+pub(crate) struct BlockSums {
+    pub(crate) powers: [f64; 4],
     /// The largest and the smallest magnitude.
-    pub(super) largest: f64,
-    pub(super) smallest: f64,
+    pub(crate) largest: f64,
+    pub(crate) smallest: f64,
 }
 
 impl BlockSums {
-    pub(super) fn of(block: &[f64]) -> Self {
+    pub(crate) fn of(block: &[f64]) -> Self {
         let mut sums = [[0.0_f64; WIDTH]; 4];
         let mut largest = [0.0_f64; WIDTH];
         let mut smallest = [f64::INFINITY; WIDTH];
@@ -55,13 +55,13 @@ impl BlockSums {
     }
 
     /// Whether every value is a number that can be counted.
-    pub(super) fn is_finite(&self) -> bool {
+    pub(crate) fn is_finite(&self) -> bool {
         self.powers[1].is_finite() && self.largest <= BEYOND_REASON
     }
 }
 
 /// What mean, variance, skewness and kurtosis of `n` values say, from the sums of their first four powers.
-pub(super) fn findings(powers: [f64; 4], n: f64) -> Vec<Finding> {
+pub(crate) fn findings(powers: [f64; 4], n: f64) -> Vec<Finding> {
     let [m1, m2, m3, m4] = powers.map(|sum| sum / n);
     let variance = m2 - m1 * m1;
     let third = m3 - 3.0 * m1 * m2 + 2.0 * m1.powi(3);

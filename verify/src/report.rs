@@ -7,7 +7,7 @@ use serde::Serialize;
 /// What one check found, before it is judged beside the others.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
-    /// The check's name, as in the table of [`verify`](super).
+    /// The check's name, as in [the checks](crate#the-checks).
     pub name: String,
     /// What was computed from the values.
     pub statistic: f64,
@@ -28,7 +28,7 @@ pub enum Evidence {
 
 impl Finding {
     /// A statistic with its p-value.
-    pub(super) fn chance(
+    pub(crate) fn chance(
         name: impl Into<String>,
         statistic: f64,
         expected: impl Into<String>,
@@ -39,7 +39,7 @@ impl Finding {
     }
 
     /// A count under a rule.
-    pub(super) fn rule(
+    pub(crate) fn rule(
         name: impl Into<String>,
         count: u64,
         expected: impl Into<String>,
@@ -51,12 +51,12 @@ impl Finding {
 }
 
 /// A value with its standard deviation, for people.
-pub(super) fn around(value: impl Display, deviation: f64) -> String {
+pub(crate) fn around(value: impl Display, deviation: f64) -> String {
     format!("{value} ± {}", digits(deviation))
 }
 
 /// Three digits, for people.
-pub(super) fn digits(value: f64) -> String {
+pub(crate) fn digits(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
     }
@@ -80,7 +80,7 @@ pub enum Verdict {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Check {
-    /// Its name, as in the table of [`verify`](super).
+    /// Its name, as in [the checks](crate#the-checks).
     pub name: String,
     /// What was computed from the values.
     pub statistic: f64,
@@ -106,7 +106,7 @@ pub struct Report {
 impl Report {
     /// Judges findings together: a sound source fails with a probability of about `level`, however many there are.
     ///
-    /// Findings of several streams, or of a [`Verifier`](super::Verifier) and an [`Independence`](super::Independence),
+    /// Findings of several streams, or of a [`Verifier`](crate::Verifier) and an [`Independence`](crate::Independence),
     /// can be judged as one.
     pub fn judge(findings: Vec<Finding>, level: f64) -> Self {
         let chances =

@@ -2,11 +2,11 @@
 
 use noised::{Error, MatrixSpec, Result};
 
-use super::chance::same_mean;
-use super::correlations::correlation;
-use super::report::Finding;
-use super::whiten::Whitener;
-use super::{MIN_VALUES, tamed};
+use crate::chance::same_mean;
+use crate::correlations::correlation;
+use crate::report::Finding;
+use crate::whiten::Whitener;
+use crate::{MIN_VALUES, tamed};
 
 /// Whether two streams, of other keys or other names, have something to do with one another.
 ///
@@ -72,7 +72,7 @@ impl Independence {
         self.equal_beside += other.equal_beside;
     }
 
-    /// What was found, for [`Report::judge`](super::Report::judge).
+    /// What was found, for [`Report::judge`](crate::Report::judge).
     pub fn findings(&self) -> Vec<Finding> {
         let enough = self.count >= MIN_VALUES;
         let mut findings = vec![Finding::rule("pairs", self.count, format!("at least {MIN_VALUES}"), enough)];

@@ -4,8 +4,8 @@ use noised::streaming::MultiplyState;
 use noised::tree::TreeValues;
 use noised::{DType, Error, MatrixSpec, Precision, Result, StreamingMatrix, Tree};
 
-use super::correlations::check_lanes;
-use super::tamed;
+use crate::correlations::check_lanes;
+use crate::tamed;
 
 /// Takes released slices `y_t` to `z_t = (A^-1 y)_t / stddev`, one step at a time, in f64.
 ///
@@ -84,7 +84,7 @@ fn power_of_two_below(value: f64) -> f64 {
 }
 
 /// What brings values of this deviation to 1.
-pub(super) fn scale(stddev: f64) -> Result<f64> {
+pub(crate) fn scale(stddev: f64) -> Result<f64> {
     let scale = 1.0 / stddev;
     if !(scale > 0.0 && scale.is_finite() && stddev.is_finite()) {
         return Err(Error::invalid("stddev", format!("must be positive and finite, found {stddev}")));

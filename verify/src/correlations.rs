@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 
 use noised::{Error, Result};
 
-use super::chance::normal_two_sided;
-use super::report::{Finding, around};
-use super::tamed;
+use crate::chance::normal_two_sided;
+use crate::report::{Finding, around};
+use crate::tamed;
 
 /// Steps that are kept for those to come.
 const MAX_STEP_LAG: usize = 64;
@@ -137,12 +137,12 @@ impl Correlations {
 }
 
 /// A correlation of so many pairs. Where every value is 0 it is not a number, and fails.
-pub(super) fn correlation(name: impl Into<String>, statistic: f64, pairs: u64) -> Finding {
+pub(crate) fn correlation(name: impl Into<String>, statistic: f64, pairs: u64) -> Finding {
     let root = (pairs as f64).sqrt();
     Finding::chance(name, statistic, around(0, 1.0 / root), normal_two_sided(statistic * root))
 }
 
-pub(super) fn check_lanes(found: usize, lanes: usize) -> Result<()> {
+pub(crate) fn check_lanes(found: usize, lanes: usize) -> Result<()> {
     if found != lanes {
         return Err(Error::invalid("values", format!("must have {lanes} lanes, found {found}")));
     }

@@ -2,11 +2,11 @@
 
 use noised::{Error, MatrixSpec, Result};
 
-use super::correlations::{Correlations, check_lanes};
-use super::covariance::{Covariance, MAX_COVARIANCE_STEPS};
-use super::report::{Finding, Report};
-use super::univariate::{Atoms, Univariate, zeros_finding};
-use super::whiten::{Whitener, scale};
+use crate::correlations::{Correlations, check_lanes};
+use crate::covariance::{Covariance, MAX_COVARIANCE_STEPS};
+use crate::report::{Finding, Report};
+use crate::univariate::{Atoms, Univariate, zeros_finding};
+use crate::whiten::{Whitener, scale};
 
 /// What a [`Verifier`] looks at, and how strictly.
 #[derive(Clone, Debug, PartialEq)]

@@ -3,11 +3,11 @@
 use noised::analysis::Rows;
 use noised::{Error, MatrixSpec, Plan, Result};
 
-use super::chance::{chi_square_score, chi_square_tails, normal_two_sided, smallest_of};
-use super::correlations::check_lanes;
-use super::report::{Finding, around};
-use super::whiten::scale;
-use super::{MIN_VALUES, tamed};
+use crate::chance::{chi_square_score, chi_square_tails, normal_two_sided, smallest_of};
+use crate::correlations::check_lanes;
+use crate::report::{Finding, around};
+use crate::whiten::scale;
+use crate::{MIN_VALUES, tamed};
 
 /// Steps whose covariance is looked at, at most.
 pub const MAX_COVARIANCE_STEPS: usize = 64;
