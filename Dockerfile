@@ -8,7 +8,7 @@ COPY . .
 # what is ours.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package noised-server --package noised-client \
+    cargo build --release --locked --package noised-server --package noisectl \
     && install -D --target-directory=/out target/release/noised target/release/noisectl \
     && mkdir /state
 

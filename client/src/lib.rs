@@ -31,8 +31,8 @@
 //! | `window` | what such a stream may send and must receive, without a network |
 //! | [`RetryPolicy`], `retry` | when a call is tried again |
 //! | [`Analysis`] | questions about a matrix that need no session |
-//! | [`tree_file`] | trees from `.safetensors` and JSON files, with the feature `files` |
-//! | [`text_file`] | texts as editors write them, with the feature `files` |
+//! | [`tree_file`] | trees from `.safetensors` and JSON files |
+//! | [`text_file`] | texts as editors write them |
 //! | [`Error`] | what can go wrong |
 //!
 //! A step may be sent again after any fault of the network: a session takes each step once, and answers a repetition
@@ -56,9 +56,7 @@ mod rewind;
 mod session;
 mod sharded;
 mod stream;
-#[cfg(feature = "files")]
 pub mod text_file;
-#[cfg(feature = "files")]
 pub mod tree_file;
 mod window;
 

@@ -470,6 +470,45 @@ fn a_run_deletes_the_session_that_it_made_up() {
     assert!(std::fs::read(&out).unwrap() == std::fs::read(path("here.npy")).unwrap());
 }
 
+/// A session on a server, to the end of a run, back, and to its end again.
+#[test]
+fn noise_of_a_server_is_that_of_this_process_also_after_going_back() {
+    let server = Server::start();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let json = |arguments: &[&str]| -> serde_json::Value {
+        let mut command = program("noisectl");
+        command.args(arguments).args(["--format", "json"]);
+        serde_json::from_str(&run(&mut command)).unwrap()
+    };
+    let there = |arguments: &[&str]| json(&[arguments, &["--server", &server.target]].concat());
+    let hex = noises::hex(&noises::KEY);
+    let draw = ["session", "run", "--source", "gaussian", "--stddev", "2", "--noise-key-hex", &hex];
+    let draw =
+        [&draw[..], &["--lanes", "70000", "--steps", "6", "--matrix", r#"{"kind":"prefix_sum"}"#]].concat();
+    let (out, local) = (path("out.npy"), path("local.npy"));
+    let named = [&draw[..], &["--id", "test", "--out", &out]].concat();
+    let same = || std::fs::read(&out).unwrap() == std::fs::read(&local).unwrap();
+    assert_eq!(json(&[&draw[..], &["--local", "--out", &local]].concat())["next_step"], 6);
+    assert_eq!(there(&named)["next_step"], 6);
+    assert!(same());
+    assert_eq!(there(&["session", "keep", "test", "6"])["next_step"], 6);
+    assert_eq!(there(&["session", "get", "test"])["source"]["gaussian"]["key"], "given");
+    assert_eq!(there(&["session", "rewind", "test", "3"])["next_step"], 3);
+    // The first steps are in the file, and the others come again.
+    let again = there(&named);
+    assert_eq!((&again["steps"], &again["next_step"]), (&3.into(), &6.into()));
+    assert!(same());
+}
+
+#[test]
+fn noise_of_a_server_is_verified_and_its_session_deleted() {
+    let server = Server::start();
+    let verify = ["noise", "verify", "--lanes", "20000", "--steps", "8", "--server", &server.target];
+    assert!(run(program("noisectl").args(verify)).contains("0 of "));
+    assert_eq!(sessions(&server), 0);
+}
+
 /// A directory with a master key in it, and what makes a server use it and remember.
 struct Master {
     directory: TempDir,

@@ -216,61 +216,6 @@ async fn shards_on_several_servers_are_one_session() {
     }
 }
 
-/// The program on a server, to the end of a run, back, and to its end again.
-#[cfg(feature = "cli")]
-#[tokio::test(flavor = "multi_thread")]
-async fn noisectl_draws_on_a_server() {
-    let server = serve(OneSession::default()).await.to_string();
-    let dir = tempfile::TempDir::new().unwrap();
-    let out = dir.path().join("out.npy");
-    let noisectl = |args: Vec<String>| {
-        let server = server.clone();
-        tokio::task::spawn_blocking(move || {
-            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_noisectl"));
-            let output = command.args(args).args(["--server", &server, "--format", "json"]).output().unwrap();
-            let stderr = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(0), "{stderr}");
-            serde_json::from_slice::<serde_json::Value>(&output.stdout).unwrap()
-        })
-    };
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    let hex = "07".repeat(32);
-    let run = format!(
-        "session run --id test --source gaussian --stddev 2 --noise-key-hex {hex} --lanes 70000 --steps 6 --out {} \
-         --matrix {{\"kind\":\"prefix_sum\"}}",
-        out.display()
-    );
-    let local = dir.path().join("local.npy");
-    let expected = words(&run.replace("out.npy", "local.npy").replace("--id test", "--local"));
-    assert_eq!(noisectl(expected).await.unwrap()["next_step"], 6);
-    assert_eq!(noisectl(words(&run)).await.unwrap()["next_step"], 6);
-    assert!(std::fs::read(&out).unwrap() == std::fs::read(&local).unwrap());
-    assert_eq!(noisectl(words("session keep test 6")).await.unwrap()["next_step"], 6);
-    let back = noisectl(words("session rewind test 3")).await.unwrap();
-    assert_eq!((&back["next_step"], &back["source"]["gaussian"]["key"]), (&3.into(), &"given".into()));
-    // The first steps are in the file, and the others come again.
-    let again = noisectl(words(&run)).await.unwrap();
-    assert_eq!((&again["steps"], &again["next_step"]), (&3.into(), &6.into()));
-    assert!(std::fs::read(&out).unwrap() == std::fs::read(&local).unwrap());
-}
-
-#[cfg(feature = "cli")]
-#[tokio::test(flavor = "multi_thread")]
-async fn noisectl_verifies_a_server_and_leaves_nothing() {
-    let server = serve(OneSession::default()).await;
-    let address = server.to_string();
-    let verify = tokio::task::spawn_blocking(move || {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_noisectl"));
-        let size = ["--lanes", "20000", "--steps", "8"];
-        command.args(["noise", "verify", "--server", &address]).args(size).output().unwrap()
-    });
-    let output = verify.await.unwrap();
-    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    assert!(String::from_utf8(output.stdout).unwrap().contains("0 of "));
-    let client = client(server).connect().await.unwrap();
-    assert!(matches!(client.get_session("test").await, Err(Error::NotFound { .. })));
-}
-
 /// Two trainers on one session: what one of them was given, the other is refused, however it asks.
 #[tokio::test]
 async fn noise_that_another_handle_was_given_is_refused() {
