@@ -15,6 +15,7 @@
 //! | [`analysis`] | rows, norms, errors, sensitivities and costs of a matrix, and calibration, without state |
 //! | [`accounting`] | epsilon and delta of sampled steps, and back to the noise |
 //! | [`design`] | which strategy is best: optimisers for every family, a recommendation |
+//! | `dtype`, `error` | number formats; the one error type |
 //! | [`json`] | JSON in which no key is there twice |
 //! | [`limits`] | every limit, by name |
 //!

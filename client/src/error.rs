@@ -1,11 +1,11 @@
 //! What can go wrong, as one type.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use noised_proto::ErrorReport;
 use tonic::{Code, Status};
 
-use crate::channel::Target;
 use crate::greeting::SILENCE;
 
 /// The result of a call.
@@ -191,7 +191,7 @@ impl Error {
     }
 
     /// A server that does not take a connection.
-    pub(crate) fn unreachable(target: &Target, error: &tonic::transport::Error) -> Self {
+    pub(crate) fn unreachable(target: &impl Display, error: &tonic::transport::Error) -> Self {
         Self::Unavailable { message: format!("{target}: {}", innermost(error)), retry_after: None }
     }
 

@@ -17,15 +17,17 @@
 //! |---|---|
 //! | [`Client`], [`ClientBuilder`], `channel` | where the server is, and the connection to it |
 //! | `greeting` | a server that accepts a connection has to say something soon |
-//! | [`CreateOptions`], [`GivenKey`] | how a session is made, and a key of noise that the client gives |
+//! | `create`, [`CreateOptions`], [`GivenKey`] | how a session is made, and a key of noise that the client gives |
 //! | [`Session`] | a session's handle: one step at a time |
 //! | [`SessionInfo`] | what a server tells of a session |
 //! | [`ResumedNoise`] | going on with the noise of a session that is gone |
 //! | `rewind`, [`WhenFull`] | going back, and states that are kept for it |
 //! | [`ShardedSession`] | a session in shards on several servers, as one |
-//! | [`LocalHost`], [`LocalSession`] | the same sessions in this process, without a server |
+//! | `local`: [`LocalHost`], [`LocalSession`] | the same sessions in this process, without a server |
 //! | [`StepStream`] | many steps on one stream, the next on its way while the last one's answer still comes |
 //! | `carried` | calls whose payloads are not copied |
+//! | `binding` | what a stream knows of its session |
+//! | `check` | sizes and steps that a caller gives |
 //! | `pieces` | the leaves of a step where they lie, sent without being put together first |
 //! | `asked` | which steps of drawn noise a handle asked for itself: a replay of another is an error |
 //! | `window` | what such a stream may send and must receive, without a network |
@@ -40,10 +42,12 @@
 
 mod analysis;
 mod asked;
+mod binding;
 mod carried;
 mod channel;
 mod check;
 mod client;
+mod create;
 mod error;
 mod greeting;
 mod info;

@@ -9,7 +9,7 @@ use noised_proto::carry::Carried;
 use noised_proto::v1;
 use tokio_stream::Stream;
 
-use crate::asked::Asked;
+use crate::binding::Binding;
 use crate::carried;
 use crate::check;
 use crate::client::Client;
@@ -18,38 +18,9 @@ use crate::info::SessionInfo;
 use crate::pieces::Pieces;
 use crate::retry::retrying;
 use crate::stream::{Flight, StepStream};
-use crate::window::{Answer, Position, Traffic};
+use crate::window::{Answer, Position};
 
 const PATH: &str = "/noised.v1.Sessions/MultiplyNext";
-
-/// What a stream needs to know of its session.
-#[derive(Clone, Debug)]
-pub(crate) struct Binding {
-    name: String,
-    fingerprint: Vec<u8>,
-    pub(crate) traffic: Traffic,
-    pub(crate) asked: Asked,
-}
-
-impl Binding {
-    pub(crate) fn check_payload(&self, len: usize) -> Result<()> {
-        check::length("payload", self.traffic.input_bytes(), len)
-    }
-
-    /// A chunk. Only the first message of a stream has to say what session it is for.
-    pub(crate) fn request(
-        &self,
-        step: u64,
-        offset: u64,
-        payload: Bytes,
-        opened: &mut bool,
-    ) -> v1::StreamMultiplyNextRequest {
-        let first = !std::mem::replace(opened, true);
-        let name = if first { self.name.clone() } else { String::new() };
-        let fingerprint = if first { self.fingerprint.clone() } else { Vec::new() };
-        v1::StreamMultiplyNextRequest { name, step, offset, payload, fingerprint }
-    }
-}
 
 /// A session on a server. Steps go one after the other; [`stream`](Self::stream) overlaps them.
 #[derive(Debug)]
@@ -70,12 +41,7 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(client: Client, info: SessionInfo, resolved: ResolvedSpec) -> Self {
-        let binding = Binding {
-            name: info.name.clone(),
-            fingerprint: info.fingerprint.to_vec(),
-            traffic: Traffic::of(&resolved),
-            asked: Asked::new(&resolved.spec().source, &info),
-        };
+        let binding = Binding::new(&info, &resolved);
         let position = Position::start_of(info.next_step);
         let flight = Flight::new(client.clone(), binding.clone(), position);
         let (is_unsettled, resume_token) = (false, Vec::new());

@@ -13,11 +13,11 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::binding::Binding;
 use crate::carried;
 use crate::client::Client;
 use crate::error::{Error, Result};
 use crate::retry::Attempts;
-use crate::session::Binding;
 use crate::window::{Answer, Chunk, Position, Window};
 
 /// Chunks that wait for HTTP/2 to take them. The window bounds what is under way; this only has to keep it busy.

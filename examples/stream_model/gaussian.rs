@@ -7,8 +7,8 @@ use noised::{Precision, SessionSpec};
 use noised_client::{Client, CreateOptions, Error};
 
 use crate::check::Check;
+use crate::job::{Job, STDDEV};
 use crate::report::{self, Timer};
-use crate::{Job, STDDEV};
 
 /// The public name of the noise. With the master key and what the session is made for, it gives the key.
 const NOISE_ID: &str = "stream_model";

@@ -5,8 +5,8 @@ use noised::SessionSpec;
 use noised_client::{Client, CreateOptions};
 use noised_tests::trees;
 
-use crate::Job;
 use crate::check::Check;
+use crate::job::Job;
 use crate::report::{self, Timer};
 
 const STEPS: u64 = 3;

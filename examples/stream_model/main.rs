@@ -16,6 +16,7 @@
 mod check;
 mod gaussian;
 mod input;
+mod job;
 mod privatize;
 mod report;
 mod server;
@@ -27,9 +28,9 @@ use anyhow::Context;
 use clap::Parser;
 use noised::matrix::strategy;
 use noised::noise::MasterKey;
-use noised::{MatrixSpec, Tree};
 use noised_client::tree_file;
 
+use crate::job::{Job, STDDEV};
 use crate::server::Server;
 
 /// Streams a model's noise from a server over gRPC, and checks it.
@@ -45,17 +46,6 @@ struct Arguments {
     #[arg(long, default_value_t = 4)]
     buffers: usize,
 }
-
-/// What the noise is for.
-struct Job {
-    tree: Tree,
-    /// A: the noising matrix, the inverse of a strategy.
-    matrix: MatrixSpec,
-    steps: u64,
-}
-
-/// The standard deviation of each `z_t[lane]`, before the matrix.
-const STDDEV: f64 = 1.5;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {

@@ -7,8 +7,8 @@ use noised::{SessionSpec, Tree, analysis};
 use noised_client::{Client, CreateOptions, Error, Session, WhenFull};
 use noised_tests::trees;
 
+use crate::job::{Job, STDDEV};
 use crate::report::{self, Timer};
-use crate::{Job, STDDEV};
 
 const STEPS: u64 = 4;
 

@@ -4,9 +4,10 @@ use anyhow::ensure;
 use noised::ShardCut;
 use noised_client::{Client, CreateOptions, ShardedSession};
 
+use crate::gaussian;
+use crate::job::Job;
 use crate::report::{self, Timer};
 use crate::server::Server;
-use crate::{Job, gaussian};
 
 /// Fetches every step from two servers and compares it with the digest of what one server gave.
 pub(crate) async fn run(job: &Job, servers: &[Server; 2], digests: &[blake3::Hash]) -> anyhow::Result<()> {

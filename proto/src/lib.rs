@@ -5,6 +5,7 @@
 //! | [`v1`] | what is generated from `proto/noised/v1/*.proto`, whose comments are its documentation |
 //! | [`codec`] | how messages are read: counted before they are decoded |
 //! | `convert` | wire to domain and back: `TryFrom` and `From`, every field destructured |
+//! | [`carry`] | messages with a payload, to and from the frames of a connection without a copy |
 //! | [`name`] | names of sessions |
 //! | [`parts`] | messages that are too long for one, in parts |
 //! | [`error`] | the one table from errors to gRPC statuses, and the way back |

@@ -15,8 +15,9 @@
 //! | `geometric` | sums of powers of which no digit is lost |
 //! | `blocks` | anything else: the tile pipeline over blocks of columns |
 //! | `error`, `sensitivity`, `participation` | what a mechanism adds, and what it protects |
+//! | `way` | how an answer by structure was found |
 //! | `upward` | numbers that are rounded up |
-//! | [`calibration`] | from a privacy target to the noise it takes, and back |
+//! | `calibrate`, [`calibration`] | from a privacy target to the noise it takes, and back |
 
 mod blocks;
 pub mod blt;

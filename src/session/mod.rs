@@ -19,6 +19,13 @@
 //! | `range` | whether its noise fits the numbers that it is answered in |
 //! | [`Session`] | the state, and the rule above |
 //! | [`Assembler`] | a stream's frames of any size, as runs of whole tiles |
+//! | `track` | the rule for steps that a client sends bytes for |
+//! | `source` | where the input comes from |
+//! | `drawer` | the half that draws noise: it knows the key and the matrix's state |
+//! | `noise` | the half that answers where the server draws |
+//! | `privatize` | noise released under gradients, each step under one gradient |
+//! | `kept` | states that are kept, and going back to them |
+//! | `buffers` | memory for drawn steps, used again |
 //! | `outputs` | the kept output |
 //! | `snapshot` | the state as bytes and back |
 

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use noised_client::Error;
 
-use crate::output::printable;
+use crate::printable::printable;
 
 /// Why a command did not do what it was asked.
 #[derive(Debug)]

@@ -16,6 +16,7 @@
 //! | `interrupt` | Ctrl-C and SIGTERM |
 //! | `npy`, `steps`, `answers` | arrays, and runs of steps, from files and to files |
 //! | `output` | tables for people, JSON for programs |
+//! | `printable` | texts of others without characters that a terminal obeys |
 //! | `failure` | what is said, and the exit status, where a command fails |
 //!
 //! Exit status: 0 done, 2 bad usage or a bad description (one line on stderr names the field), 130 after Ctrl-C and 143
@@ -37,6 +38,7 @@ mod npy;
 mod output;
 #[cfg(feature = "plot")]
 mod plot;
+mod printable;
 mod row_norms;
 mod session;
 mod source;

@@ -1,6 +1,5 @@
 //! Tables for people, JSON for programs.
 
-use std::borrow::Cow;
 use std::io::{self, BufWriter, StdoutLock, Write};
 
 use clap::ValueEnum;
@@ -8,6 +7,7 @@ use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, Wi
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::printable::{is_obeyed, printable};
 
 /// How an answer is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -35,27 +35,6 @@ pub(crate) struct SeriesFormatArg {
     /// A table for people, or JSON or CSV with every digit for programs.
     #[arg(long, value_enum, default_value_t = SeriesFormat::Table)]
     pub(crate) format: SeriesFormat,
-}
-
-/// A text without characters that a terminal obeys: control characters, and those that turn the direction of text, are
-/// written as escapes. Names in files and on servers may hold anything.
-pub(crate) fn printable(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_obeyed) {
-        return text.into();
-    }
-    let mut shown = String::with_capacity(text.len());
-    for character in text.chars() {
-        match is_obeyed(character) {
-            true => shown.extend(character.escape_debug()),
-            false => shown.push(character),
-        }
-    }
-    shown.into()
-}
-
-fn is_obeyed(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A text as a field of CSV (RFC 4180).

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::noises::Noises;
 use super::session::LocalSession;
-use super::shared::{Shared, of_service};
+use super::shared::{KEPT_STATES, Shared, of_service};
 use crate::client::{CreateOptions, full_name};
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
@@ -60,7 +60,7 @@ struct Held {
 
 impl LocalHost {
     /// How many states a session keeps, as a server does by itself.
-    pub const MAX_KEPT_STATES: usize = 4;
+    pub const MAX_KEPT_STATES: usize = KEPT_STATES;
 
     /// A host without sessions, and without a master key.
     pub fn new() -> Self {

@@ -12,14 +12,13 @@ use tonic::Code;
 
 use super::copy;
 use super::engine::Wanted;
-use super::host::LocalHost;
-use super::shared::{Shared, check_room};
+use super::shared::{KEPT_STATES, Shared, check_room};
 use crate::asked::Asked;
 use crate::check;
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
 
-/// A session in this process: [`Session`](crate::Session) without a server. Made by a [`LocalHost`], which holds it; dropping
+/// A session in this process: [`Session`](crate::Session) without a server. Made by a [`LocalHost`](crate::LocalHost), which holds it; dropping
 /// a handle does not end the session.
 ///
 /// A session may have many handles, on many threads: a step is released once, whichever of them asks for it, and a call
@@ -195,12 +194,12 @@ impl LocalSession {
     ///
     /// # Errors
     /// [`Error::WrongStep`] where it is neither of these, or the step is applied in part; [`Error::ResourceExhausted`] where
-    /// [`LocalHost::MAX_KEPT_STATES`] are kept, or the system does not give the memory; [`Error::NotFound`],
+    /// [`LocalHost::MAX_KEPT_STATES`](crate::LocalHost::MAX_KEPT_STATES) are kept, or the system does not give the memory; [`Error::NotFound`],
     /// [`Error::DataLoss`].
     pub fn keep_state(&mut self, step: u64, when_full: WhenFull) -> Result<()> {
         self.shared.with_engine(|engine| {
             check_room(engine.kept_state_bytes())?;
-            let kept = engine.keep_state(step, when_full, LocalHost::MAX_KEPT_STATES);
+            let kept = engine.keep_state(step, when_full, KEPT_STATES);
             engine.note_all(&mut self.shared.noted());
             kept?;
             self.resume_token = engine.proof_of_step(step);

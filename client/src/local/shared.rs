@@ -15,6 +15,9 @@ use super::noises::Claim;
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
 
+/// How many states a session keeps.
+pub(super) const KEPT_STATES: usize = 4;
+
 /// A session, and where it stands.
 pub(super) struct Shared {
     pub(super) name: String,

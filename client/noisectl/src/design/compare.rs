@@ -8,6 +8,7 @@ use noised_client::Client;
 use serde_json::{Value, json};
 
 use super::args::{ParticipationArgs, WorkloadArg, read_named, stem};
+use super::compared::Compared;
 use crate::args::Place;
 use crate::context::Context;
 use crate::failure::Failure;
@@ -36,25 +37,6 @@ pub(crate) struct Args {
     place: Place,
     #[command(flatten)]
     format: SeriesFormatArg,
-}
-
-/// What is known of a strategy.
-pub(super) struct Compared {
-    pub(super) name: String,
-    pub(super) strategy: MatrixSpec,
-    planes: usize,
-    pub(super) sensitivity: Sensitivity,
-    pub(super) errors: QueryErrors,
-}
-
-impl Compared {
-    fn rmse_loss(&self) -> f64 {
-        self.sensitivity.value() * self.errors.rmse()
-    }
-
-    fn max_loss(&self) -> f64 {
-        self.sensitivity.value() * self.errors.max().sqrt()
-    }
 }
 
 impl Args {

@@ -3,7 +3,7 @@
 use noised::analysis::toeplitz_coefs;
 use noised::design::Candidate;
 
-use super::compare::Compared;
+use super::compared::Compared;
 use crate::failure::Failure;
 use crate::plot::{Axis, Figure, Panel, Scale, Series};
 

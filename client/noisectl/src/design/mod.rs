@@ -4,6 +4,7 @@ pub(crate) mod account;
 mod args;
 pub(crate) mod calibrate;
 pub(crate) mod compare;
+mod compared;
 pub(crate) mod error;
 #[cfg(feature = "plot")]
 mod figures;

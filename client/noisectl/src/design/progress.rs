@@ -8,7 +8,8 @@ use noised::design::{Progress, Verdict};
 
 use crate::failure::{Failure, say};
 use crate::interrupt::Interrupt;
-use crate::output::{printable, short};
+use crate::output::short;
+use crate::printable::printable;
 
 /// A search under way, here or on a server. The first Ctrl-C ends it with the best that it has found, the second without.
 pub(super) struct Search<'a> {

@@ -7,7 +7,7 @@ mod axis;
 mod draw;
 mod image;
 
-use crate::output::printable;
+use crate::printable::printable;
 
 pub(crate) use axis::{Axis, Scale};
 pub(crate) use image::{ImageFile, PreparedImage};

@@ -2,8 +2,8 @@
 
 use noised_client::CreateOptions;
 
-use super::SpecArgs;
 use super::show::show;
+use super::spec::SpecArgs;
 use crate::args::{FormatArg, ServerArg};
 use crate::context::Context;
 use crate::failure::Failure;

@@ -9,16 +9,12 @@ mod progress;
 mod rewind;
 mod run;
 mod show;
+mod spec;
 
 use clap::Subcommand;
-use noised::SessionSpec;
-use noised::session::ResolvedSpec;
 
-use crate::args::{MatrixArg, StateArgs, TreeArg};
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::files::Files;
-use crate::source::{NoiseArgs, SourceArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -49,39 +45,5 @@ impl Command {
             Self::Keep(args) => args.run().await,
             Self::Rewind(args) => args.run().await,
         }
-    }
-}
-
-/// What a session is made for.
-#[derive(Debug, clap::Args)]
-struct SpecArgs {
-    #[command(flatten)]
-    matrix: MatrixArg,
-    #[command(flatten)]
-    tree: TreeArg,
-    #[command(flatten)]
-    source: SourceArgs,
-    #[command(flatten)]
-    state: StateArgs,
-    /// The number of steps that the session may ever produce. Unless given, as many as the matrix has rows.
-    #[arg(long, value_name = "STEPS")]
-    horizon: Option<u64>,
-}
-
-impl SpecArgs {
-    /// Checked here, so that a mistake is told before a server is looked for.
-    fn read(&self, files: &Files) -> Result<ResolvedSpec, Failure> {
-        let source = self.source.read()?;
-        let matrix = self.matrix.read(files)?;
-        let tree =
-            self.tree.read(files)?.ok_or_else(|| Failure::usage("tree", "give --tree FILE or --lanes N"))?;
-        let spec = SessionSpec::new(matrix, tree);
-        let precision = self.state.precision.unwrap_or(spec.precision);
-        let shard = self.state.shard();
-        Ok(SessionSpec { shard, source, precision, horizon: self.horizon, ..spec }.resolve()?)
-    }
-
-    fn noise(&self) -> &NoiseArgs {
-        self.source.noise()
     }
 }

@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::SpecArgs;
 use super::progress::Progress;
+use super::spec::SpecArgs;
 use crate::answers::AnswerFile;
 use crate::args::{FormatArg, SessionPlace, at_least_one};
 use crate::context::Context;
