@@ -30,7 +30,7 @@ pub struct Client {
     unanswered: Arc<Mutex<HashMap<String, String>>>,
 }
 
-/// How a session is made. What it is made for is its [`SessionSpec`].
+/// How a session is made. What it is made for is its [`SessionSpec`](noised::SessionSpec).
 #[derive(Clone, Debug, Default)]
 pub struct CreateOptions {
     /// The last part of its name; where it is empty, one is made up that nobody else has.
