@@ -9,7 +9,7 @@ use noised::session::{DrawnStep, NoiseDrawer, StepBuffer};
 use noised_proto::ServiceError;
 
 use crate::compute::Compute;
-use crate::entry::{Answering, DrawerGuard, Entry, INLINE_WORK, NoiseHalf};
+use crate::entry::{DrawerGuard, Entry, INLINE_WORK, NoiseHalf};
 
 /// What drawing a lane costs, in planes.
 const DRAW_PLANES: usize = 4;
@@ -24,19 +24,18 @@ impl Entry {
     pub(crate) async fn draw_next(self: &Arc<Self>, compute: &Arc<Compute>) -> Result<(), ServiceError> {
         let (entry, compute) = (Arc::clone(self), Arc::clone(compute));
         let task = tokio::spawn(async move {
-            let Some(drawer) = entry.lock_drawer().await? else {
-                return Err(ServiceError::Internal);
-            };
-            let buffers = match &mut *entry.lock().await? {
-                Answering::Noise(session) if session.has_drawn() => return Ok(()),
-                Answering::Noise(session) => {
-                    let steps = session.wanted_steps().max(1).min(session.room());
-                    if steps == 0 {
-                        return Err(answers_are_held());
-                    }
-                    session.take_buffers(steps)
+            // A session without a drawer never asks for noise: to ask again would go on for ever.
+            let Some(drawer) = entry.lock_drawer().await? else { return Err(ServiceError::Internal) };
+            let buffers = {
+                let mut session = entry.lock().await?;
+                if !session.needs_noise() {
+                    return Ok(());
                 }
-                Answering::Input(_) => return Err(ServiceError::Internal),
+                let steps = session.wanted_steps().max(1).min(session.room());
+                if steps == 0 {
+                    return Err(answers_are_held());
+                }
+                session.take_buffers(steps)
             };
             entry.draw(&compute, drawer, buffers).await
         });
@@ -64,14 +63,9 @@ impl Entry {
 
     async fn draw_until_enough(self: &Arc<Self>, compute: &Compute) -> Result<(), ServiceError> {
         loop {
-            let Some(drawer) = self.lock_drawer().await? else {
-                return Err(ServiceError::Internal);
-            };
+            let Some(drawer) = self.lock_drawer().await? else { return Ok(()) };
             let buffers = {
                 let mut session = self.lock().await?;
-                let Answering::Noise(session) = &mut *session else {
-                    return Err(ServiceError::Internal);
-                };
                 let steps = session.wanted_steps().min(session.room());
                 let left =
                     self.resolved.spec().horizon.map_or(u64::MAX, |n| n.saturating_sub(drawer.next_step()));
@@ -136,10 +130,7 @@ impl Entry {
         let (_drawer, drawn) = drawn.inspect_err(|_| {
             tracing::error!(session = %self.name, "drawing panicked; the session is damaged");
         })?;
-        match &mut *self.lock().await? {
-            Answering::Noise(session) => Ok(session.supply(drawn)?),
-            Answering::Input(_) => Err(ServiceError::Internal),
-        }
+        Ok(self.lock().await?.supply(drawn)?)
     }
 }
 

@@ -7,13 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use noised::Error;
 use noised::limits::TILE_LANES;
 use noised::noise::{KeyCheck, StepProof};
 use noised::session::{
-    KeyOrigin, NoiseDrawer, NoiseOptions, NoiseSession, Outcome, OutputChunk, ResolvedSpec, Rewind, Source,
-    WhenFull,
+    AnySession, NoiseDrawer, NoiseOptions, Outcome, OutputChunk, ResolvedSpec, Source, Standing, WhenFull,
 };
-use noised::{Error, Session};
 use noised_proto::ServiceError;
 use tokio::sync::{OwnedMappedMutexGuard, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
@@ -41,7 +40,7 @@ pub(crate) struct Entry {
     pub(crate) deleted: CancellationToken,
     /// Where the server draws.
     pub(crate) noise: Option<NoiseHalf>,
-    pub(crate) session: Arc<tokio::sync::Mutex<Answering>>,
+    pub(crate) session: Arc<tokio::sync::Mutex<AnySession>>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) progress: Mutex<Progress>,
     /// Gives the memory back when the last holder of the entry is gone.
@@ -53,13 +52,6 @@ pub(crate) struct Entry {
 
 /// The half of a session that draws, locked.
 pub(crate) type DrawerGuard = OwnedMappedMutexGuard<Option<NoiseDrawer>, NoiseDrawer>;
-
-/// The half of a session that answers.
-#[derive(Debug)]
-pub(crate) enum Answering {
-    Input(Session),
-    Noise(NoiseSession),
-}
 
 /// The half of a session that draws.
 #[derive(Debug)]
@@ -81,43 +73,9 @@ pub(crate) struct NoiseHalf {
 /// Where a session stands, readable while it computes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
-    pub(crate) next_step: u64,
-    pub(crate) next_offset: usize,
-    pub(crate) released_steps: u64,
-    pub(crate) kept_steps: Vec<u64>,
-    pub(crate) rewinds: Vec<Rewind>,
-    pub(crate) rewind_count: u64,
+    pub(crate) standing: Standing,
     /// A computation broke off in the middle, so the state is not to be trusted.
     pub(crate) damaged: bool,
-}
-
-impl Answering {
-    fn note(&self, progress: &mut Progress) {
-        let (next_step, next_offset, released_steps) = match self {
-            Self::Input(session) => (session.next_step(), session.next_offset(), session.released_steps()),
-            Self::Noise(session) => (session.next_step(), session.next_offset(), session.released_steps()),
-        };
-        progress.next_step = next_step;
-        progress.next_offset = next_offset;
-        progress.released_steps = released_steps;
-    }
-
-    /// The same with what changes more rarely.
-    pub(crate) fn note_all(&self, progress: &mut Progress) {
-        self.note(progress);
-        progress.kept_steps = self.kept_steps();
-        (progress.rewinds, progress.rewind_count) = match self {
-            Self::Input(session) => session.rewinds(),
-            Self::Noise(session) => session.rewinds(),
-        };
-    }
-
-    fn kept_steps(&self) -> Vec<u64> {
-        match self {
-            Self::Input(session) => session.kept_steps(),
-            Self::Noise(session) => session.kept_steps(),
-        }
-    }
 }
 
 impl Entry {
@@ -176,17 +134,14 @@ impl Entry {
 
     fn apply_locked(
         &self,
-        session: &mut Answering,
+        session: &mut AnySession,
         step: u64,
         offset: usize,
         pieces: &[Bytes],
     ) -> Result<Outcome, ServiceError> {
         // A panic leaves the mark, whether or not anybody waits for the answer. Who reads it holds the session's lock.
         self.progress().damaged = true;
-        let applied = match session {
-            Answering::Input(session) => session.apply_pieces(step, offset, pieces).map(Outcome::Answer),
-            Answering::Noise(session) => session.apply(step, offset, pieces.to_vec()),
-        };
+        let applied = session.take(step, offset, pieces);
         self.note(session);
         Ok(applied?)
     }
@@ -200,23 +155,18 @@ impl Entry {
     ) -> Result<Vec<OutputChunk>, ServiceError> {
         loop {
             let mut session = self.lock().await?;
-            let Answering::Noise(noise) = &mut *session else {
-                return Err(Error::invalid("payload", "must not be empty: the source is `input`").into());
-            };
-            match noise.fetch(step, offset)? {
+            let outcome = session.take(step, offset, &[])?;
+            let wanted = session.wanted_steps() > 0;
+            self.note(&session);
+            drop(session);
+            match outcome {
                 Outcome::Answer(chunks) => {
-                    let wanted = noise.wanted_steps() > 0;
-                    self.note(&session);
-                    drop(session);
                     if wanted {
                         self.draw_ahead(compute);
                     }
                     return Ok(chunks);
                 }
-                Outcome::NeedsNoise => {
-                    drop(session);
-                    self.draw_next(compute).await?;
-                }
+                Outcome::NeedsNoise => self.draw_next(compute).await?,
             }
         }
     }
@@ -235,63 +185,47 @@ impl Entry {
         let entry = Arc::clone(self);
         let keep = move || {
             entry.keep_locked(drawer.as_deref(), &mut session, step, when_full, most)?;
-            Ok(drawer.filter(|_| entry.is_resumable()).map(|drawer| drawer.proof_of_step(step)))
+            let source = &entry.resolved.spec().source;
+            Ok(drawer.filter(|_| source.is_resumable()).map(|drawer| drawer.proof_of_step(step)))
         };
         compute.run(keep).await?
-    }
-
-    /// Whether its noise can be gone on with once it is gone.
-    fn is_resumable(&self) -> bool {
-        let noise = self.resolved.spec().source.noise();
-        self.draws_all() && noise.is_some_and(|noise| matches!(noise.key, KeyOrigin::Derived { .. }))
     }
 
     fn keep_locked(
         &self,
         drawer: Option<&NoiseDrawer>,
-        session: &mut Answering,
+        session: &mut AnySession,
         step: u64,
         when_full: WhenFull,
         most: usize,
     ) -> Result<(), ServiceError> {
-        let kept = session.kept_steps();
+        let kept = session.standing().kept_steps;
         if !kept.contains(&step) && kept.len() < most {
-            let bytes = match (&*session, drawer) {
-                (Answering::Noise(session), Some(drawer)) => session.kept_state_bytes(drawer),
-                (Answering::Input(session), _) => session.kept_state_bytes(),
-                (Answering::Noise(_), None) => return Err(ServiceError::Internal),
-            };
-            let promised = self.memory.reserve(bytes)?;
+            let promised = self.memory.reserve(session.kept_state_bytes(drawer)?)?;
             self.kept_memory().push(promised);
         }
-        let done = match (&mut *session, drawer) {
-            (Answering::Noise(session), Some(drawer)) => session.keep_state(step, drawer, when_full, most),
-            (Answering::Input(session), _) => session.keep_state(step, when_full, most),
-            (Answering::Noise(_), None) => return Err(ServiceError::Internal),
-        };
+        let done = session.keep_state(step, drawer, when_full, most);
         // Copying a state takes a while: nobody who asks how the session stands waits for that.
-        self.kept_memory().truncate(session.kept_steps().len());
-        session.note_all(&mut self.progress());
+        self.note_all(session);
         Ok(done?)
     }
 
     /// Notes where the session stands, for whoever asks.
-    pub(crate) fn note(&self, session: &Answering) {
+    pub(crate) fn note(&self, session: &AnySession) {
         let mut progress = self.progress();
-        session.note(&mut progress);
+        session.note_step(&mut progress.standing);
         progress.damaged = false;
     }
 
-    /// The same after it was taken back.
-    pub(crate) fn note_rewound(&self, session: &Answering) {
-        self.kept_memory().truncate(session.kept_steps().len());
-        let mut progress = self.progress();
-        session.note_all(&mut progress);
-        progress.damaged = false;
+    /// Notes kept states and acts of going back as well, and frees the memory of states that are no longer kept.
+    pub(crate) fn note_all(&self, session: &AnySession) {
+        let standing = session.standing();
+        self.kept_memory().truncate(standing.kept_steps.len());
+        *self.progress() = Progress { standing, damaged: false };
     }
 
     /// The answering half, unless the session is at an end.
-    pub(crate) async fn lock(&self) -> Result<OwnedMutexGuard<Answering>, ServiceError> {
+    pub(crate) async fn lock(&self) -> Result<OwnedMutexGuard<AnySession>, ServiceError> {
         let session = Arc::clone(&self.session).lock_owned().await;
         if self.deleted.is_cancelled() {
             return Err(self.not_found());
@@ -355,7 +289,7 @@ impl Entry {
     /// Has others begin the noise from now on. Nothing more may be released of the session.
     pub(crate) fn end_claim(&self) {
         let Some(noise) = &self.noise else { return };
-        let released = self.progress().released_steps;
+        let released = self.progress().standing.released_steps;
         if let Some(claim) = noise.claim.lock().unwrap_or_else(PoisonError::into_inner).take() {
             claim.end(released);
         }

@@ -6,13 +6,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use noised::Session;
 use noised::noise::{NoiseKey, StepProof};
-use noised::session::{NoiseOptions, NoiseSession, NoiseState, ResolvedSpec};
+use noised::session::{AnySession, Drawing, NoiseOptions, NoiseState, ResolvedSpec};
 use noised_proto::ServiceError;
 use tokio_util::sync::CancellationToken;
 
-use crate::entry::{Answering, Entry, NoiseHalf, Progress};
+use crate::entry::{Entry, NoiseHalf, Progress};
 use crate::keys::{Keyed, Keys};
 use crate::last_use::LastUse;
 use crate::ledger::Ledger;
@@ -133,35 +132,27 @@ impl Registry {
         let (options, reservation) = self.reserve(&resolved, noise.lookahead, noise.state)?;
         let keyed = self.keys.key_of(&name, &resolved, noise)?;
         let resolved = Arc::new(resolved);
-        let (session, noise) = match keyed {
-            None => {
-                let mut session = Session::new(Arc::clone(&resolved));
-                // In rayon's own pool: no step waits behind it.
-                session.touch_state();
-                (Answering::Input(session), None)
-            }
+        let (drawing, keyed) = match keyed {
+            None => (None, None),
             Some(Keyed { key, claim }) => {
                 let key_check = key.check();
-                let (session, drawer) = match resumed {
-                    None => NoiseSession::new(Arc::clone(&resolved), key, options)?,
-                    Some(Resumed { step, proof: _ }) => {
-                        NoiseSession::resumed(Arc::clone(&resolved), key, options, step)?
-                    }
-                };
-                let half = NoiseHalf {
-                    drawer: Arc::new(tokio::sync::Mutex::new(Some(drawer))),
-                    options,
-                    broken: AtomicBool::new(false),
-                    drawing_ahead: AtomicBool::new(false),
-                    key_check,
-                    started_over: start_over && claim.as_ref().is_some_and(|claim| claim.started_over),
-                    claim: Mutex::new(claim),
-                };
-                (Answering::Noise(session), Some(half))
+                let resumed_at = resumed.map(|Resumed { step, proof: _ }| step);
+                (Some(Drawing { key, options, resumed_at }), Some((key_check, claim)))
             }
         };
-        let mut progress = Progress::default();
-        session.note_all(&mut progress);
+        let (mut session, drawer) = AnySession::open(Arc::clone(&resolved), drawing)?;
+        // In rayon's own pool: no step waits behind it.
+        session.touch_state();
+        let noise = keyed.zip(drawer).map(|((key_check, claim), drawer)| NoiseHalf {
+            drawer: Arc::new(tokio::sync::Mutex::new(Some(drawer))),
+            options,
+            broken: AtomicBool::new(false),
+            drawing_ahead: AtomicBool::new(false),
+            key_check,
+            started_over: start_over && claim.as_ref().is_some_and(|claim| claim.started_over),
+            claim: Mutex::new(claim),
+        });
+        let progress = Progress { standing: session.standing(), damaged: false };
         let entry = Arc::new(Entry {
             name: name.clone(),
             named,

@@ -18,6 +18,11 @@
 //! | [`SessionSpec`], [`ResolvedSpec`] | what a session is bound to; what it costs; its fingerprint |
 //! | `range` | whether its noise fits the numbers that it is answered in |
 //! | [`Session`] | the state, and the rule above |
+//! | `noise`, `privatize` | the half that answers where noise is drawn; gradients under which noise is released |
+//! | `drawer`, `buffers` | the half that draws; the memory that it draws into |
+//! | `track` | the rule above, for tiles that a client sends |
+//! | `kept` | states to go back to, and the acts of going back |
+//! | [`AnySession`], [`Standing`] | a session of any source behind one set of methods; where it stands |
 //! | [`Assembler`] | a stream's frames of any size, as runs of whole tiles |
 //! | `track` | the rule for steps that a client sends bytes for |
 //! | `source` | where the input comes from |
@@ -28,7 +33,17 @@
 //! | `buffers` | memory for drawn steps, used again |
 //! | `outputs` | the kept output |
 //! | `snapshot` | the state as bytes and back |
+//!
+//! | word | what it means |
+//! |---|---|
+//! | taken | a tile is taken through a step: its input has come, and its answer is made |
+//! | drawn | noise that the [`NoiseDrawer`] has computed and no answer has used |
+//! | released | an answer has left the session, in whole or in part; that cannot be undone |
+//! | kept | a state, or a step's output, that the session stores so that it can come back to it |
+//! | held | an answer or a gradient that waits: the last answer for a replay, a gradient for its end |
+//! | supplied | drawn noise that the answering half has received |
 
+mod any;
 mod assembler;
 mod buffers;
 mod drawer;
@@ -42,6 +57,7 @@ mod source;
 mod spec;
 mod track;
 
+pub use any::{AnyRewind, AnySession, Drawing, RewindTo, Standing};
 pub use assembler::{Assembler, Run};
 pub use buffers::StepBuffer;
 pub use drawer::{DrawnStep, NoiseDrawer};

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::buffers::{Buffers, StepBuffer};
 use super::drawer::DrawerMark;
 use super::kept::{Rewinds, WhenFull, make_room};
-use super::privatize::Privatize;
+use super::privatize::{Privatize, Taken};
 use super::{DrawnStep, NoiseDrawer, NoiseOptions, NoiseState, OutputChunk, ResolvedSpec, Rewind, Source};
 use crate::error::{Error, Result};
 use crate::kernel::Backend;
@@ -160,6 +160,11 @@ impl NoiseSession {
         self.options
     }
 
+    /// Whether a step is asked for without a payload.
+    pub(super) fn draws_all(&self) -> bool {
+        matches!(self.release, Release::Gaussian { .. })
+    }
+
     /// The step that is expected next.
     pub fn next_step(&self) -> u64 {
         match &self.release {
@@ -239,12 +244,15 @@ impl NoiseSession {
         let Release::Privatize(privatize) = &mut self.release else {
             return Err(Error::invalid("payload", "must be empty: the source is `gaussian`"));
         };
-        let before = privatize.next_step();
-        let outcome = privatize.apply(step, offset, pieces, self.drawn.front())?;
-        if privatize.next_step() > before {
-            self.drawn.pop_front();
-        }
-        Ok(outcome)
+        let chunks = match privatize.apply(step, offset, pieces, self.drawn.front())? {
+            Taken::NeedsNoise => return Ok(Outcome::NeedsNoise),
+            Taken::Part(chunks) => chunks,
+            Taken::Last(chunks) => {
+                self.drawn.pop_front();
+                chunks
+            }
+        };
+        Ok(Outcome::Answer(chunks))
     }
 
     /// Whether the noise of the next step is there.

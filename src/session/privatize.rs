@@ -7,9 +7,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
-use super::noise::Outcome;
 use super::track::{Checked, Track};
-use super::{DrawnStep, ResolvedSpec};
+use super::{DrawnStep, OutputChunk, ResolvedSpec};
 use crate::error::{Error, Result};
 use crate::kernel::{Backend, Sum, all_finite, decode, gradient_range};
 use crate::limits::PARALLEL_GRAIN_BYTES;
@@ -34,6 +33,16 @@ pub(super) struct Privatize {
     /// nobody knows whether it is the same gradient. The bytes are copied: a piece may keep a longer message alive, and
     /// the session answers for as many bytes as a gradient has.
     held: Vec<u8>,
+}
+
+/// What came of a run of tiles.
+pub(super) enum Taken {
+    /// The noise of the step is missing; nothing was changed.
+    NeedsNoise,
+    /// These answers; the step goes on.
+    Part(Vec<OutputChunk>),
+    /// These answers, of which the last ended the step: its noise is used up.
+    Last(Vec<OutputChunk>),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -71,7 +80,7 @@ impl Privatize {
         offset: usize,
         pieces: Vec<Bytes>,
         drawn: Option<&DrawnStep>,
-    ) -> Result<Outcome> {
+    ) -> Result<Taken> {
         if step == self.track.step && self.was_released(step) && self.track.tiles_done == 0 {
             return self.hold(step, offset, pieces, drawn);
         }
@@ -84,15 +93,15 @@ impl Privatize {
         offset: usize,
         pieces: &[impl AsRef<[u8]>],
         drawn: Option<&DrawnStep>,
-    ) -> Result<Outcome> {
+    ) -> Result<Taken> {
         let checked = self.track.check(step, offset, pieces)?;
         let mut chunks = Vec::new();
         self.track.collect(&checked.replayed, &mut chunks);
         if checked.fresh.is_empty() {
-            return Ok(Outcome::Answer(chunks));
+            return Ok(Taken::Part(chunks));
         }
         let Some(drawn) = drawn.filter(|drawn| drawn.step == step) else {
-            return Ok(Outcome::NeedsNoise);
+            return Ok(Taken::NeedsNoise);
         };
         if !drawn.finite {
             return Err(Error::NoiseNotFinite { requested: step });
@@ -126,10 +135,11 @@ impl Privatize {
         }
         let (chunk, step_ended) = self.track.finish(&checked.fresh, buffer);
         chunks.push(chunk);
-        if step_ended {
-            self.note_released(step);
+        if !step_ended {
+            return Ok(Taken::Part(chunks));
         }
-        Ok(Outcome::Answer(chunks))
+        self.note_released(step);
+        Ok(Taken::Last(chunks))
     }
 
     /// What is wrong with a gradient that leaves no room for noise.
@@ -207,14 +217,14 @@ impl Privatize {
         offset: usize,
         pieces: Vec<Bytes>,
         drawn: Option<&DrawnStep>,
-    ) -> Result<Outcome> {
+    ) -> Result<Taken> {
         self.track.check_next(step)?;
         let length = pieces.iter().map(Bytes::len).sum::<usize>();
         self.track.tiles_of(offset, length)?;
         let total = self.track.resolved.input_layout().byte_len();
         let ends = offset + length == total;
         if ends && drawn.is_none_or(|drawn| drawn.step != step) {
-            return Ok(Outcome::NeedsNoise);
+            return Ok(Taken::NeedsNoise);
         }
         // A client that starts again starts with the first byte.
         if offset == 0 {
@@ -229,7 +239,7 @@ impl Privatize {
         }
         pieces.iter().for_each(|piece| self.held.extend_from_slice(piece));
         if !ends {
-            return Ok(Outcome::Answer(Vec::new()));
+            return Ok(Taken::Part(Vec::new()));
         }
         let gradient = std::mem::take(&mut self.held);
         if !self.is_same(step, &gradient) {

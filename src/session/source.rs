@@ -96,6 +96,12 @@ impl Source {
         }
     }
 
+    /// Whether another session can go on with this noise once its own session is gone: the noise is released under no
+    /// gradient, and its key can be derived again.
+    pub fn is_resumable(&self) -> bool {
+        matches!(self, Self::Gaussian(Noise { key: KeyOrigin::Derived { .. }, stddev: _ }))
+    }
+
     /// A short name for logs and tables.
     pub fn kind(&self) -> &'static str {
         match self {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use noised::SessionSpec;
 use noised::noise::{MasterKey, NoiseKey, StepProof};
-use noised::session::{KeyOrigin, ResolvedSpec, Source};
+use noised::session::{Drawing, KeyOrigin, ResolvedSpec};
 use noised_proto::ServiceError;
 use noised_proto::name::{check_session_id, session_id, session_name};
 use tonic::Code;
@@ -118,7 +118,8 @@ impl LocalHost {
         check_resumed(&resolved, key.as_ref(), resumed_noise.as_ref())?;
         let first = resumed_noise.as_ref().map(|resumed| resumed.step);
         // Clearing the memory of a large session takes a while: nobody waits for that.
-        let made = Shared::new(name.clone(), resolved, key.map(|key| (key, noise_options)), first)?;
+        let drawing = key.map(|key| Drawing { key, options: noise_options, resumed_at: first });
+        let made = Shared::new(name.clone(), resolved, drawing)?;
         let mut held = self.held();
         if let Some(found) = find(&held, &made.resolved)? {
             return Ok(LocalSession::new(found, true));
@@ -216,11 +217,7 @@ fn check_resumed(
     resumed: Option<&ResumedNoise>,
 ) -> Result<()> {
     let Some(resumed) = resumed else { return Ok(()) };
-    let is_resumable = match &resolved.spec().source {
-        Source::Gaussian(noise) => matches!(noise.key, KeyOrigin::Derived { .. }),
-        Source::Input | Source::Privatize { .. } => false,
-    };
-    let Some(key) = key.filter(|_| is_resumable) else {
+    let Some(key) = key.filter(|_| resolved.spec().source.is_resumable()) else {
         let rule = "must not be set: the source is not gaussian with a noise_id";
         return Err(Error::invalid("resumed_noise", rule));
     };

@@ -6,12 +6,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Bytes, BytesMut};
 use noised::noise::StepProof;
-use noised::session::{OutputChunk, Source, WhenFull};
+use noised::session::{OutputChunk, RewindTo, Source, WhenFull};
 use noised::{Layout, SessionSpec};
 use tonic::Code;
 
 use super::copy;
-use super::engine::Wanted;
 use super::shared::{KEPT_STATES, Shared, check_room};
 use crate::asked::Asked;
 use crate::check;
@@ -198,7 +197,7 @@ impl LocalSession {
     /// [`Error::DataLoss`].
     pub fn keep_state(&mut self, step: u64, when_full: WhenFull) -> Result<()> {
         self.shared.with_engine(|engine| {
-            check_room(engine.kept_state_bytes())?;
+            check_room(engine.kept_state_bytes()?)?;
             let kept = engine.keep_state(step, when_full, KEPT_STATES);
             engine.note_all(&mut self.shared.noted());
             kept?;
@@ -231,7 +230,7 @@ impl LocalSession {
         mut on_progress: impl FnMut(u64, u64) -> ControlFlow<()>,
     ) -> Result<()> {
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let wanted = Wanted { step, allow_divergence, unix_seconds };
+        let wanted = RewindTo { step, unix_seconds, allow_divergence };
         let shared = &self.shared;
         let rewound = shared.with_engine(|engine| {
             let stands = engine.rewind(wanted, |done, total| match shared.is_deleted() {
@@ -272,7 +271,7 @@ impl LocalSession {
         check::length("payload", self.input_bytes(), payload.len())?;
         self.asked.begin();
         self.asked.note(step);
-        let taken = self.shared.with_engine(|engine| Ok(engine.take(step, payload)?));
+        let taken = self.shared.with_engine(|engine| Ok(engine.take(step, &payload)?));
         let chunks = taken.inspect_err(|error| self.asked.note_failure(error))?;
         self.asked.check(step, chunks.iter().any(|chunk| chunk.replay))?;
         self.next_step = step + 1;

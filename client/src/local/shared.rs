@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use noised::noise::{KeyCheck, NoiseKey};
-use noised::session::{Fingerprint, NoiseOptions, ResolvedSpec};
+use noised::session::{Drawing, Fingerprint, ResolvedSpec};
 use noised_proto::ServiceError;
 use tonic::Status;
 
@@ -33,19 +33,14 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// A session that is still to be put under its name. With `first`, it goes on there with the noise of another.
-    pub(super) fn new(
-        name: String,
-        resolved: ResolvedSpec,
-        noise: Option<(NoiseKey, NoiseOptions)>,
-        first: Option<u64>,
-    ) -> Result<Self> {
+    /// A session that is still to be put under its name.
+    pub(super) fn new(name: String, resolved: ResolvedSpec, drawing: Option<Drawing>) -> Result<Self> {
         let resolved = Arc::new(resolved);
-        let options = noise.as_ref().map(|(_, options)| *options);
+        let options = drawing.as_ref().map(|drawing| drawing.options);
         let cost = options.map_or_else(|| resolved.cost(), |options| resolved.cost_with(options));
         check_room(cost.total())?;
-        let key_check = noise.as_ref().map(|(key, _)| key.check());
-        let engine = Engine::new(Arc::clone(&resolved), noise, first)?;
+        let key_check = drawing.as_ref().map(|drawing| drawing.key.check());
+        let engine = Engine::new(Arc::clone(&resolved), drawing)?;
         let fingerprint = resolved.fingerprint();
         let mut info = SessionInfo {
             name: name.clone(),

@@ -120,7 +120,7 @@ impl SessionsService {
             tracing::warn!(session = %entry.name, %peer, noise_id, "a noise that was drawn before begins again");
         }
         if let Some(Resumed { step, proof: _ }) = goes_on.filter(|_| !resumed) {
-            let released_steps = entry.progress().released_steps;
+            let released_steps = entry.progress().standing.released_steps;
             tracing::warn!(
                 session = %entry.name,
                 %peer,

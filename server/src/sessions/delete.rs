@@ -16,7 +16,8 @@ impl SessionsService {
         let v1::DeleteSessionRequest { name: session_name } = request;
         name::session_id(&session_name)?;
         let entry = self.registry.delete(&session_name)?;
-        tracing::info!(session = %entry.name, next_step = entry.progress().next_step, "session deleted");
+        let next_step = entry.progress().standing.next_step;
+        tracing::info!(session = %entry.name, next_step, "session deleted");
         self.end(entry).await
     }
 

@@ -25,7 +25,7 @@ impl SessionsService {
             for entry in self.registry.remove_idle(limit) {
                 tracing::info!(
                     session = %entry.name,
-                    next_step = entry.progress().next_step,
+                    next_step = entry.progress().standing.next_step,
                     idle = ?entry.last_use.idle_time(),
                     "idle session deleted"
                 );

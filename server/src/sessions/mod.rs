@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use noised::Error;
 use noised::limits::MAX_REWINDS_KEPT;
+use noised::session::Standing;
 use noised_proto::v1::sessions_server::Sessions;
 use noised_proto::{ServiceError, SessionStatus, name, session_summary_to_wire, session_to_wire, v1};
 use tokio_stream::wrappers::ReceiverStream;
@@ -110,8 +111,8 @@ impl View {
 
 /// Where a session stands, for the wire.
 fn status(entry: &Entry, resumed: bool) -> SessionStatus {
-    let Progress { next_step, next_offset, released_steps, kept_steps, rewinds, rewind_count, damaged: _ } =
-        entry.progress().clone();
+    let Progress { standing, damaged: _ } = entry.progress().clone();
+    let Standing { next_step, next_offset, released_steps, kept_steps, rewinds, rewind_count } = standing;
     SessionStatus {
         name: entry.name.clone(),
         next_step,

@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use noised::session::NoiseRewind;
+use noised::session::{AnyRewind, AnySession, RewindTo};
 use noised_proto::{ServiceError, v1};
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::audit::Peer;
 use super::{SessionsService, View};
-use crate::entry::{Answering, DrawerGuard, Entry};
+use crate::entry::{DrawerGuard, Entry};
 use crate::lifecycle::Lifecycle;
 
 /// Answers that wait to be written. More progress than is read is not told.
@@ -19,18 +19,16 @@ const QUEUE: usize = 4;
 
 type Answers = mpsc::Sender<Result<v1::RewindSessionResponse, Status>>;
 
-/// Both halves of a session whose noise the server draws, locked.
+/// The halves of a session, locked: the drawer where the server draws.
 struct Halves {
-    drawer: DrawerGuard,
-    session: OwnedMutexGuard<Answering>,
+    drawer: Option<DrawerGuard>,
+    session: OwnedMutexGuard<AnySession>,
 }
 
 /// What is asked.
 #[derive(Clone, Copy)]
 struct Wanted {
-    step: u64,
-    allow_divergence: bool,
-    unix_seconds: u64,
+    to: RewindTo,
     peer: Peer,
 }
 
@@ -44,7 +42,7 @@ impl SessionsService {
         let v1::RewindSessionRequest { name, step, allow_divergence } = request;
         let entry = self.used_entry(&name)?;
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let wanted = Wanted { step, allow_divergence, unix_seconds, peer };
+        let wanted = Wanted { to: RewindTo { step, unix_seconds, allow_divergence }, peer };
         let (answers, queue) = mpsc::channel(QUEUE);
         let service = self.clone();
         // A task of its own: a session must not be left in the middle where the client goes away.
@@ -82,13 +80,10 @@ impl SessionsService {
             // Called off before it began: nothing has moved.
             return Err(noised::Error::Cancelled.into());
         }
-        let from_step = entry.progress().next_step;
-        let steps = match drawer {
-            Some(drawer) => self.rewind_noise(entry, Halves { drawer, session }, wanted, answers).await?,
-            None => self.rewind_input(entry, session, wanted).await.map(|()| 0)?,
-        };
-        let to_step = entry.progress().next_step;
-        let Wanted { step, allow_divergence, unix_seconds: _, peer } = wanted;
+        let from_step = entry.progress().standing.next_step;
+        let steps = self.rewind_halves(entry, Halves { drawer, session }, wanted.to, answers).await?;
+        let to_step = entry.progress().standing.next_step;
+        let Wanted { to: RewindTo { step, unix_seconds: _, allow_divergence }, peer } = wanted;
         tracing::warn!(session = %entry.name, %peer, from_step, to_step, allow_divergence, "session rewound");
         if to_step == step {
             return Ok(steps);
@@ -103,29 +98,11 @@ impl SessionsService {
         Err(noised::Error::Cancelled.into())
     }
 
-    async fn rewind_input(
-        &self,
-        entry: &Arc<Entry>,
-        mut session: OwnedMutexGuard<Answering>,
-        wanted: Wanted,
-    ) -> Result<(), ServiceError> {
-        let entry = Arc::clone(entry);
-        let work = move || {
-            let done = match &mut *session {
-                Answering::Input(session) => session.rewind(wanted.step, wanted.unix_seconds),
-                Answering::Noise(_) => return Err(ServiceError::Internal),
-            };
-            entry.note_rewound(&session);
-            Ok(done?)
-        };
-        self.compute.run(work).await?
-    }
-
-    async fn rewind_noise(
+    async fn rewind_halves(
         &self,
         entry: &Arc<Entry>,
         halves: Halves,
-        wanted: Wanted,
+        to: RewindTo,
         answers: &Answers,
     ) -> Result<u64, ServiceError> {
         entry.reserve_for_held_gradient()?;
@@ -133,7 +110,7 @@ impl SessionsService {
         entry.progress().damaged = true;
         let (mut halves, begun) = {
             let entry = Arc::clone(entry);
-            self.compute.run(move || begin(&entry, halves, wanted.step)).await?
+            self.compute.run(move || begin(&entry, halves, to)).await?
         };
         let rewind = match begun {
             Ok(rewind) => rewind,
@@ -142,39 +119,38 @@ impl SessionsService {
                 return Err(error);
             }
         };
-        let steps_total = rewind.steps_left(&halves.drawer);
-        while rewind.steps_left(&halves.drawer) > 0
+        let steps_total = rewind.steps_left(halves.drawer.as_deref());
+        while rewind.steps_left(halves.drawer.as_deref()) > 0
             && !answers.is_closed()
             && !entry.deleted.is_cancelled()
             && !self.lifecycle.cut.is_cancelled()
         {
-            let steps_done = steps_total - rewind.steps_left(&halves.drawer);
+            let steps_done = steps_total - rewind.steps_left(halves.drawer.as_deref());
             let _unread =
                 answers.try_send(Ok(v1::RewindSessionResponse { steps_done, steps_total, session: None }));
             let entry = Arc::clone(entry);
             let pass = move || {
-                entry.with_drawer(&mut halves.drawer, |drawer| drawer.pass_over(wanted.step));
+                if let Some(drawer) = halves.drawer.as_deref_mut() {
+                    entry.with_drawer(drawer, |drawer| drawer.pass_over(to.step));
+                }
                 halves
             };
             halves = self.compute.run(pass).await?;
         }
         let Halves { drawer, mut session } = halves;
-        if let Answering::Noise(session) = &mut *session {
-            session.finish_rewind(rewind, &drawer, wanted.unix_seconds, wanted.allow_divergence);
-        }
-        entry.note_rewound(&session);
+        session.finish_rewind(rewind, drawer.as_deref())?;
+        entry.note_all(&session);
         Ok(steps_total)
     }
 }
 
-fn begin(entry: &Entry, mut halves: Halves, step: u64) -> (Halves, Result<NoiseRewind, ServiceError>) {
-    let begun = match &*halves.session {
-        Answering::Noise(session) => entry
-            .with_drawer(&mut halves.drawer, |drawer| session.begin_rewind(step, drawer))
-            .map_err(ServiceError::from),
-        Answering::Input(_) => Err(ServiceError::Internal),
+fn begin(entry: &Entry, mut halves: Halves, to: RewindTo) -> (Halves, Result<AnyRewind, ServiceError>) {
+    let Halves { drawer, session } = &mut halves;
+    let begun = match drawer.as_deref_mut() {
+        Some(drawer) => entry.with_drawer(drawer, |drawer| session.begin_rewind(to, Some(drawer))),
+        None => session.begin_rewind(to, None),
     };
-    (halves, begun)
+    (halves, begun.map_err(ServiceError::from))
 }
 
 impl Entry {
@@ -182,7 +158,7 @@ impl Entry {
     fn reserve_for_held_gradient(&self) -> Result<(), ServiceError> {
         let bytes = self.resolved.input_bytes() as u64;
         let mut held = self.held_memory.lock().unwrap_or_else(PoisonError::into_inner);
-        if held.is_none() && bytes > 0 {
+        if self.noise.is_some() && held.is_none() && bytes > 0 {
             *held = Some(self.memory.reserve(bytes)?);
         }
         Ok(())
