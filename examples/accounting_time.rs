@@ -1,4 +1,5 @@
-//! Times the accounting of 10^4 rounds of DP-SGD, for a comparison with another accountant (see `docs/accounting.md`).
+//! Times the accounting of 10^4 rounds of DP-SGD, for a comparison with another accountant (see
+//! `docs/accounting.md`).
 #![allow(clippy::print_stdout, reason = "it is what the example is for")]
 
 use std::time::Instant;

@@ -51,8 +51,8 @@ pub enum Error {
         /// The first part of the description that differs.
         field: &'static str,
     },
-    /// A step that was released is asked again with another gradient: the same noise under two gradients would give their
-    /// difference away.
+    /// A step that was released is asked again with another gradient: the same noise under two gradients
+    /// would give their difference away.
     #[error(
         "step {requested} was released with another gradient before the session was rewound; one noise under two \
          gradients gives their difference away (a rewind with allow_divergence permits it)"
@@ -109,8 +109,8 @@ impl Error {
         Self::Invalid { field: field.into(), rule: rule.to_string() }
     }
 
-    /// The same error about a matrix that the caller knows by another name than `matrix`: `matrix.coef` becomes
-    /// `strategy.coef`.
+    /// The same error about a matrix that the caller knows by another name than `matrix`: `matrix.coef`
+    /// becomes `strategy.coef`.
     #[must_use]
     pub fn about_matrix(self, name: &str) -> Self {
         self.moved("matrix", name)

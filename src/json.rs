@@ -1,6 +1,7 @@
 //! JSON that says each thing once: an object that has a key twice is refused.
 //!
-//! `serde_json` takes the last of two values. What a person reads in a file and what a program takes from it then differ.
+//! `serde_json` takes the last of two values. What a person reads in a file and what a program takes from it
+//! then differ.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -13,8 +14,8 @@ use crate::error::{Error, Result};
 /// Reads a text of JSON. `name` is what errors call it, such as `matrix`.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `name` where the text is no JSON or goes on behind it, and on the key's path, such as
-/// `matrix.factors[1].coef`, where an object has a key twice.
+/// [`Error::Invalid`] on `name` where the text is no JSON or goes on behind it, and on the key's path, such
+/// as `matrix.factors[1].coef`, where an object has a key twice.
 pub fn from_str(text: &str, name: &str) -> Result<Value> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let twice = RefCell::new(None);

@@ -1,8 +1,8 @@
 //! Correlated noise for differentially private training: the core, without network, clock or environment.
 //!
 //! Differentially private training adds noise to every gradient. With *correlated* noise (DP-FTRL, the matrix
-//! mechanism) the noise of later steps cancels that of earlier ones. That takes a linear map `x -> A x`, `A` lower
-//! triangular, applied one step at a time to noise as large as the model: a *streaming matrix*.
+//! mechanism) the noise of later steps cancels that of earlier ones. That takes a linear map `x -> A x`, `A`
+//! lower triangular, applied one step at a time to noise as large as the model: a *streaming matrix*.
 //!
 //! | room | what is in it |
 //! |---|---|

@@ -1,20 +1,22 @@
 //! Every limit of the core, by name, with the relations between them checked at compile time.
 //!
-//! A limit is checked before the memory it guards is taken. The server adds limits of its own (sessions, bytes,
-//! message sizes), which are configuration.
+//! A limit is checked before the memory it guards is taken. The server adds limits of its own (sessions,
+//! bytes, message sizes), which are configuration.
 
-/// Lanes processed together while they sit in cache: the unit of state layout, of threads and of replay digests.
+/// Lanes processed together while they sit in cache: the unit of state layout, of threads and of replay
+/// digests.
 pub const TILE_LANES: usize = 1024;
 
-/// Lanes whose planes lie together in memory: a cache line of each plane in f32, so that a step's sweep through the
-/// planes is one through memory.
+/// Lanes whose planes lie together in memory: a cache line of each plane in f32, so that a step's sweep
+/// through the planes is one through memory.
 pub const BLOCK_LANES: usize = 16;
 
-/// Lanes that a sweep of several steps takes through all of them at a time, where it may take less than a tile.
+/// Lanes that a sweep of several steps takes through all of them at a time, where it may take less than a
+/// tile.
 pub const RUN_LANES: usize = 512;
 
-/// Bytes of state and values that one thread works through alone: waking others and waiting for them costs what going
-/// through a megabyte or more in cache does.
+/// Bytes of state and values that one thread works through alone: waking others and waiting for them costs
+/// what going through a megabyte or more in cache does.
 pub const PARALLEL_BYTES: usize = 4 << 20;
 
 /// Bytes of state and values that a thread takes at a time, where there are several.
@@ -26,8 +28,8 @@ pub const MAX_STEPS_A_PASS: usize = 8;
 /// Bytes of noise that a session has ready ahead of its client unless told otherwise.
 pub const LOOKAHEAD_BYTES: u64 = 256 << 20;
 
-/// Steps of a session's noise that may be in memory beside those ahead and those kept: the last answer, one that is drawn
-/// because it was asked for, and answers that are still on their way.
+/// Steps of a session's noise that may be in memory beside those ahead and those kept: the last answer, one
+/// that is drawn because it was asked for, and answers that are still on their way.
 pub const MAX_STEPS_UNDER_WAY: usize = 4;
 
 /// Steps that a session may have ready ahead of its client.
@@ -84,7 +86,8 @@ pub const MAX_HORIZON: u64 = 1 << 62;
 /// Buffers of a BLT that an optimiser gives: with more, decays lie nearer to 1 than tells them apart.
 pub const MAX_OPTIMIZED_BUFFERS: usize = 10;
 
-/// Products of a coefficient and a value in each part of one evaluation of a banded matrix that is optimised: about a second.
+/// Products of a coefficient and a value in each part of one evaluation of a banded matrix that is optimised:
+/// about a second.
 pub const MAX_OPTIMIZED_TERMS: usize = 1 << 29;
 
 /// Participations that a BLT is optimised for: an evaluation takes a time that grows with them.
@@ -96,7 +99,8 @@ pub const MAX_ANALYSIS_N: usize = 65_536;
 /// Rows and columns of a matrix whose norms are answered by structure, in time that grows as `n` does.
 pub const MAX_STRUCTURED_N: usize = 1 << 24;
 
-/// Coefficients of a Toeplitz matrix that is asked about for as many steps: it need not run, and so takes no planes.
+/// Coefficients of a Toeplitz matrix that is asked about for as many steps: it need not run, and so takes no
+/// planes.
 pub const MAX_QUESTION_COEFS: usize = MAX_ANALYSIS_N;
 
 /// Multiplications, about, of an analysis in `O(n planes^2)`.
@@ -123,7 +127,8 @@ pub const ANALYSIS_STATE_BYTES: usize = 64 << 20;
 /// Bytes of state that the rows of a matrix may take, a column a lane.
 pub const MAX_ROWS_STATE_BYTES: usize = 256 << 20;
 
-/// Entries of a Gram matrix that a sensitivity is bounded from: 4,096 rows of a full one, a million of one with 16 bands.
+/// Entries of a Gram matrix that a sensitivity is bounded from: 4,096 rows of a full one, a million of one
+/// with 16 bands.
 pub const MAX_GRAM_ENTRIES: usize = 1 << 24;
 
 /// Rounds of one composition that is accounted for, all kinds together.

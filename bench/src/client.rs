@@ -92,8 +92,8 @@ fn privatizers(python: &Path, lanes: usize) -> anyhow::Result<Vec<Contestant>> {
     Ok(peers.map(|(peer, worker, _)| Contestant::new(peer.name(), worker)).collect())
 }
 
-/// Noise fetched over TCP by a trainer that computes nothing, with and without the step ahead, beside the client in Rust
-/// and beside jax_privacy's privatizer in process; and by one that computes.
+/// Noise fetched over TCP by a trainer that computes nothing, with and without the step ahead, beside the
+/// client in Rust and beside jax_privacy's privatizer in process; and by one that computes.
 pub(crate) async fn fetches(python: &Path, lanes: usize, rounds: usize) -> anyhow::Result<Vec<Row>> {
     let server = ServerProcess::noised().await?;
     let target = server.address.to_string();
@@ -221,7 +221,8 @@ pub(crate) async fn small_steps(python: &Path, lanes: usize, rounds: usize) -> a
     Ok(ours.iter().map(|contestant| contestant.beside(lanes, Unit::Microseconds, peer)).collect())
 }
 
-/// How long `import noised` takes once NumPy is there, beside what NumPy takes; each time in a process of its own.
+/// How long `import noised` takes once NumPy is there, beside what NumPy takes; each time in a process of its
+/// own.
 pub(crate) fn imports(python: &Path, rounds: usize) -> anyhow::Result<Row> {
     let (mut ours, mut numpy) = (Vec::new(), Vec::new());
     for round in 0..=rounds {

@@ -1,5 +1,5 @@
-//! Echoes: what it costs to carry bytes with tonic, and with TCP alone. Set up as noised is: the same frames, windows,
-//! congestion control, allocator and runtime.
+//! Echoes: what it costs to carry bytes with tonic, and with TCP alone. Set up as noised is: the same frames,
+//! windows, congestion control, allocator and runtime.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -1,7 +1,8 @@
 //! Benchmarks of noised, side by side with what people use today, in one run and in turns.
 //!
-//! `peers` measures, prints the table of ratios and writes `target/bench/peers.json`. Each round takes a sample of
-//! everything that is compared, one after the other, so that a machine whose speed changes changes it for all of them.
+//! `peers` measures, prints the table of ratios and writes `target/bench/peers.json`. Each round takes a
+//! sample of everything that is compared, one after the other, so that a machine whose speed changes changes
+//! it for all of them.
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -79,7 +80,8 @@ enum Part {
     Small,
     /// Many sessions, beside one.
     Sessions,
-    /// Noise that is drawn: by itself, beside NumPy and jax; fetched over TCP, beside jax_privacy's privatizer.
+    /// Noise that is drawn: by itself, beside NumPy and jax; fetched over TCP, beside jax_privacy's
+    /// privatizer.
     Noise,
     /// The Python client, beside the one in Rust, jax_privacy's privatizer and grpcio.
     Python,
@@ -240,7 +242,8 @@ fn compare(
 ) -> anyhow::Result<Vec<Row>> {
     let mut library = Library::new(case, lanes)?;
     let mut memory = InPlace::new(library.moved)?;
-    // Samples of a tenth of a second or so, of three steps at least; the ring of a banded matrix fills meanwhile.
+    // Samples of a tenth of a second or so, of three steps at least; the ring of a banded matrix fills
+    // meanwhile.
     let count = (40_000_000 / library.moved).clamp(1, 66) * 3;
     for _ in 0..33 {
         library.step()?;

@@ -154,7 +154,8 @@ pub(crate) fn replayed(bands: usize, lookahead: u32, lanes: usize, rounds: usize
     Ok(Row::new(measure, lanes, Unit::Milliseconds, replayed, ("ring kept", kept)))
 }
 
-/// Steps of noise fetched over TCP by a trainer that computes nothing, beside jax_privacy's privatizer in process.
+/// Steps of noise fetched over TCP by a trainer that computes nothing, beside jax_privacy's privatizer in
+/// process.
 pub(crate) async fn fetched(python: Option<&Path>, lanes: usize, rounds: usize) -> anyhow::Result<Vec<Row>> {
     let mut peers = peers(python, &[Peer::JaxPrivatizer, Peer::JaxPrivatizerTuned], lanes)?;
     let server = ServerProcess::noised().await?;
@@ -187,7 +188,8 @@ pub(crate) async fn fetched(python: Option<&Path>, lanes: usize, rounds: usize) 
     Ok(peers.iter().map(row).collect())
 }
 
-/// The same by a trainer that computes for longer than a step takes to draw, beside a download of as many bytes.
+/// The same by a trainer that computes for longer than a step takes to draw, beside a download of as many
+/// bytes.
 pub(crate) async fn fetched_in_time(lanes: usize, rounds: usize) -> anyhow::Result<Row> {
     let (noised, tonic) = (ServerProcess::noised().await?, ServerProcess::echo("tonic-echo")?);
     let client = Client::connect(&format!("http://{}", noised.address)).await?;

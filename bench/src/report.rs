@@ -6,7 +6,8 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-/// One comparison. `ratio` is the median over rounds of how many times better noised is than the peer in that round.
+/// One comparison. `ratio` is the median over rounds of how many times better noised is than the peer in that
+/// round.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) measure: String,

@@ -1,4 +1,5 @@
-//! noised over a connection, beside the echoes: every server in a process of its own, every client in this one.
+//! noised over a connection, beside the echoes: every server in a process of its own, every client in this
+//! one.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -176,8 +177,8 @@ pub(crate) async fn small_steps(lanes: usize, rounds: usize) -> anyhow::Result<V
     Ok(vec![row("p50", 0), row("p99", 1)])
 }
 
-/// Many small sessions, one step of each in turn, beside one large session with as many lanes, and beside as many echoes
-/// of the same bytes.
+/// Many small sessions, one step of each in turn, beside one large session with as many lanes, and beside as
+/// many echoes of the same bytes.
 pub(crate) async fn many_sessions(count: usize, lanes: usize, rounds: usize) -> anyhow::Result<Vec<Row>> {
     const IN_FLIGHT: usize = 64;
     let (noised, tonic) = (ServerProcess::noised().await?, ServerProcess::echo("tonic-echo")?);

@@ -14,15 +14,16 @@ use crate::info::SessionInfo;
 /// The steps that may come as a replay. A session's handle and its streams share it.
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
-    /// Of other sources every answer is checked against the bytes that the handle sent: a replay is of the same request.
+    /// Of other sources every answer is checked against the bytes that the handle sent: a replay is of the
+    /// same request.
     is_drawn: bool,
     steps: Arc<Mutex<Steps>>,
 }
 
 #[derive(Debug, Default)]
 struct Steps {
-    /// Steps before this one may come as a replay: the handle had them or may have had them, or they were released
-    /// before the handle took the session up.
+    /// Steps before this one may come as a replay: the handle had them or may have had them, or they were
+    /// released before the handle took the session up.
     own: u64,
     /// The end of the steps that the attempt under way asks for.
     asked: u64,
@@ -35,11 +36,12 @@ impl Asked {
         asked
     }
 
-    /// Goes on with a session that stands so: an explicit act, after which all released steps may be asked for again.
+    /// Goes on with a session that stands so: an explicit act, after which all released steps may be asked
+    /// for again.
     pub(crate) fn take_up(&self, info: &SessionInfo) {
         let begun = info.next_step + u64::from(info.next_offset > 0);
-        // A server that does not tell how far the session ever came may have taken it back: of such a session, only the
-        // first step that is no replay tells where new noise begins.
+        // A server that does not tell how far the session ever came may have taken it back: of such a
+        // session, only the first step that is no replay tells where new noise begins.
         self.take_up_to(if info.released_steps < begun { u64::MAX } else { info.released_steps });
     }
 
@@ -72,7 +74,8 @@ impl Asked {
     /// Checks an answer before anybody sees it.
     ///
     /// # Errors
-    /// [`Error::TakenByAnother`] where the step was released to another handle, and each time that it is asked for again.
+    /// [`Error::TakenByAnother`] where the step was released to another handle, and each time that it is
+    /// asked for again.
     pub(crate) fn check(&self, step: u64, replay: bool) -> Result<()> {
         let mut steps = self.steps();
         if self.is_drawn && replay && step >= steps.own {

@@ -24,8 +24,8 @@ const UNIX_SEND_BUFFER: usize = 4 * MIB;
 const MESSAGE_OVERHEAD: usize = KIB;
 /// The least time that a server is given to say something.
 const LEAST_HANDSHAKE: Duration = Duration::from_secs(1);
-/// The window of a connection. Those of its streams bound what is under way: a stream whose answers nobody reads fills its
-/// own window, and leaves the connection to the others.
+/// The window of a connection. Those of its streams bound what is under way: a stream whose answers nobody
+/// reads fills its own window, and leaves the connection to the others.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
 /// Where a server is: `http://host:port`, `host:port` or `unix:///path`.
@@ -106,8 +106,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// How long a server may take to take a connection, and then to say something. Who does not want to wait for a server does
-    /// not want to wait for one that is silent; but a busy machine takes a moment.
+    /// How long a server may take to take a connection, and then to say something. Who does not want to wait
+    /// for a server does not want to wait for one that is silent; but a busy machine takes a moment.
     fn handshake_timeout(&self) -> Duration {
         match self.retry.max_elapsed {
             Duration::ZERO => self.connect_timeout,
@@ -125,7 +125,8 @@ impl ClientBuilder {
         Ok(Self { target: target.parse()?, settings: Settings::default() })
     }
 
-    /// Bytes of a chunk on a stream, rounded down to whole tiles. 1 MiB unless set; 256 KiB to 1 MiB are all good.
+    /// Bytes of a chunk on a stream, rounded down to whole tiles. 1 MiB unless set; 256 KiB to 1 MiB are all
+    /// good.
     pub fn chunk_bytes(mut self, bytes: usize) -> Self {
         self.settings.chunk_bytes = bytes;
         self
@@ -149,22 +150,24 @@ impl ClientBuilder {
         self
     }
 
-    /// How long one attempt to connect may take: until the server takes the connection, and from then on until it says its first
-    /// word. 10 s unless set, and less where calls are tried again for less: the time for retries, but 1 s at least.
+    /// How long one attempt to connect may take: until the server takes the connection, and from then on
+    /// until it says its first word. 10 s unless set, and less where calls are tried again for less: the time
+    /// for retries, but 1 s at least.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.settings.connect_timeout = timeout;
         self
     }
 
-    /// The largest HTTP/2 frame taken, 16 KiB to 16 MiB. 1 MiB unless set: small frames cost two thirds of the speed.
+    /// The largest HTTP/2 frame taken, 16 KiB to 16 MiB. 1 MiB unless set: small frames cost two thirds of
+    /// the speed.
     pub fn frame_bytes(mut self, bytes: u32) -> Self {
         self.settings.frame_bytes = bytes;
         self
     }
 
-    /// HTTP/2 windows of one stream and of the connection. 2 MiB and 1 GiB unless set; a long fat network wants
-    /// bandwidth times round trip for the stream. With a connection's window that is not larger than those of its streams
-    /// together, streams that nobody reads keep all others from going on.
+    /// HTTP/2 windows of one stream and of the connection. 2 MiB and 1 GiB unless set; a long fat network
+    /// wants bandwidth times round trip for the stream. With a connection's window that is not larger than
+    /// those of its streams together, streams that nobody reads keep all others from going on.
     pub fn window_bytes(mut self, stream: u32, connection: u32) -> Self {
         self.settings.stream_window_bytes = stream;
         self.settings.connection_window_bytes = connection;
@@ -229,8 +232,8 @@ async fn open_tcp(address: &str) -> std::io::Result<TcpStream> {
     stream.set_nodelay(true)?;
     #[cfg(target_os = "linux")]
     if stream.peer_addr()?.ip().is_loopback() {
-        // BBR, where it is the system's default, paces loopback to a fraction of its speed. Not being allowed to
-        // choose costs only that speed.
+        // BBR, where it is the system's default, paces loopback to a fraction of its speed. Not being allowed
+        // to choose costs only that speed.
         let _denied = SockRef::from(&stream).set_tcp_congestion(b"cubic");
     }
     Ok(stream)

@@ -35,24 +35,28 @@ pub struct Client {
 pub struct CreateOptions {
     /// The last part of its name; where it is empty, one is made up that nobody else has.
     pub id: String,
-    /// Go on with a session of that name that was made for the same, where there is one. Where there is none, one is made
-    /// that begins at step 0, and [`SessionInfo::resumed`] is false: unless [`must_exist`](Self::must_exist) forbids it.
+    /// Go on with a session of that name that was made for the same, where there is one. Where there is none,
+    /// one is made that begins at step 0, and [`SessionInfo::resumed`] is false: unless
+    /// [`must_exist`](Self::must_exist) forbids it.
     pub resume: bool,
-    /// With [`resume`](Self::resume): where there is no session of that name, fail with [`Error::NotFound`]. What a trainer
-    /// wants that goes on: a session that was deleted, or that did not outlive its server, is not replaced by new noise.
+    /// With [`resume`](Self::resume): where there is no session of that name, fail with [`Error::NotFound`].
+    /// What a trainer wants that goes on: a session that was deleted, or that did not outlive its server, is
+    /// not replaced by new noise.
     pub must_exist: bool,
     /// The key of the noise, where the source's key is [`KeyOrigin::Given`], and only there.
     pub noise_key: Option<GivenKey>,
-    /// Where noise of the source's `noise_id` was drawn before, begin it again at step 0 all the same. Whoever says this
-    /// answers for no noise being put under two gradients.
+    /// Where noise of the source's `noise_id` was drawn before, begin it again at step 0 all the same.
+    /// Whoever says this answers for no noise being put under two gradients.
     pub start_noise_over: bool,
-    /// Of a `gaussian` source with a `noise_id`: go on with the noise of a session that is gone, from this step on. The server
-    /// goes the way to that step when its noise is first asked for; [`Session::rewind`](crate::Session::rewind) to it tells how far that has come.
+    /// Of a `gaussian` source with a `noise_id`: go on with the noise of a session that is gone, from this
+    /// step on. The server goes the way to that step when its noise is first asked for;
+    /// [`Session::rewind`](crate::Session::rewind) to it tells how far that has come.
     pub resumed_noise: Option<ResumedNoise>,
-    /// Where the server draws the noise: steps whose noise is ready before it is asked for. Unless set, the server
-    /// chooses.
+    /// Where the server draws the noise: steps whose noise is ready before it is asked for. Unless set, the
+    /// server chooses.
     pub lookahead: Option<u32>,
-    /// Where the server draws the noise: what it keeps between steps. Unless set, the planes of the matrix, or nothing where the server has no room for them and it can be done without.
+    /// Where the server draws the noise: what it keeps between steps. Unless set, the planes of the matrix,
+    /// or nothing where the server has no room for them and it can be done without.
     pub noise_state: Option<NoiseState>,
 }
 
@@ -74,8 +78,8 @@ impl Client {
     /// A client with the default settings for a server at `http://host:port`, `host:port` or `unix:///path`.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the target is not one; [`Error::Unavailable`] where no server answers there for as long
-    /// as the [`RetryPolicy`](crate::RetryPolicy) allows.
+    /// [`Error::Invalid`] where the target is not one; [`Error::Unavailable`] where no server answers there
+    /// for as long as the [`RetryPolicy`](crate::RetryPolicy) allows.
     pub async fn connect(target: &str) -> Result<Self> {
         ClientBuilder::new(target)?.connect().await
     }
@@ -169,7 +173,8 @@ impl Client {
     /// Ends a session and frees its memory.
     ///
     /// # Errors
-    /// [`Error::NotFound`], also where a first try succeeded and its answer was lost; the faults of a connection.
+    /// [`Error::NotFound`], also where a first try succeeded and its answer was lost; the faults of a
+    /// connection.
     pub async fn delete_session(&self, name: &str) -> Result<()> {
         let request = v1::DeleteSessionRequest { name: full_name(name) };
         let deleted = retrying(self.settings.retry, &request, |request| {
@@ -184,7 +189,8 @@ impl ClientBuilder {
     /// Connects, and waits for the server as long as the retry policy allows.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a setting is out of its range; [`Error::Unavailable`] where no server answers.
+    /// [`Error::Invalid`] where a setting is out of its range; [`Error::Unavailable`] where no server
+    /// answers.
     pub async fn connect(self) -> Result<Client> {
         let mut attempts = Attempts::new(self.settings.retry);
         loop {

@@ -14,21 +14,21 @@ use crate::session::Session;
 impl Client {
     /// Makes a session, or goes on with one.
     ///
-    /// A call whose answer was lost is tried again: the server knows its own repetition from somebody else's call for the
-    /// same name. Where the time for that is spent, or the future dropped, the same client may be called again for the same
-    /// name and gets the session that the first call has made.
+    /// A call whose answer was lost is tried again: the server knows its own repetition from somebody else's
+    /// call for the same name. Where the time for that is spent, or the future dropped, the same client may
+    /// be called again for the same name and gets the session that the first call has made.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::AlreadyExists`], [`Error::FingerprintMismatch`], [`Error::ResourceExhausted`];
-    /// [`Error::NotFound`] with [`CreateOptions::must_exist`];
-    /// [`Error::NoiseInUse`], [`Error::NoiseUsed`] and [`Error::NoMasterKey`] where the noise has a `noise_id`; and the
-    /// faults of a connection.
+    /// [`Error::Invalid`], [`Error::AlreadyExists`], [`Error::FingerprintMismatch`],
+    /// [`Error::ResourceExhausted`]; [`Error::NotFound`] with [`CreateOptions::must_exist`];
+    /// [`Error::NoiseInUse`], [`Error::NoiseUsed`] and [`Error::NoMasterKey`] where the noise has a
+    /// `noise_id`; and the faults of a connection.
     pub async fn create_session(&self, spec: &SessionSpec, options: CreateOptions) -> Result<Session> {
         if !options.id.is_empty() {
             return self.create_named(spec, options, false).await;
         }
-        // A session of a name that was just made up is this call's own: the server cannot know that, and a name that it made
-        // up would be lost with its answer.
+        // A session of a name that was just made up is this call's own: the server cannot know that, and a
+        // name that it made up would be lost with its answer.
         let id = Uuid::new_v4().to_string();
         self.create_named(spec, CreateOptions { id, ..options }, true).await
     }
@@ -98,7 +98,8 @@ impl Client {
         Ok(Session::new(self.clone(), info, resolved))
     }
 
-    /// The id of the request that makes a session: that of the last one for the same, where nobody knows what came of it.
+    /// The id of the request that makes a session: that of the last one for the same, where nobody knows what
+    /// came of it.
     fn request_id_for(&self, session_id: &str) -> String {
         let mut unanswered = self.unanswered();
         unanswered.entry(session_id.to_owned()).or_insert_with(|| Uuid::new_v4().to_string()).clone()

@@ -44,8 +44,8 @@ pub enum Error {
         /// The first byte of the tile that differs.
         offset: u64,
     },
-    /// The noise of a step was given to another handle of the session, and this handle never asked for it: two trainers
-    /// use one session, and one noise under two gradients gives their difference away.
+    /// The noise of a step was given to another handle of the session, and this handle never asked for it:
+    /// two trainers use one session, and one noise under two gradients gives their difference away.
     #[error(
         "step {requested} was released to another handle of the session: one noise under two gradients gives their \
          difference away"
@@ -105,7 +105,8 @@ pub enum Error {
         /// What the server said.
         message: String,
     },
-    /// The noise of that `noise_id` was drawn before: see [`start_noise_over`](crate::CreateOptions::start_noise_over).
+    /// The noise of that `noise_id` was drawn before: see
+    /// [`start_noise_over`](crate::CreateOptions::start_noise_over).
     #[error("{message}")]
     NoiseUsed {
         /// What the server said.

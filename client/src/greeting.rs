@@ -1,8 +1,8 @@
 //! A connection whose server has to say something soon.
 //!
-//! A port may accept connections and say nothing: its program hangs, or speaks another protocol. TCP and HTTP/2 wait for as long
-//! as the peer is there. A server of HTTP/2 says what it speaks as soon as it is connected to, whatever it is asked, so its
-//! first byte is the end of the handshake.
+//! A port may accept connections and say nothing: its program hangs, or speaks another protocol. TCP and
+//! HTTP/2 wait for as long as the peer is there. A server of HTTP/2 says what it speaks as soon as it is
+//! connected to, whatever it is asked, so its first byte is the end of the handshake.
 
 use std::future::Future;
 use std::io::{Error, ErrorKind, IoSlice, Result};
@@ -13,7 +13,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-/// What the error of a connection without a greeting says. It is known by this, since HTTP/2 passes on texts and not types.
+/// What the error of a connection without a greeting says. It is known by this, since HTTP/2 passes on texts
+/// and not types.
 pub(crate) const SILENCE: &str = "the connection was accepted, and nothing was said on it";
 
 /// A connection that fails where nothing has been read from it by a deadline.

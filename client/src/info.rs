@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 pub struct SessionInfo {
     /// `sessions/{id}`.
     pub name: String,
-    /// What it was made for; absent from a list, and from what [`Client::keep_state`](crate::Client::keep_state) and
+    /// What it was made for; absent from a list, and from what
+    /// [`Client::keep_state`](crate::Client::keep_state) and
     /// [`Client::rewind_session`](crate::Client::rewind_session) answer.
     pub spec: Option<SessionSpec>,
     /// A digest of that.
@@ -40,7 +41,8 @@ pub struct SessionInfo {
     pub released_steps: u64,
     /// Whether the noise of a `noise_id` was begun again at step 0.
     pub noise_started_over: bool,
-    /// When the session was last used, in seconds since 1970-01-01 UTC; 0 where an older server does not tell.
+    /// When the session was last used, in seconds since 1970-01-01 UTC; 0 where an older server does not
+    /// tell.
     pub last_used_unix_seconds: u64,
 }
 

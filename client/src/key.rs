@@ -7,11 +7,12 @@ use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::error::Result;
 
-/// The key of a session's noise, of a source whose key is [given](noised::session::KeyOrigin::Given): 256 bits, wiped
-/// when dropped.
+/// The key of a session's noise, of a source whose key is [given](noised::session::KeyOrigin::Given): 256
+/// bits, wiped when dropped.
 ///
-/// Its `Debug` shows nothing of it, and there is no way to read the bytes back. It goes to the server as it is, so the
-/// network between must be one that may know it; what the transport copies of a message is not wiped.
+/// Its `Debug` shows nothing of it, and there is no way to read the bytes back. It goes to the server as it
+/// is, so the network between must be one that may know it; what the transport copies of a message is not
+/// wiped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct GivenKey([u8; 32]);
 

@@ -37,8 +37,9 @@
 //! | [`text_file`] | texts as editors write them |
 //! | [`Error`] | what can go wrong |
 //!
-//! A step may be sent again after any fault of the network: a session takes each step once, and answers a repetition
-//! with the same bytes. So every call here that is cut off is tried again, as its [`RetryPolicy`] has it.
+//! A step may be sent again after any fault of the network: a session takes each step once, and answers a
+//! repetition with the same bytes. So every call here that is cut off is tried again, as its [`RetryPolicy`]
+//! has it.
 
 mod analysis;
 mod asked;

@@ -5,9 +5,10 @@ use std::fmt;
 /// Where the noise of a session that is gone is gone on with: in
 /// [`CreateOptions::resumed_noise`](crate::CreateOptions::resumed_noise).
 ///
-/// The noise of a `gaussian` session with a `noise_id` is a function of the servers' master key, the description, the step
-/// and the lane. So a server that has that key and lost the session draws the same noise again. What it wants is a proof
-/// that the caller's checkpoint is of that noise: other callers would put it under other gradients.
+/// The noise of a `gaussian` session with a `noise_id` is a function of the servers' master key, the
+/// description, the step and the lane. So a server that has that key and lost the session draws the same
+/// noise again. What it wants is a proof that the caller's checkpoint is of that noise: other callers would
+/// put it under other gradients.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ResumedNoise {
     /// The step whose state was kept.

@@ -8,14 +8,14 @@ use crate::error::{Error, Result};
 
 /// How a call that met a fault of the connection, or a server that is not ready or too busy, is tried again.
 ///
-/// Only calls whose repetition is harmless are tried again: a step is, since a session answers a repeated step with the
-/// same bytes. A refusal (a wrong step, a bad field) is never tried again. What the server says about when to come
-/// back is respected.
+/// Only calls whose repetition is harmless are tried again: a step is, since a session answers a repeated
+/// step with the same bytes. A refusal (a wrong step, a bad field) is never tried again. What the server says
+/// about when to come back is respected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryPolicy {
-    /// Give up where the next attempt would start later than this after the first failed, or after it began where no server
-    /// was there, or none that spoke. Zero: never try again.
-    /// A stream that makes progress starts counting anew.
+    /// Give up where the next attempt would start later than this after the first failed, or after it began
+    /// where no server was there, or none that spoke. Zero: never try again. A stream that makes progress
+    /// starts counting anew.
     pub max_elapsed: Duration,
     /// The longest wait before the second attempt; it doubles with each further one.
     pub initial_backoff: Duration,
@@ -81,7 +81,8 @@ impl Attempts {
         if !error.is_retryable() {
             return None;
         }
-        // An attempt that found no server has been waiting for one since it began; one that broke off may have computed.
+        // An attempt that found no server has been waiting for one since it began; one that broke off may
+        // have computed.
         let found_nobody = matches!(error, Error::Unavailable { retry_after: None, .. });
         let failed = if found_nobody { self.begun } else { now };
         let started = *self.since.get_or_insert(failed);
@@ -95,8 +96,8 @@ impl Attempts {
 
 /// Sends a request until there is an answer, a refusal, or no time left.
 //
-// A closure that gives a future, and not an async closure: whether the future of one of those may go to another thread
-// cannot be told where the caller spawns it.
+// A closure that gives a future, and not an async closure: whether the future of one of those may go to
+// another thread cannot be told where the caller spawns it.
 pub(crate) async fn retrying<R: Clone, T, F>(
     policy: RetryPolicy,
     request: &R,

@@ -11,13 +11,13 @@ use crate::session::Session;
 use crate::window::Position;
 
 impl Client {
-    /// Keeps the state of the step that a session expects, so that a rewind comes back to it at once. Where the server draws
-    /// all of the input it may be the step before, until the next step is asked for or the session goes back: a client
-    /// that fetches one step ahead keeps the state of the step that it is at.
+    /// Keeps the state of the step that a session expects, so that a rewind comes back to it at once. Where
+    /// the server draws all of the input it may be the step before, until the next step is asked for or the
+    /// session goes back: a client that fetches one step ahead keeps the state of the step that it is at.
     ///
     /// # Errors
-    /// [`Error::WrongStep`] where it is neither of these, or the step is applied in part; [`Error::ResourceExhausted`];
-    /// [`Error::NotFound`]; the faults of a connection.
+    /// [`Error::WrongStep`] where it is neither of these, or the step is applied in part;
+    /// [`Error::ResourceExhausted`]; [`Error::NotFound`]; the faults of a connection.
     pub async fn keep_state(&self, name: &str, step: u64, when_full: WhenFull) -> Result<SessionInfo> {
         self.keep(name, step, when_full).await.map(|(info, _)| info)
     }
@@ -39,16 +39,16 @@ impl Client {
         Ok((session.try_into()?, resume_token))
     }
 
-    /// Has a session go back to `step`. `on_progress` gets the steps whose state has been computed again, and how many
-    /// have to be.
+    /// Has a session go back to `step`. `on_progress` gets the steps whose state has been computed again, and
+    /// how many have to be.
     ///
-    /// Dropping the future cancels the rewind, and so does a fault of the connection once it has begun: the session is
-    /// then at the step that it had come to, from where a rewind also goes forward. Only what failed before the server
-    /// answered at all is tried again.
+    /// Dropping the future cancels the rewind, and so does a fault of the connection once it has begun: the
+    /// session is then at the step that it had come to, from where a rewind also goes forward. Only what
+    /// failed before the server answered at all is tried again.
     ///
     /// # Errors
-    /// [`Error::PastReleased`] where the step was never released; [`Error::NotKept`] where a session of the client's input
-    /// keeps no state of it; [`Error::NotFound`]; the faults of a connection.
+    /// [`Error::PastReleased`] where the step was never released; [`Error::NotKept`] where a session of the
+    /// client's input keeps no state of it; [`Error::NotFound`]; the faults of a connection.
     pub async fn rewind_session(
         &self,
         name: &str,
@@ -91,9 +91,9 @@ fn ended() -> Error {
 }
 
 impl Session {
-    /// Keeps the state of the step that the session expects, so that [`rewind`](Self::rewind) comes back to it at once; or,
-    /// where the server draws all of the input, of the step before: see [`Client::keep_state`]. Done again for a step that is
-    /// kept, it changes nothing.
+    /// Keeps the state of the step that the session expects, so that [`rewind`](Self::rewind) comes back to
+    /// it at once; or, where the server draws all of the input, of the step before: see
+    /// [`Client::keep_state`]. Done again for a step that is kept, it changes nothing.
     ///
     /// # Errors
     /// Those of [`Client::keep_state`].
@@ -103,16 +103,17 @@ impl Session {
         self.note(info)
     }
 
-    /// Goes back to `step`, so that it and those after it are asked for again: what a training job does that starts again
-    /// from an older checkpoint. `on_progress` gets the steps whose state has been computed again, and how many have to be.
+    /// Goes back to `step`, so that it and those after it are asked for again: what a training job does that
+    /// starts again from an older checkpoint. `on_progress` gets the steps whose state has been computed
+    /// again, and how many have to be.
     ///
-    /// Noise that the server draws comes again bit for bit. Where the source is `privatize`, a step that was released gives
-    /// the same bytes for the same gradient and is refused for another, unless `allow_divergence` says that one noise
-    /// under two gradients is accounted for elsewhere.
+    /// Noise that the server draws comes again bit for bit. Where the source is `privatize`, a step that was
+    /// released gives the same bytes for the same gradient and is refused for another, unless
+    /// `allow_divergence` says that one noise under two gradients is accounted for elsewhere.
     ///
     /// Dropping the future cancels the rewind, and so does a fault of the connection once it has begun: see
-    /// [`Client::rewind_session`]. The handle then asks where the session stands: at once where the call failed, and else
-    /// before it takes a step. [`refresh`](Self::refresh) does that as well.
+    /// [`Client::rewind_session`]. The handle then asks where the session stands: at once where the call
+    /// failed, and else before it takes a step. [`refresh`](Self::refresh) does that as well.
     ///
     /// # Errors
     /// Those of [`Client::rewind_session`].
@@ -161,11 +162,13 @@ impl Session {
         Ok(())
     }
 
-    /// Asks again where the session stands, and goes on from there: [`next_step`](Self::next_step) is what the server
-    /// expects, or the step before where part of that was handed out and the rest is still to come.
+    /// Asks again where the session stands, and goes on from there: [`next_step`](Self::next_step) is what
+    /// the server expects, or the step before where part of that was handed out and the rest is still to
+    /// come.
     ///
     /// # Errors
-    /// Those of [`Client::get_session`], and [`Error::FingerprintMismatch`] where another session has the name now.
+    /// Those of [`Client::get_session`], and [`Error::FingerprintMismatch`] where another session has the
+    /// name now.
     pub async fn refresh(&mut self) -> Result<()> {
         let info = self.client().look_at(self.name(), true, self.client().settings().retry).await?;
         self.note(info)?;

@@ -89,33 +89,34 @@ impl Session {
         self.binding.traffic.input_bytes()
     }
 
-    /// The step that comes next, as far as this handle knows. Of one that [`multiply_steps`](Self::multiply_steps) was cut
-    /// off in, part has been handed out.
+    /// The step that comes next, as far as this handle knows. Of one that
+    /// [`multiply_steps`](Self::multiply_steps) was cut off in, part has been handed out.
     pub fn next_step(&self) -> u64 {
         self.position.step
     }
 
-    /// What the server gave when it [kept](Self::keep_state) a state last: with it, and with the description, any server of the
-    /// same master key goes on with the noise at that step, once this session is gone ([`ResumedNoise`](crate::ResumedNoise)).
-    /// It is secret: keep it as the checkpoint is kept. `None` where the source is not `gaussian` with a `noise_id`.
+    /// What the server gave when it [kept](Self::keep_state) a state last: with it, and with the description,
+    /// any server of the same master key goes on with the noise at that step, once this session is gone
+    /// ([`ResumedNoise`](crate::ResumedNoise)). It is secret: keep it as the checkpoint is kept. `None` where
+    /// the source is not `gaussian` with a `noise_id`.
     pub fn resume_token(&self) -> Option<&[u8]> {
         Some(&*self.resume_token).filter(|token| !token.is_empty())
     }
 
-    /// `(A x)_t` for a step's bytes `x_t`, laid out alike; or, where the source is `privatize`, `g_t + (A z)_t` for the
-    /// gradient's bytes `g_t`.
+    /// `(A x)_t` for a step's bytes `x_t`, laid out alike; or, where the source is `privatize`, `g_t + (A
+    /// z)_t` for the gradient's bytes `g_t`.
     ///
     /// # Errors
-    /// [`Error::WrongStep`], [`Error::PayloadMismatch`] and [`Error::Diverged`], which tell the step that the session
-    /// expects; [`Error::PastHorizon`]; [`Error::Invalid`] where the payload has the wrong size, or `source` where the
-    /// server draws all of the input; the faults of a connection.
+    /// [`Error::WrongStep`], [`Error::PayloadMismatch`] and [`Error::Diverged`], which tell the step that the
+    /// session expects; [`Error::PastHorizon`]; [`Error::Invalid`] where the payload has the wrong size, or
+    /// `source` where the server draws all of the input; the faults of a connection.
     pub async fn multiply_next(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
         check::takes_input(&self.spec().source)?;
         self.take_step(step, payload).await
     }
 
-    /// The same, from and into memory that the caller keeps, which is cheaper for large steps: fresh memory costs more
-    /// than the network.
+    /// The same, from and into memory that the caller keeps, which is cheaper for large steps: fresh memory
+    /// costs more than the network.
     ///
     /// # Errors
     /// As [`multiply_next`](Self::multiply_next). What is in `output` then means nothing.
@@ -125,7 +126,8 @@ impl Session {
             .await
     }
 
-    /// The same from several pieces of memory that follow one another, such as the leaves of a tree where they lie.
+    /// The same from several pieces of memory that follow one another, such as the leaves of a tree where
+    /// they lie.
     ///
     /// # Errors
     /// As [`multiply_next_into`](Self::multiply_next_into).
@@ -154,7 +156,8 @@ impl Session {
     /// [`multiply_next`](Self::multiply_next) of a session that is sure to add noise.
     ///
     /// # Errors
-    /// As [`multiply_next`](Self::multiply_next), and [`Error::Invalid`] on `source` where that is not `privatize`.
+    /// As [`multiply_next`](Self::multiply_next), and [`Error::Invalid`] on `source` where that is not
+    /// `privatize`.
     pub async fn privatize(&mut self, step: u64, gradient: Bytes) -> Result<Bytes> {
         self.check_privatizes()?;
         self.take_step(step, gradient).await
@@ -163,8 +166,9 @@ impl Session {
     /// `(A z)_t`, where the server draws all of the input.
     ///
     /// # Errors
-    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::TakenByAnother`] where another handle was given the step and
-    /// this one never asked for it; [`Error::Invalid`] on `source` where that is not `gaussian`; the faults of a connection.
+    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::TakenByAnother`] where another handle was given
+    /// the step and this one never asked for it; [`Error::Invalid`] on `source` where that is not `gaussian`;
+    /// the faults of a connection.
     pub async fn fetch(&mut self, step: u64) -> Result<Bytes> {
         check::is_drawn(&self.spec().source)?;
         self.take_step(step, Bytes::new()).await
@@ -179,17 +183,20 @@ impl Session {
         self.take_step_into(step, 0, |_| Bytes::new(), output).await
     }
 
-    /// A stream of steps from [`next_step`](Self::next_step) on; what [`multiply_steps`](Self::multiply_steps) handed out of
-    /// that step is not handed out again. The handle must not be used for steps meanwhile.
+    /// A stream of steps from [`next_step`](Self::next_step) on; what
+    /// [`multiply_steps`](Self::multiply_steps) handed out of that step is not handed out again. The handle
+    /// must not be used for steps meanwhile.
     pub fn stream(&self) -> StepStream {
         StepStream::new(self.client.clone(), self.binding.clone(), self.position)
     }
 
-    /// A stream that first repeats the last step, as far as the session still can: what a program needs that was cut
-    /// off before it had kept that step's answer. A session keeps a byte's answer until the next step's is asked for.
+    /// A stream that first repeats the last step, as far as the session still can: what a program needs that
+    /// was cut off before it had kept that step's answer. A session keeps a byte's answer until the next
+    /// step's is asked for.
     ///
-    /// The stream's first push is of the step before [`next_step`](Self::next_step), unless that is 0. Where the session
-    /// keeps no answer to it, since it was told that it had arrived, or went back, there are no answers to that push.
+    /// The stream's first push is of the step before [`next_step`](Self::next_step), unless that is 0. Where
+    /// the session keeps no answer to it, since it was told that it had arrived, or went back, there are no
+    /// answers to that push.
     pub fn stream_with_replay(&self) -> StepStream {
         let Some(last) = self.position.step.checked_sub(1) else {
             return self.stream();
@@ -238,13 +245,13 @@ impl Session {
         Ok(())
     }
 
-    /// Takes steps from [`next_step`](Self::next_step) on for as long as `inputs` gives any, each sent while the last
-    /// one's answer still comes, and hands every part of an answer to `on_answer`.
+    /// Takes steps from [`next_step`](Self::next_step) on for as long as `inputs` gives any, each sent while
+    /// the last one's answer still comes, and hands every part of an answer to `on_answer`.
     ///
-    /// A call that failed, or whose future was dropped, is gone on with by the next one, or by [`stream`](Self::stream): its
-    /// first input is that of [`next_step`](Self::next_step), and its first answer begins after the last one that
-    /// `on_answer` took. What was handed out of that step cannot be asked for again, so it must have been kept: the
-    /// beginning of the step after it may be applied already.
+    /// A call that failed, or whose future was dropped, is gone on with by the next one, or by
+    /// [`stream`](Self::stream): its first input is that of [`next_step`](Self::next_step), and its first
+    /// answer begins after the last one that `on_answer` took. What was handed out of that step cannot be
+    /// asked for again, so it must have been kept: the beginning of the step after it may be applied already.
     ///
     /// # Errors
     /// Those of [`multiply_next`](Self::multiply_next), and whatever error `inputs` or `on_answer` gives.
@@ -258,8 +265,8 @@ impl Session {
         self.take_steps(inputs, on_answer).await
     }
 
-    /// Fetches the steps from [`next_step`](Self::next_step) on that are before `end`, where the server draws all of the
-    /// input, and hands every part of an answer to `on_answer`. What is said of an interruption at
+    /// Fetches the steps from [`next_step`](Self::next_step) on that are before `end`, where the server draws
+    /// all of the input, and hands every part of an answer to `on_answer`. What is said of an interruption at
     /// [`multiply_steps`](Self::multiply_steps) is true here.
     ///
     /// # Errors
@@ -371,8 +378,8 @@ impl Session {
         self.flight.seek(step);
         let start = Position::start_of(step);
         let fresh = Flight::new(self.client.clone(), self.binding.clone(), start);
-        // Held by this call alone: where it is dropped in the middle, so is the stream. An answer that nobody reads would take
-        // up the connection's window, and with it every other call's.
+        // Held by this call alone: where it is dropped in the middle, so is the stream. An answer that nobody
+        // reads would take up the connection's window, and with it every other call's.
         let mut flight = std::mem::replace(&mut self.flight, fresh);
         while let Some(answer) = flight.advance(step + 1, |_, range| chunk(range)).await? {
             let Answer { offset, payload, step: _, replay: _, step_end: _ } = answer;

@@ -16,14 +16,14 @@ use crate::session::Session;
 
 /// A session of a whole tree whose shards are held by several servers.
 ///
-/// Every call goes to all shards at once. A step's bytes, up and down, are those of the shards one after the other, in
-/// tree order. Where the noise comes from a `noise_id` and the servers have the same master key, or from a given key, the
-/// bytes are those of one server that holds the whole.
+/// Every call goes to all shards at once. A step's bytes, up and down, are those of the shards one after the
+/// other, in tree order. Where the noise comes from a `noise_id` and the servers have the same master key, or
+/// from a given key, the bytes are those of one server that holds the whole.
 ///
-/// Where a shard fails, so does the call, with [`Error::Shard`]. Nothing is lost by that: the shards that took the step
-/// answer it again, and those that did not take it then. The same is true after a crash, so that shards may be a step
-/// apart. Where they are further apart, since one of them was restored from an older state, [`rewind`](Self::rewind)
-/// brings them together.
+/// Where a shard fails, so does the call, with [`Error::Shard`]. Nothing is lost by that: the shards that
+/// took the step answer it again, and those that did not take it then. The same is true after a crash, so
+/// that shards may be a step apart. Where they are further apart, since one of them was restored from an
+/// older state, [`rewind`](Self::rewind) brings them together.
 #[derive(Debug)]
 pub struct ShardedSession {
     resolved: ResolvedSpec,
@@ -31,14 +31,15 @@ pub struct ShardedSession {
 }
 
 impl ShardedSession {
-    /// Makes a session, or goes on with one: shard `i` of as many as there are clients with client `i`, under the name
-    /// `{id}-{i}`, so that one server may hold several shards.
+    /// Makes a session, or goes on with one: shard `i` of as many as there are clients with client `i`, under
+    /// the name `{id}-{i}`, so that one server may hold several shards.
     ///
-    /// Without [`CreateOptions::resume`], the shards that are known to be made are deleted again where one of them could not be.
+    /// Without [`CreateOptions::resume`], the shards that are known to be made are deleted again where one of
+    /// them could not be.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the spec is of a shard already, or the tree cannot be cut so; [`Error::Shard`] with those of
-    /// [`Client::create_session`].
+    /// [`Error::Invalid`] where the spec is of a shard already, or the tree cannot be cut so;
+    /// [`Error::Shard`] with those of [`Client::create_session`].
     pub async fn create(
         clients: &[Client],
         spec: &SessionSpec,
@@ -80,11 +81,12 @@ impl ShardedSession {
         Err(error)
     }
 
-    /// Takes up a session that exists: shard `i` is of the name `names[i]`, and `clients[i]` is that of its server.
+    /// Takes up a session that exists: shard `i` is of the name `names[i]`, and `clients[i]` is that of its
+    /// server.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `names` where there are not as many as clients, or they are not the shards of one session;
-    /// [`Error::Shard`] with those of [`Client::open_session`].
+    /// [`Error::Invalid`] on `names` where there are not as many as clients, or they are not the shards of
+    /// one session; [`Error::Shard`] with those of [`Client::open_session`].
     pub async fn open(clients: &[Client], names: &[String]) -> Result<Self> {
         let invalid = |rule: &str| Error::invalid("names", rule);
         if names.len() != clients.len() {
@@ -156,7 +158,8 @@ impl ShardedSession {
     /// `(A x)_t`, or `g_t + (A z)_t` where the source is `privatize`. See [`Session::multiply_next`].
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the payload has the wrong size; [`Error::Shard`] with those of [`Session::multiply_next`].
+    /// [`Error::Invalid`] where the payload has the wrong size; [`Error::Shard`] with those of
+    /// [`Session::multiply_next`].
     pub async fn multiply_next(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
         let mut output = vec![0; self.step_bytes()];
         self.multiply_next_into(step, payload, &mut output).await?;
@@ -171,7 +174,8 @@ impl ShardedSession {
         self.multiply_chunks_into(step, payload.len(), |range| payload.slice(range), output).await
     }
 
-    /// The same from several pieces of memory that follow one another, such as the leaves of a tree where they lie.
+    /// The same from several pieces of memory that follow one another, such as the leaves of a tree where
+    /// they lie.
     ///
     /// # Errors
     /// As [`multiply_next_into`](Self::multiply_next_into).
@@ -210,18 +214,19 @@ impl ShardedSession {
     /// [`multiply_next`](Self::multiply_next) of a session that is sure to add noise.
     ///
     /// # Errors
-    /// As [`multiply_next`](Self::multiply_next), and [`Error::Invalid`] on `source` where that is not `privatize`.
+    /// As [`multiply_next`](Self::multiply_next), and [`Error::Invalid`] on `source` where that is not
+    /// `privatize`.
     pub async fn privatize(&mut self, step: u64, gradient: Bytes) -> Result<Bytes> {
         self.shards.iter().try_for_each(Session::check_privatizes)?;
         self.multiply_next(step, gradient).await
     }
 
-    /// Keeps the state of the step that every shard expects, or of the step before where the servers draw all of the input.
-    /// See [`Session::keep_state`].
+    /// Keeps the state of the step that every shard expects, or of the step before where the servers draw all
+    /// of the input. See [`Session::keep_state`].
     ///
     /// # Errors
-    /// [`Error::Shard`] with those of [`Session::keep_state`]. Other shards may have kept theirs, and asked again they do
-    /// nothing.
+    /// [`Error::Shard`] with those of [`Session::keep_state`]. Other shards may have kept theirs, and asked
+    /// again they do nothing.
     pub async fn keep_state(&mut self, step: u64, when_full: WhenFull) -> Result<()> {
         let calls = self.shards.iter_mut().enumerate().map(|(i, shard)| async move {
             let kept = shard.keep_state(step, when_full).await;
@@ -230,12 +235,13 @@ impl ShardedSession {
         try_join_all(calls).await.map(drop)
     }
 
-    /// Has every shard go back to `step`, or forward to it where that shard was further back. See [`Session::rewind`].
-    /// `on_progress` gets the steps whose state has been computed again, and how many have to be, in all shards.
+    /// Has every shard go back to `step`, or forward to it where that shard was further back. See
+    /// [`Session::rewind`]. `on_progress` gets the steps whose state has been computed again, and how many
+    /// have to be, in all shards.
     ///
     /// # Errors
-    /// [`Error::Shard`] with those of [`Session::rewind`]. Shards are then at different steps; another rewind brings them
-    /// together.
+    /// [`Error::Shard`] with those of [`Session::rewind`]. Shards are then at different steps; another rewind
+    /// brings them together.
     pub async fn rewind(
         &mut self,
         step: u64,

@@ -20,7 +20,8 @@ use crate::error::{Error, Result};
 use crate::retry::Attempts;
 use crate::window::{Answer, Chunk, Position, Window};
 
-/// Chunks that wait for HTTP/2 to take them. The window bounds what is under way; this only has to keep it busy.
+/// Chunks that wait for HTTP/2 to take them. The window bounds what is under way; this only has to keep it
+/// busy.
 const QUEUED_CHUNKS: usize = 2;
 
 const PATH: &str = "/noised.v1.Sessions/StreamMultiplyNext";
@@ -28,12 +29,13 @@ const PATH: &str = "/noised.v1.Sessions/StreamMultiplyNext";
 /// Steps that are taken before their answer is complete: one whose answer is coming, one on its way.
 const STEPS_AT_HAND: usize = 2;
 
-/// A session's steps, one after the other, on one stream: the next step goes up while the last one's answer still comes
-/// down. Where the server draws all of the input, the next step is asked for once the last one's answer is there, and
-/// the server has it ready by then.
+/// A session's steps, one after the other, on one stream: the next step goes up while the last one's answer
+/// still comes down. Where the server draws all of the input, the next step is asked for once the last one's
+/// answer is there, and the server has it ready by then.
 ///
-/// Push steps while [`wants_input`](Self::wants_input), and take answers with [`next`](Self::next), which does all the
-/// work; or have [`run`](Self::run) do both. A stream that is cut is opened again, and goes on where it was.
+/// Push steps while [`wants_input`](Self::wants_input), and take answers with [`next`](Self::next), which
+/// does all the work; or have [`run`](Self::run) do both. A stream that is cut is opened again, and goes on
+/// where it was.
 #[derive(Debug)]
 pub struct StepStream {
     flight: Flight,
@@ -68,11 +70,12 @@ impl StepStream {
         self.inputs.len() < STEPS_AT_HAND
     }
 
-    /// Puts a step in the queue; [`next`](Self::next) sends it. Where the server draws all of the input, the payload is empty.
+    /// Puts a step in the queue; [`next`](Self::next) sends it. Where the server draws all of the input, the
+    /// payload is empty.
     ///
     /// # Errors
-    /// [`Error::WrongStep`] where it is not the step after the last one pushed; [`Error::Invalid`] where the payload has
-    /// the wrong size.
+    /// [`Error::WrongStep`] where it is not the step after the last one pushed; [`Error::Invalid`] where the
+    /// payload has the wrong size.
     pub fn push(&mut self, step: u64, payload: Bytes) -> Result<()> {
         let expected = self.next_input_step();
         if step != expected {
@@ -83,7 +86,8 @@ impl StepStream {
         Ok(())
     }
 
-    /// The next part of an answer, or `None` where every step pushed is answered. Dropping the future loses nothing.
+    /// The next part of an answer, or `None` where every step pushed is answered. Dropping the future loses
+    /// nothing.
     ///
     /// # Errors
     /// A refusal of the server, or the last fault of the connection once the time for retries is spent;
@@ -127,7 +131,8 @@ impl StepStream {
     /// Answers are taken while an input is awaited, so an input that takes long to make keeps nothing back.
     ///
     /// # Errors
-    /// Those of [`push`](Self::push) and [`next`](Self::next), and whatever error `inputs` or `on_answer` gives.
+    /// Those of [`push`](Self::push) and [`next`](Self::next), and whatever error `inputs` or `on_answer`
+    /// gives.
     pub async fn run<E: From<Error>>(
         &mut self,
         inputs: impl Stream<Item = std::result::Result<Bytes, E>>,
@@ -171,15 +176,16 @@ impl Flight {
         Self { client, binding, window, exchange: None }
     }
 
-    /// Makes ready for a step: keeps the open stream where that is what comes next on it, and drops it where not.
+    /// Makes ready for a step: keeps the open stream where that is what comes next on it, and drops it where
+    /// not.
     pub(crate) fn seek(&mut self, step: u64) {
         if !self.window.is_at_start_of(step) {
             *self = Self::new(self.client.clone(), self.binding.clone(), Position::start_of(step));
         }
     }
 
-    /// Sends what may be sent until an answer comes; `None` where nothing is under way and nothing is left to send.
-    /// The steps before `inputs_end` are at hand, and `chunk_of` gives their bytes.
+    /// Sends what may be sent until an answer comes; `None` where nothing is under way and nothing is left to
+    /// send. The steps before `inputs_end` are at hand, and `chunk_of` gives their bytes.
     pub(crate) async fn advance(
         &mut self,
         inputs_end: u64,
@@ -254,7 +260,8 @@ struct Exchange {
 
 #[derive(Debug)]
 struct Answers {
-    /// A server may wait for the first message before it answers at all, so the call waits on a task of its own.
+    /// A server may wait for the first message before it answers at all, so the call waits on a task of its
+    /// own.
     call: JoinHandle<std::result::Result<Incoming<StreamMultiplyNextResponse>, Status>>,
     open: Option<Incoming<StreamMultiplyNextResponse>>,
     /// What is left of a message that came in pieces.

@@ -10,7 +10,8 @@ const BYTE_ORDER_MARK: &str = "\u{feff}";
 /// Reads a text file, as [`decode`] does.
 ///
 /// # Errors
-/// What the system says of the file, or of kind [`InvalidData`](io::ErrorKind::InvalidData) what [`decode`] says.
+/// What the system says of the file, or of kind [`InvalidData`](io::ErrorKind::InvalidData) what [`decode`]
+/// says.
 pub fn read(path: &Path) -> io::Result<String> {
     decode(fs::read(path)?).map_err(|rule| io::Error::new(io::ErrorKind::InvalidData, rule))
 }

@@ -24,22 +24,24 @@ const LENGTH_BYTES: u64 = 8;
 pub struct TreeFile {
     /// The tensors of floats, in the order of the file.
     pub tree: Tree,
-    /// Tensors of integers and truth values, by name and format. They have no gradient, so they take no noise.
+    /// Tensors of integers and truth values, by name and format. They have no gradient, so they take no
+    /// noise.
     pub integers: Vec<(String, String)>,
     /// Every file that was read: the one that was named, and the files that an index names.
     pub files: Vec<PathBuf>,
 }
 
-/// Reads the tree of a `.safetensors` file, whose header alone is read; of a `.safetensors.index.json`, which names
-/// several of these in its directory; or of a JSON file: `{"leaves": [{"path", "dtype", "shape"}]}`, with a `name` and an
-/// `about` for people where they are wanted.
+/// Reads the tree of a `.safetensors` file, whose header alone is read; of a `.safetensors.index.json`, which
+/// names several of these in its directory; or of a JSON file: `{"leaves": [{"path", "dtype", "shape"}]}`,
+/// with a `name` and an `about` for people where they are wanted.
 ///
-/// Every tensor that can have a gradient is a leaf. A tensor in a format for which there is no noise, such as F8 or C64,
-/// is therefore an error, unless its name is in `skip`. Tensors in `skip` are left out, whatever their format.
+/// Every tensor that can have a gradient is a leaf. A tensor in a format for which there is no noise, such as
+/// F8 or C64, is therefore an error, unless its name is in `skip`. Tensors in `skip` are left out, whatever
+/// their format.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `tree` names the file and what is wrong with it, or the leaf and the rule it breaks; on `skip` a
-/// name that the file does not have.
+/// [`Error::Invalid`] on `tree` names the file and what is wrong with it, or the leaf and the rule it breaks;
+/// on `skip` a name that the file does not have.
 pub fn read(path: &Path, skip: &[String]) -> Result<TreeFile> {
     let Source { mut leaves, mut others, files } =
         if is_safetensors(path) { Source::of_safetensors(path)? } else { Source::of_text(path)? };

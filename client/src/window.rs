@@ -97,7 +97,8 @@ impl Traffic {
         }
     }
 
-    /// Where a request starts that has the answer come from `offset` on, or from a little before: the start of a tile.
+    /// Where a request starts that has the answer come from `offset` on, or from a little before: the start
+    /// of a tile.
     fn request_offset(&self, offset: usize) -> usize {
         let tile = tile_at(&self.answer, offset);
         byte_of_tile(self.input().unwrap_or(&self.answer), tile)
@@ -145,12 +146,13 @@ pub(crate) struct Chunk {
 
 /// The state of a run of steps: how far it is sent, received on this connection, and received at all.
 ///
-/// The server keeps one step's output, and bytes `[a, b)` of step `t + 1` say that the answer to bytes `[a, b)` of step
-/// `t` has arrived. So they are sent only once it has, which also bounds what is under way to one step. A step that has
-/// no input says so of all of the step before. After a cut, everything from the last byte received on is asked for again.
+/// The server keeps one step's output, and bytes `[a, b)` of step `t + 1` say that the answer to bytes `[a,
+/// b)` of step `t` has arrived. So they are sent only once it has, which also bounds what is under way to one
+/// step. A step that has no input says so of all of the step before. After a cut, everything from the last
+/// byte received on is asked for again.
 ///
-/// All of a step may be sent before any of its answer is there: of a step that was released before a rewind, the server
-/// holds the answer back until then.
+/// All of a step may be sent before any of its answer is there: of a step that was released before a rewind,
+/// the server holds the answer back until then.
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
     traffic: Traffic,
@@ -163,7 +165,8 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// From one place in the answers on. Where that is in the middle of a tile, a connection starts with the tile.
+    /// From one place in the answers on. Where that is in the middle of a tile, a connection starts with the
+    /// tile.
     pub(crate) fn new(traffic: Traffic, chunk_bytes: usize, start: Position) -> Self {
         let mut window = Self { traffic, chunk_bytes, sent: start, received: start, delivered: start };
         window.reconnect();
@@ -181,8 +184,8 @@ impl Window {
         self.sent == start && self.received == start && self.delivered == start
     }
 
-    /// The next chunk to send, where there is one and it may be sent now. Inputs are at hand for the steps before
-    /// `inputs_end`.
+    /// The next chunk to send, where there is one and it may be sent now. Inputs are at hand for the steps
+    /// before `inputs_end`.
     pub(crate) fn next_chunk(&self, inputs_end: u64) -> Option<Chunk> {
         let Position { step, offset } = self.sent;
         if step >= inputs_end {

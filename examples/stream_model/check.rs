@@ -7,7 +7,8 @@ use noised_tests::trees;
 /// Lanes that are checked, spread over the tree.
 const CHECKED: u64 = 10_000;
 
-/// The largest error that rounding explains, in units of the roundoff of the arithmetic and the size of what cancels.
+/// The largest error that rounding explains, in units of the roundoff of the arithmetic and the size of what
+/// cancels.
 const ALLOWED: f64 = 64.0;
 
 pub(crate) struct Check {

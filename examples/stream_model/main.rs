@@ -1,4 +1,5 @@
-//! Noise for a real model's tree of tensors, drawn by a server and streamed over gRPC, checked from the outside.
+//! Noise for a real model's tree of tensors, drawn by a server and streamed over gRPC, checked from the
+//! outside.
 //!
 //! ```sh
 //! cargo run --release --example stream_model
@@ -36,7 +37,8 @@ use crate::server::Server;
 /// Streams a model's noise from a server over gRPC, and checks it.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The tree: a .safetensors file, whose header alone is read, or a JSON of leaves [default: all-MiniLM-L6-v2]
+    /// The tree: a .safetensors file, whose header alone is read, or a JSON of leaves [default:
+    /// all-MiniLM-L6-v2]
     #[arg(long)]
     tree: Option<PathBuf>,
     /// Steps to fetch.

@@ -1,4 +1,5 @@
-//! `privatize`: a gradient goes up, the gradient with its noise comes down, and the noise never leaves the server.
+//! `privatize`: a gradient goes up, the gradient with its noise comes down, and the noise never leaves the
+//! server.
 
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;

@@ -1,9 +1,9 @@
 //! Messages that carry a payload, to and from the frames of a connection without a copy of it.
 //!
-//! A general codec copies a message into one buffer on its way out and out of one on its way in. For large payloads that
-//! is most of what a connection costs. Here the payload goes out as the slice of memory that it is, behind a few bytes
-//! with everything else; and comes in as the pieces that the connection read it in. On the wire it is gRPC with
-//! protobuf as any client or server speaks it.
+//! A general codec copies a message into one buffer on its way out and out of one on its way in. For large
+//! payloads that is most of what a connection costs. Here the payload goes out as the slice of memory that it
+//! is, behind a few bytes with everything else; and comes in as the pieces that the connection read it in. On
+//! the wire it is gRPC with protobuf as any client or server speaks it.
 
 use std::collections::VecDeque;
 use std::marker::PhantomData;
@@ -195,7 +195,8 @@ impl<M: Carrier> Decoder<M> {
     }
 }
 
-/// Reads a message that ends where `left` bytes are left. Its fields may be in any order; the last payload counts.
+/// Reads a message that ends where `left` bytes are left. Its fields may be in any order; the last payload
+/// counts.
 fn decode<M: Carrier>(read: &mut Segments, left: usize) -> Result<Carried<M>, ServiceError> {
     let malformed = |error: prost::DecodeError| ServiceError::Malformed(error.to_string());
     let truncated = || ServiceError::Malformed("a field goes past the end of its message".to_owned());

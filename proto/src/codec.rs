@@ -1,9 +1,9 @@
 //! How messages are read off the wire: counted first, decoded then.
 //!
-//! An empty message takes two bytes on the wire and up to sixty in memory, so a description of nothing but empty leaves
-//! would take thirty times what was sent before any rule could be checked. What is counted here are those parts that no
-//! sound description has many of. The counts are twice what the rules permit: what is slightly over is told by the rule
-//! itself, with its path.
+//! An empty message takes two bytes on the wire and up to sixty in memory, so a description of nothing but
+//! empty leaves would take thirty times what was sent before any rule could be checked. What is counted here
+//! are those parts that no sound description has many of. The counts are twice what the rules permit: what is
+//! slightly over is told by the rule itself, with its path.
 
 use bytes::Buf;
 use noised::limits::{MAX_DENSE_N, MAX_LEAVES, MAX_NODES, MAX_PATH_BYTES, MAX_RANK};
@@ -63,7 +63,8 @@ impl<U: Message + Name + Default> Decoder for CountingDecoder<U> {
 
     fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> std::result::Result<Option<U>, Status> {
         if let Some(shape) = shape_of(U::NAME) {
-            // A message lies in one piece by the time it is decoded; were it not, nothing would be known of the rest.
+            // A message lies in one piece by the time it is decoded; were it not, nothing would be known of
+            // the rest.
             if buffer.chunk().len() != buffer.remaining() {
                 return Err(ServiceError::Internal.into());
             }
@@ -133,7 +134,8 @@ struct Counts {
 }
 
 impl Counts {
-    /// Counts what is in a message. What does not read ends the count: it ends the decoding at the same place.
+    /// Counts what is in a message. What does not read ends the count: it ends the decoding at the same
+    /// place.
     fn message(&mut self, mut bytes: &[u8], shape: &Shape, depth: usize) -> Result<()> {
         if depth > MAX_DEPTH {
             return Ok(());

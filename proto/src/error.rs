@@ -1,8 +1,8 @@
 //! The one table that turns errors into gRPC statuses, and the way back.
 //!
-//! Every status has a `google.rpc.ErrorInfo` of the domain `noised`, whose reason a program can tell errors apart by, and
-//! the standard detail of its kind: `BadRequest` with the field, `PreconditionFailure`, `ResourceInfo`, `QuotaFailure`,
-//! `RetryInfo` where waiting helps.
+//! Every status has a `google.rpc.ErrorInfo` of the domain `noised`, whose reason a program can tell errors
+//! apart by, and the standard detail of its kind: `BadRequest` with the field, `PreconditionFailure`,
+//! `ResourceInfo`, `QuotaFailure`, `RetryInfo` where waiting helps.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -329,8 +329,8 @@ impl ServiceError {
         }
     }
 
-    /// Brings a response that the transport made by itself, before any handler was asked, into this table: a request
-    /// that does not decode is the client's fault, and one that is too long is a limit.
+    /// Brings a response that the transport made by itself, before any handler was asked, into this table: a
+    /// request that does not decode is the client's fault, and one that is too long is a limit.
     pub fn restate<B: Default>(response: http::Response<B>) -> http::Response<B> {
         let Some(status) = Status::from_header_map(response.headers()) else {
             return response;

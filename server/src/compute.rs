@@ -1,8 +1,8 @@
 //! The threads that multiply, and how an async task waits for them.
 //!
-//! Async threads never compute more than a few microseconds: a chunk goes to a pool of its own, within which it is
-//! split between threads. No lock is taken inside the pool. (A pool thread that waits for its half of a chunk picks up
-//! other jobs meanwhile, and one of those might want the lock that it holds.)
+//! Async threads never compute more than a few microseconds: a chunk goes to a pool of its own, within which
+//! it is split between threads. No lock is taken inside the pool. (A pool thread that waits for its half of a
+//! chunk picks up other jobs meanwhile, and one of those might want the lock that it holds.)
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -42,8 +42,8 @@ impl Entry {
         task.await.map_err(|_| ServiceError::Internal)?
     }
 
-    /// Has noise drawn in the background until there is as much as the options say. A client that stops asking is not run
-    /// ahead of by more than that.
+    /// Has noise drawn in the background until there is as much as the options say. A client that stops
+    /// asking is not run ahead of by more than that.
     pub(crate) fn draw_ahead(self: &Arc<Self>, compute: &Arc<Compute>) {
         let Some(NoiseHalf { drawing_ahead, options, .. }) = &self.noise else {
             return;
@@ -86,7 +86,8 @@ impl Entry {
         }
     }
 
-    /// Takes the drawer past the steps that a session which is gone released, unless this one is deleted meanwhile.
+    /// Takes the drawer past the steps that a session which is gone released, unless this one is deleted
+    /// meanwhile.
     async fn catch_up(
         self: &Arc<Self>,
         compute: &Compute,

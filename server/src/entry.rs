@@ -1,7 +1,8 @@
 //! A session on a server: its two halves behind their locks, and the memory promised to it.
 //!
-//! Locks are async ones and are taken before the compute pool is entered; where both halves are wanted, the drawer's comes
-//! first. What changes a session runs to its end on the pool or on a task of its own, whether or not anybody waits.
+//! Locks are async ones and are taken before the compute pool is entered; where both halves are wanted, the
+//! drawer's comes first. What changes a session runs to its end on the pool or on a task of its own, whether
+//! or not anybody waits.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,8 +23,8 @@ use crate::last_use::LastUse;
 use crate::ledger::Claim;
 use crate::registry::{Memory, Reservation};
 
-/// Lanes times planes that an async thread works through by itself: some microseconds in cache, and some tens from memory,
-/// which is what handing it to another thread and back takes.
+/// Lanes times planes that an async thread works through by itself: some microseconds in cache, and some tens
+/// from memory, which is what handing it to another thread and back takes.
 pub(crate) const INLINE_WORK: usize = 128 * TILE_LANES;
 
 /// A session and where it stands.
@@ -59,8 +60,8 @@ pub(crate) struct NoiseHalf {
     /// It has the key, and is gone when the session is deleted, whoever still holds the entry.
     pub(crate) drawer: Arc<tokio::sync::Mutex<Option<NoiseDrawer>>>,
     pub(crate) options: NoiseOptions,
-    /// Whether the drawer broke off in the middle of its work, so that its state is not to be trusted. Whoever holds the drawer
-    /// sets it while it works: a panic leaves it set.
+    /// Whether the drawer broke off in the middle of its work, so that its state is not to be trusted.
+    /// Whoever holds the drawer sets it while it works: a panic leaves it set.
     pub(crate) broken: AtomicBool,
     /// Whether a task is drawing ahead. Where there is enough, cleared under the lock of the answering half.
     pub(crate) drawing_ahead: AtomicBool,
@@ -139,7 +140,8 @@ impl Entry {
         offset: usize,
         pieces: &[Bytes],
     ) -> Result<Outcome, ServiceError> {
-        // A panic leaves the mark, whether or not anybody waits for the answer. Who reads it holds the session's lock.
+        // A panic leaves the mark, whether or not anybody waits for the answer. Who reads it holds the
+        // session's lock.
         self.progress().damaged = true;
         let applied = session.take(step, offset, pieces);
         self.note(session);
@@ -171,8 +173,8 @@ impl Entry {
         }
     }
 
-    /// Keeps the state of the step that comes next, or of the one before where its answer is held. There may be `most`.
-    /// Gives what goes on with a noise at that step, where others may draw it as well.
+    /// Keeps the state of the step that comes next, or of the one before where its answer is held. There may
+    /// be `most`. Gives what goes on with a noise at that step, where others may draw it as well.
     pub(crate) async fn keep_state(
         self: &Arc<Self>,
         compute: &Compute,
@@ -217,7 +219,8 @@ impl Entry {
         progress.damaged = false;
     }
 
-    /// Notes kept states and acts of going back as well, and frees the memory of states that are no longer kept.
+    /// Notes kept states and acts of going back as well, and frees the memory of states that are no longer
+    /// kept.
     pub(crate) fn note_all(&self, session: &AnySession) {
         let standing = session.standing();
         self.kept_memory().truncate(standing.kept_steps.len());

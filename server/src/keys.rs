@@ -84,7 +84,8 @@ impl Keys {
     }
 }
 
-/// What the server can draw again is gone on with, and only where nobody puts it under gradients but whoever had it before.
+/// What the server can draw again is gone on with, and only where nobody puts it under gradients but whoever
+/// had it before.
 fn check_resumable(resolved: &ResolvedSpec, is_resumed: bool) -> Result<(), ServiceError> {
     match &resolved.spec().source {
         Source::Gaussian(noise) if matches!(noise.key, KeyOrigin::Derived { .. }) => Ok(()),

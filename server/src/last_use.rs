@@ -3,7 +3,8 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The last use of a session: for people by the calendar, and for the server by a clock that nobody sets back.
+/// The last use of a session: for people by the calendar, and for the server by a clock that nobody sets
+/// back.
 #[derive(Debug)]
 pub(crate) struct LastUse(Mutex<Moment>);
 

@@ -52,8 +52,8 @@ impl FromStr for ListenAddr {
 
 /// The parts of `host:port`.
 ///
-/// A missing host is not taken for every interface: whoever reaches the server has all of its sessions, so that has to be
-/// written out.
+/// A missing host is not taken for every interface: whoever reaches the server has all of its sessions, so
+/// that has to be written out.
 fn split_host(text: &str) -> Result<(&str, u16), String> {
     let everywhere = |port: &str| {
         format!(
@@ -208,8 +208,8 @@ impl Peer {
 fn tune_tcp(stream: &TcpStream) {
     let _slower = stream.set_nodelay(true);
     let socket = SockRef::from(stream);
-    // A client's machine that vanished is noticed, and what its streams hold is let go. The kernel answers for a client
-    // that is busy computing, as it would not if HTTP/2 asked.
+    // A client's machine that vanished is noticed, and what its streams hold is let go. The kernel answers
+    // for a client that is busy computing, as it would not if HTTP/2 asked.
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_TIME).with_interval(KEEPALIVE_INTERVAL);
     let _unnoticed = socket.set_tcp_keepalive(&keepalive);
     #[cfg(target_os = "linux")]
@@ -231,7 +231,8 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
         Ok(metadata) if metadata.file_type().is_socket() => match UnixStream::connect(path).await {
             Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens at this socket")),
             Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-            // Anything else, such as a queue that is full or a socket of another kind, does not say that nobody listens.
+            // Anything else, such as a queue that is full or a socket of another kind, does not say that
+            // nobody listens.
             Err(error) => Err(error),
         },
         Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is a file that is not a socket")),

@@ -115,11 +115,11 @@ impl Registry {
         Self { sessions: Mutex::default(), creating: Arc::default(), max_sessions, memory, keys }
     }
 
-    /// Makes a session, or finds the one of that name where `resume` is set and it was made for the same. Nothing is
-    /// allocated for a session before its memory is promised. Tells whether it was found.
+    /// Makes a session, or finds the one of that name where `resume` is set and it was made for the same.
+    /// Nothing is allocated for a session before its memory is promised. Tells whether it was found.
     ///
-    /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait for a
-    /// [turn](Self::turn_to_create) first.
+    /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait
+    /// for a [turn](Self::turn_to_create) first.
     pub(crate) fn create(&self, name: String, asked: Asked) -> Result<(Arc<Entry>, bool), ServiceError> {
         if let Some(found) = self.find(&self.sessions(), &name, &asked)? {
             Keys::check_same(&found, asked.noise.given_key.as_ref())?;
@@ -174,8 +174,8 @@ impl Registry {
 
     /// Promises the memory of a session, and tells how it is to be run.
     ///
-    /// Where nobody says what is to be kept between steps, it is the state: drawing earlier inputs again is slower, as
-    /// measured. But where there is no room for the state and it can be done without, it is.
+    /// Where nobody says what is to be kept between steps, it is the state: drawing earlier inputs again is
+    /// slower, as measured. But where there is no room for the state and it can be done without, it is.
     fn reserve(
         &self,
         resolved: &ResolvedSpec,
@@ -197,8 +197,8 @@ impl Registry {
         }
     }
 
-    /// Sessions are made one after the other, so that many calls for one name promise memory for one session. Whatever
-    /// else is asked of the registry goes on meanwhile.
+    /// Sessions are made one after the other, so that many calls for one name promise memory for one session.
+    /// Whatever else is asked of the registry goes on meanwhile.
     pub(crate) async fn turn_to_create(&self) -> tokio::sync::OwnedMutexGuard<()> {
         Arc::clone(&self.creating).lock_owned().await
     }
@@ -239,7 +239,8 @@ impl Registry {
 
     /// Takes out the sessions that no client named, no call is using, and no call has used for `limit`.
     pub(crate) fn remove_idle(&self, limit: Duration) -> Vec<Arc<Entry>> {
-        // A call gets hold of a session under this lock alone, so a session that only the map holds is in no call.
+        // A call gets hold of a session under this lock alone, so a session that only the map holds is in no
+        // call.
         let mut sessions = self.sessions();
         let idle = |entry: &Arc<Entry>| {
             !entry.named && Arc::strong_count(entry) == 1 && entry.last_use.idle_time() >= limit

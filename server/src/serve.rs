@@ -53,18 +53,19 @@ pub async fn run(
     }
 }
 
-/// What a server remembers of the noises that it drew, opened before the server listens: who connects to a server that
-/// waits for another one's ledger would wait as well.
+/// What a server remembers of the noises that it drew, opened before the server listens: who connects to a
+/// server that waits for another one's ledger would wait as well.
 #[derive(Debug)]
 pub struct NoiseLedger(Arc<Ledger>);
 
 impl NoiseLedger {
-    /// Opens the ledger of a configuration; without a file, one that remembers for as long as the server runs. Waits for
-    /// another server that has the file, at most for [`Config::drain_timeout`], which is how long one that was asked to stop
-    /// may take. `None` where `shutdown` is done before that.
+    /// Opens the ledger of a configuration; without a file, one that remembers for as long as the server
+    /// runs. Waits for another server that has the file, at most for [`Config::drain_timeout`], which is how
+    /// long one that was asked to stop may take. `None` where `shutdown` is done before that.
     ///
     /// # Errors
-    /// Where the file is not a regular one, is damaged, cannot be read or written, or stays with another server.
+    /// Where the file is not a regular one, is damaged, cannot be read or written, or stays with another
+    /// server.
     pub async fn open(
         config: &Config,
         shutdown: impl Future<Output = ()> + Send,

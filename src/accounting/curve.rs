@@ -1,14 +1,16 @@
 //! Composition: the distribution of a sum of privacy losses, and the curve `delta(epsilon)` that it gives.
 //!
-//! Masses are multiplied with `e^(order * loss)` before they are transformed, and divided by it afterwards. So what is
-//! large after the transform is what delta consists of, and a transform's error, which is relative to what is largest,
-//! is relative to delta. The error is bounded as well, and added to each mass of an upper bound and taken from each of a
-//! lower one:
+//! Masses are multiplied with `e^(order * loss)` before they are transformed, and divided by it afterwards.
+//! So what is large after the transform is what delta consists of, and a transform's error, which is relative
+//! to what is largest, is relative to delta. The error is bounded as well, and added to each mass of an upper
+//! bound and taken from each of a lower one:
 //!
-//! - A coefficient `z` of a transform of masses `p` is off by at most `g = 8 u log2(N) sqrt(N) |p|_2`, `u` the unit
-//!   roundoff; its power by `k (g + 4 u |z|) (|z| + g)^(k - 1)`; a mass by the mean of these and the error of the way back.
-//! - The sum is computed modulo the length of the window. A sum outside of it adds to masses within, which an upper bound
-//!   may have more of. What lies above the window is counted as an infinite loss, by Chernoff's bound.
+//! - A coefficient `z` of a transform of masses `p` is off by at most `g = 8 u log2(N) sqrt(N) |p|_2`, `u`
+//!   the unit roundoff; its power by `k (g + 4 u |z|) (|z| + g)^(k - 1)`; a mass by the mean of these and the
+//!   error of the way back.
+//! - The sum is computed modulo the length of the window. A sum outside of it adds to masses within, which an
+//!   upper bound may have more of. What lies above the window is counted as an infinite loss, by Chernoff's
+//!   bound.
 
 use std::cmp::Ordering;
 
@@ -93,7 +95,8 @@ impl Curve {
         tilted(mass, self.scale - self.order * loss)
     }
 
-    /// The least epsilon, 0 or more, at which the curve is at most `delta`; of a lower bound, at least `delta`.
+    /// The least epsilon, 0 or more, at which the curve is at most `delta`; of a lower bound, at least
+    /// `delta`.
     pub(super) fn epsilon(&self, delta: f64) -> f64 {
         let delta = if self.upper { delta / (1.0 + self.slack) } else { delta * (1.0 + self.slack) };
         if !(self.infinity.is_finite() && self.infinity <= delta) {

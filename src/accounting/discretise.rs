@@ -1,15 +1,15 @@
 //! Privacy loss distributions on a grid.
 //!
-//! A cell holds the outputs whose loss lies between two neighbours of the grid, `l` and `l + h`. It has mass `a` under
-//! `P` and `b` under `Q`.
+//! A cell holds the outputs whose loss lies between two neighbours of the grid, `l` and `l + h`. It has mass
+//! `a` under `P` and `b` under `Q`.
 //!
 //! - *Connect the dots* (arXiv 2207.04380) splits a cell's mass between both ends so that `a` and `b` stay what they are:
 //!   the end `l` gets the integral of `(e^(l + h - L) - 1) / (e^h - 1)` over `dP`, the end `l + h` that of
 //!   `(1 - e^(l - L)) / (1 - e^-h)`. It is the least curve with kinks on the grid alone that is nowhere below the truth.
 //! - *Rounding up* gives all of a cell's mass to its upper end.
-//! - *Merging* gives a lower bound: outputs between two thresholds are told apart no more, which by the data processing
-//!   inequality takes privacy loss away. The thresholds are such that the merged outputs' loss, `ln a/b`, is on the grid
-//!   or above it. The grid begins at the loss of the lowest outputs.
+//! - *Merging* gives a lower bound: outputs between two thresholds are told apart no more, which by the data
+//!   processing inequality takes privacy loss away. The thresholds are such that the merged outputs' loss,
+//!   `ln a/b`, is on the grid or above it. The grid begins at the loss of the lowest outputs.
 
 use super::pair::Pair;
 use super::quadrature::Rule;
@@ -59,8 +59,8 @@ pub(super) struct Pld {
 }
 
 impl Pld {
-    /// The distribution of a pair. Mass of about `tail` at the upper end counts as an infinite loss; a lower bound leaves it
-    /// out.
+    /// The distribution of a pair. Mass of about `tail` at the upper end counts as an infinite loss; a lower
+    /// bound leaves it out.
     pub(super) fn new(pair: &Pair, interval: f64, tail: f64, rounding: Rounding) -> Self {
         let (from, to) = pair.support(tail);
         let first = (pair.loss(from) / interval).floor();
@@ -99,8 +99,8 @@ impl Pld {
         ((self.first + index as i64) as f64).mul_add(self.interval, self.offset)
     }
 
-    /// The logarithm of the expectation of `e^(order * loss)`, the infinite loss left out. `near` is about the logarithm of
-    /// the largest term.
+    /// The logarithm of the expectation of `e^(order * loss)`, the infinite loss left out. `near` is about
+    /// the logarithm of the largest term.
     pub(super) fn ln_moment(&self, order: f64, near: f64) -> f64 {
         let term = |(index, mass): (usize, &f64)| tilted(*mass, order.mul_add(self.loss(index), -near));
         near + self.masses.iter().enumerate().map(term).sum::<f64>().ln()
@@ -184,8 +184,8 @@ impl Grid<'_> {
     }
 
     fn merge(&mut self, from: f64, to: f64) {
-        // The lowest outputs are merged as they come, and their loss sets the grid: where nearly all outputs have about the
-        // same loss, which is so for rare sampling, all of them count.
+        // The lowest outputs are merged as they come, and their loss sets the grid: where nearly all outputs
+        // have about the same loss, which is so for rare sampling, all of them count.
         let mut start = self.pair.at_loss(self.pair.loss(from) + self.interval / 2.0).clamp(from, to);
         let (mut mass, mut excess) = (0.0, 0.0);
         self.each(from, start, |t, weight| {
@@ -215,8 +215,8 @@ impl Grid<'_> {
         }
     }
 
-    /// The least threshold after `start` at which the outputs between have the loss of `index` or more, and their mass.
-    /// `None` where not even all outputs up to `to` have it.
+    /// The least threshold after `start` at which the outputs between have the loss of `index` or more, and
+    /// their mass. `None` where not even all outputs up to `to` have it.
     fn merged(&self, index: usize, start: f64, to: f64) -> Option<(f64, f64)> {
         let target = self.loss(index);
         // The mass of the outputs between two points, and what their odds have above those of the target.

@@ -1,7 +1,8 @@
 //! From noise and sampling to `(epsilon, delta)`, and back.
 //!
-//! What [`account`] tells is an upper bound: there is not more loss of privacy than that. Truncation, discretisation and
-//! the rounding of transforms are counted in it. The figures hold for the sampling that is named and no other.
+//! What [`account`] tells is an upper bound: there is not more loss of privacy than that. Truncation,
+//! discretisation and the rounding of transforms are counted in it. The figures hold for the sampling that is
+//! named and no other.
 //!
 //! | [`Sampling`] | what is composed | neighbours | method |
 //! |---|---|---|---|

@@ -22,9 +22,10 @@ pub(super) enum Direction {
     Add,
 }
 
-/// The dominating pair `(P, Q)` of one round: with `M = (1 - q) N(0, s^2) + q N(1, s^2)`, [`Direction::Remove`] is
-/// `(M, N(0, s^2))` and [`Direction::Add`] is `(N(0, s^2), M)` (arXiv 2106.08567). `x` is the output, and
-/// `t` is `x` on an axis on which the privacy loss `ln P/Q` rises: `x` itself, or `-x`.
+/// The dominating pair `(P, Q)` of one round: with `M = (1 - q) N(0, s^2) + q N(1, s^2)`,
+/// [`Direction::Remove`] is `(M, N(0, s^2))` and [`Direction::Add`] is `(N(0, s^2), M)` (arXiv 2106.08567).
+/// `x` is the output, and `t` is `x` on an axis on which the privacy loss `ln P/Q` rises: `x` itself, or
+/// `-x`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pair {
     pub(super) probability: f64,
@@ -116,7 +117,8 @@ impl Pair {
         }
     }
 
-    /// An interval of `t` outside of which `P` has at most `tail` at either end: `P(Z > z) <= e^(-z^2/2) / 2`.
+    /// An interval of `t` outside of which `P` has at most `tail` at either end: `P(Z > z) <= e^(-z^2/2) /
+    /// 2`.
     pub(super) fn support(&self, tail: f64) -> (f64, f64) {
         let z = (2.0 * (0.5 / tail).ln()).max(1.0).sqrt();
         let shift = if self.direction == Direction::Remove { 1.0 } else { 0.0 };

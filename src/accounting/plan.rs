@@ -181,7 +181,8 @@ impl Estimate {
     }
 }
 
-/// Where a function of one valley is least, between two positive numbers, by golden sections of the logarithm.
+/// Where a function of one valley is least, between two positive numbers, by golden sections of the
+/// logarithm.
 fn least((from, to): (f64, f64), function: impl Fn(f64) -> f64) -> f64 {
     const SECTION: f64 = 0.618_033_988_749_894_9;
     let (mut low, mut high) = (from.ln(), to.ln());

@@ -1,4 +1,5 @@
-//! Renyi differential privacy: of Gaussian mechanisms that see a sample, and what it says of epsilon and delta.
+//! Renyi differential privacy: of Gaussian mechanisms that see a sample, and what it says of epsilon and
+//! delta.
 
 use super::composition::PoissonGaussian;
 use super::pair::{Direction, Pair};
@@ -13,16 +14,17 @@ const POINTS: u32 = 12;
 /// Standard deviations beyond which a moment has nothing.
 const REACH: f64 = 40.0;
 
-/// Relative error of a divergence, of sums and of the quadrature, beside that of the logarithm of a number near 1.
+/// Relative error of a divergence, of sums and of the quadrature, beside that of the logarithm of a number
+/// near 1.
 const ROUNDING: f64 = 1e-12;
 
-/// The Renyi divergence of one round on a Poisson sample, at an order above 1; neighbouring data sets differ in one example
-/// that one of them lacks. At whole orders it is the sum of arXiv 1908.10530 (Section 3.3), at others the integral that
-/// stands there.
+/// The Renyi divergence of one round on a Poisson sample, at an order above 1; neighbouring data sets differ
+/// in one example that one of them lacks. At whole orders it is the sum of arXiv 1908.10530 (Section 3.3), at
+/// others the integral that stands there.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `sampling_probability` or `noise_multiplier`, out of range, and on `order`, not above 1 and at most
-/// [`limits::MAX_RENYI_ORDER`].
+/// [`Error::Invalid`] on `sampling_probability` or `noise_multiplier`, out of range, and on `order`, not
+/// above 1 and at most [`limits::MAX_RENYI_ORDER`].
 pub fn poisson_gaussian(round: PoissonGaussian, order: f64) -> Result<f64> {
     let PoissonGaussian { sampling_probability: q, noise_multiplier: s } = round;
     check_probability("sampling_probability", q)?;
@@ -56,12 +58,14 @@ fn fractional(probability: f64, noise: f64, order: f64) -> f64 {
     ln_sum(terms.into_iter())
 }
 
-/// A bound of the Renyi divergence of one Gaussian round on a sample of `batch_size` of `examples`, drawn without
-/// replacement, at a whole order of 2 or more; one example is replaced, which moves the clipped sum by twice the clip norm:
-/// arXiv 1808.00087, Theorem 9, with the unsampled divergence `2 j / s^2` of order `j`.
+/// A bound of the Renyi divergence of one Gaussian round on a sample of `batch_size` of `examples`, drawn
+/// without replacement, at a whole order of 2 or more; one example is replaced, which moves the clipped sum
+/// by twice the clip norm: arXiv 1808.00087, Theorem 9, with the unsampled divergence `2 j / s^2` of order
+/// `j`.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `batch_size`, 0 or more than `examples`, on `noise_multiplier` and on `order`, out of range.
+/// [`Error::Invalid`] on `batch_size`, 0 or more than `examples`, on `noise_multiplier` and on `order`, out
+/// of range.
 pub fn fixed_size_gaussian(batch_size: u64, examples: u64, noise_multiplier: f64, order: u32) -> Result<f64> {
     check_batch(batch_size, examples)?;
     check_noise_multiplier(noise_multiplier)?;

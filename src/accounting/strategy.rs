@@ -5,12 +5,12 @@ use crate::analysis::{Participation, sensitivity_in, strategy_bands};
 use crate::error::{Error, Result};
 use crate::matrix::MatrixSpec;
 
-/// What the noise multiplier of a strategy is over, for gradients clipped to norm 1: with sampling the largest column norm,
-/// without it the sensitivity for the participation pattern; both are rounded up.
+/// What the noise multiplier of a strategy is over, for gradients clipped to norm 1: with sampling the
+/// largest column norm, without it the sensitivity for the participation pattern; both are rounded up.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `strategy` where it has more bands than the sampling allows, on `participation` where a
-/// sampling gives the pattern, and as [`sensitivity_in`]; [`Error::Cancelled`].
+/// [`Error::Invalid`] on `strategy` where it has more bands than the sampling allows, on `participation`
+/// where a sampling gives the pattern, and as [`sensitivity_in`]; [`Error::Cancelled`].
 pub fn unit(
     sampling: Sampling,
     strategy: &MatrixSpec,

@@ -13,17 +13,18 @@ const HALVINGS: usize = 24;
 /// How the examples of a step are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Sampling {
-    /// In an order that the accounting gives no credit for: full batches, or epochs in a fixed or a shuffled order. The
-    /// noise multiplier is over the *sensitivity* of the strategy for the participation pattern.
+    /// In an order that the accounting gives no credit for: full batches, or epochs in a fixed or a shuffled
+    /// order. The noise multiplier is over the *sensitivity* of the strategy for the participation pattern.
     None,
-    /// Every step takes every example with the same probability, independently (DP-SGD). The strategy is the identity.
+    /// Every step takes every example with the same probability, independently (DP-SGD). The strategy is the
+    /// identity.
     Poisson {
         /// The probability, in `(0, 1]`.
         probability: f64,
     },
-    /// The examples are split into as many groups as the strategy has bands, whatever they hold; step `t` takes every
-    /// example of group `t mod bands` with the same probability, independently (arXiv 2306.08153, Section 4). The noise
-    /// multiplier is over the largest *column norm* of the strategy.
+    /// The examples are split into as many groups as the strategy has bands, whatever they hold; step `t`
+    /// takes every example of group `t mod bands` with the same probability, independently (arXiv 2306.08153,
+    /// Section 4). The noise multiplier is over the largest *column norm* of the strategy.
     CyclicPoisson {
         /// The probability for an example of the step's group, in `(0, 1]`.
         probability: f64,
@@ -137,12 +138,12 @@ pub struct Account {
     pub order: Option<u32>,
 }
 
-/// What `steps` steps guarantee. `noise_multiplier` is the standard deviation of the noise over the clip norm times the
-/// sensitivity or column norm that [`Sampling`] names.
+/// What `steps` steps guarantee. `noise_multiplier` is the standard deviation of the noise over the clip norm
+/// times the sensitivity or column norm that [`Sampling`] names.
 ///
 /// # Errors
-/// [`Error::Invalid`] on a field out of range, under the names of the fields of [`Sampling`] and [`Asked`], of
-/// `noise_multiplier` and of `n`, the steps; [`Error::Cancelled`].
+/// [`Error::Invalid`] on a field out of range, under the names of the fields of [`Sampling`] and [`Asked`],
+/// of `noise_multiplier` and of `n`, the steps; [`Error::Cancelled`].
 pub fn account(
     sampling: Sampling,
     steps: u64,
@@ -175,8 +176,8 @@ pub fn account(
     Ok(Account { interval, lower: Some(lower.value), ..told(method, epsilon, delta, noise_multiplier) })
 }
 
-/// The least noise multiplier, to about 1e-7 of it and never less, at which `steps` steps are `(epsilon, delta)`
-/// differentially private.
+/// The least noise multiplier, to about 1e-7 of it and never less, at which `steps` steps are `(epsilon,
+/// delta)` differentially private.
 ///
 /// # Errors
 /// As [`account`]; [`Error::Invalid`] on `epsilon` where no noise multiplier within the limits reaches it.

@@ -1,5 +1,5 @@
-//! Norms of rows and columns of any matrix: the tile pipeline over blocks of columns, of the lower triangle only, on all
-//! threads.
+//! Norms of rows and columns of any matrix: the tile pipeline over blocks of columns, of the lower triangle
+//! only, on all threads.
 
 use rayon::prelude::*;
 
@@ -44,7 +44,8 @@ impl Block {
         }
     }
 
-    /// Takes the block through as many steps as there are programs, from `step` on, where they have reached it.
+    /// Takes the block through as many steps as there are programs, from `step` on, where they have reached
+    /// it.
     fn run(&mut self, step: usize, programs: &[Program<f64>], planes: usize) {
         let skipped = self.first.saturating_sub(step).min(programs.len());
         let mut step = step + skipped;

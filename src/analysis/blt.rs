@@ -1,14 +1,16 @@
 //! Closed forms for BLTs: what a sum over `n` steps would say, in a time that hardly depends on `n`.
 //!
-//! A BLT `C` with positive weights has an inverse that is a BLT with negative ones, whose decays `theta^` interlace with
-//! those of `C` (arXiv 2504.21413, Theorem 1). The prefix sums of the inverse's coefficients are then
+//! A BLT `C` with positive weights has an inverse that is a BLT with negative ones, whose decays `theta^`
+//! interlace with those of `C` (arXiv 2504.21413, Theorem 1). The prefix sums of the inverse's coefficients
+//! are then
 //!
 //! ```text
 //! b_s = b_inf + sum_a beta_a theta^_a^s,   b_inf = prod_a (1 - theta_a) / (1 - theta^_a),   beta_a = |w^_a| / (1 - theta^_a),
 //! ```
 //!
-//! with no negative term where no decay is negative. Errors are sums of their squares (arXiv 2404.16706, Lemma 5.4), and
-//! with sums of powers that are formed by doubling no digit is lost where decays come near 1 or each other, or are 1.
+//! with no negative term where no decay is negative. Errors are sums of their squares (arXiv 2404.16706,
+//! Lemma 5.4), and with sums of powers that are formed by doubling no digit is lost where decays come near 1
+//! or each other, or are 1.
 
 use super::geometric::{GeometricSums, of_ratio, power};
 use crate::error::{Error, Result};
@@ -24,12 +26,12 @@ pub struct Blt {
 }
 
 impl Blt {
-    /// From decays `theta` in `[0, 1]` and as many weights `w`. Buffers of the same decay become one, and those without
-    /// weight none.
+    /// From decays `theta` in `[0, 1]` and as many weights `w`. Buffers of the same decay become one, and
+    /// those without weight none.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `buf_decay` or `output_scale`: lengths differ or are over [`MAX_BANDS`], a number is not finite,
-    /// a decay outside `[0, 1]`.
+    /// [`Error::Invalid`] on `buf_decay` or `output_scale`: lengths differ or are over [`MAX_BANDS`], a
+    /// number is not finite, a decay outside `[0, 1]`.
     pub fn new(buf_decay: &[f64], output_scale: &[f64]) -> Result<Self> {
         if buf_decay.len() != output_scale.len() || buf_decay.len() > MAX_BANDS {
             let (decays, scales) = (buf_decay.len(), output_scale.len());
@@ -56,11 +58,13 @@ impl Blt {
         Ok(Self { buf_decay, output_scale })
     }
 
-    /// A BLT and its inverse from the decays of both, all distinct: `w_a = prod_j (theta_a - theta^_j) / prod_{j != a}
-    /// (theta_a - theta_j)`, and the same the other way round (arXiv 2404.16706, Lemma 5.2; arXiv 2504.21413, Theorem 2).
+    /// A BLT and its inverse from the decays of both, all distinct: `w_a = prod_j (theta_a - theta^_j) /
+    /// prod_{j != a} (theta_a - theta_j)`, and the same the other way round (arXiv 2404.16706, Lemma 5.2;
+    /// arXiv 2504.21413, Theorem 2).
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `buf_decay` or `inverse_buf_decay`: lengths differ, a decay outside `[0, 1]`, two alike.
+    /// [`Error::Invalid`] on `buf_decay` or `inverse_buf_decay`: lengths differ, a decay outside `[0, 1]`,
+    /// two alike.
     pub fn from_decay_pair(buf_decay: &[f64], inverse_buf_decay: &[f64]) -> Result<(Self, Self)> {
         if buf_decay.len() != inverse_buf_decay.len() {
             let rule = format!("must have {} entries, as many as buf_decay", buf_decay.len());
@@ -107,7 +111,8 @@ impl Blt {
         }
     }
 
-    /// The coefficient of step `t`: 1, and from step 1 on `sum_a w_a theta_a^(t-1)` (arXiv 2404.16706, Lemma 5.1).
+    /// The coefficient of step `t`: 1, and from step 1 on `sum_a w_a theta_a^(t-1)` (arXiv 2404.16706, Lemma
+    /// 5.1).
     pub fn coef(&self, t: u64) -> f64 {
         match t.checked_sub(1) {
             None => 1.0,
@@ -121,12 +126,12 @@ impl Blt {
 
     /// The inverse, by one bisection a buffer: `O(d^2)` an iteration.
     ///
-    /// Its decays are the zeros of `1 + sum_a w_a / (u - theta_a)`, one between each two decays and one below the last, and
-    /// its weights the residues there (arXiv 2504.21413, Theorem 1).
+    /// Its decays are the zeros of `1 + sum_a w_a / (u - theta_a)`, one between each two decays and one below
+    /// the last, and its weights the residues there (arXiv 2504.21413, Theorem 1).
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `output_scale` where a weight is negative (zeros may then be complex numbers), or so large that
-    /// a decay of the inverse is below -1.
+    /// [`Error::Invalid`] on `output_scale` where a weight is negative (zeros may then be complex numbers),
+    /// or so large that a decay of the inverse is below -1.
     pub fn inverse(&self) -> Result<Self> {
         let (buf_decay, output_scale) =
             self.zeros()?.into_iter().map(|zero| (zero.decay, zero.weight)).unzip();
@@ -178,8 +183,8 @@ impl Blt {
         self.buffers().map(of).sum()
     }
 
-    /// The largest expected squared error of the first `n` prefix sums at noise of variance 1, with this as the strategy:
-    /// that of the last (arXiv 2404.16706, Lemma 5.4).
+    /// The largest expected squared error of the first `n` prefix sums at noise of variance 1, with this as
+    /// the strategy: that of the last (arXiv 2404.16706, Lemma 5.4).
     ///
     /// # Errors
     /// [`Error::Invalid`] on `n` where it is 0; those of [`Blt::inverse`].

@@ -29,12 +29,13 @@ pub struct Calibration {
     pub mu: f64,
 }
 
-/// The noise that a target takes at an L2 sensitivity, and what else it gives. `delta` is what epsilon is told for where
-/// the target has none of its own.
+/// The noise that a target takes at an L2 sensitivity, and what else it gives. `delta` is what epsilon is
+/// told for where the target has none of its own.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `sensitivity` or `noise_multiplier` where it is not finite and greater than 0, on `delta` where it
-/// is given beside a target that has its own, and as the functions of [`calibration`](super::calibration).
+/// [`Error::Invalid`] on `sensitivity` or `noise_multiplier` where it is not finite and greater than 0, on
+/// `delta` where it is given beside a target that has its own, and as the functions of
+/// [`calibration`](super::calibration).
 pub fn calibrate(given: Given, sensitivity: f64, delta: Option<f64>) -> Result<Calibration> {
     positive("sensitivity", sensitivity)?;
     let noise_multiplier = match given {

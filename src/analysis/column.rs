@@ -19,12 +19,12 @@ const PARTS: usize = 16;
 /// Past values of which a sum is formed one after the other.
 const FEW: usize = 8;
 
-/// The first column of the leading `n x n` block of a matrix that is Toeplitz by its algebra, or `None` where it is not.
-/// It takes `O(n planes)` steps.
+/// The first column of the leading `n x n` block of a matrix that is Toeplitz by its algebra, or `None` where
+/// it is not. It takes `O(n planes)` steps.
 ///
 /// # Errors
-/// Those of [`MatrixSpec::validate`], and [`Error::Invalid`] on `n` where it is 0, over [`MAX_STRUCTURED_N`], or past the
-/// end of the matrix.
+/// Those of [`MatrixSpec::validate`], and [`Error::Invalid`] on `n` where it is 0, over [`MAX_STRUCTURED_N`],
+/// or past the end of the matrix.
 pub fn toeplitz_coefs(matrix: &MatrixSpec, n: u64) -> Result<Option<Vec<f64>>> {
     let plan = Plan::for_question(matrix, n)?;
     plan.check_representable::<f64>()?;
@@ -121,8 +121,8 @@ fn each(
     Ok(())
 }
 
-/// `y_t = x_t + sum_k w_k s_k; s_k = theta_k s_k + x_t` (arXiv 2408.08868, Algorithm 2), or the inverse, in which the sum is
-/// taken away and `y_t` is pushed (Algorithm 3).
+/// `y_t = x_t + sum_k w_k s_k; s_k = theta_k s_k + x_t` (arXiv 2408.08868, Algorithm 2), or the inverse, in
+/// which the sum is taken away and `y_t` is pushed (Algorithm 3).
 fn blt(
     buf_decay: &[f64],
     output_scale: &[f64],
@@ -165,8 +165,8 @@ fn multiply_banded(
     Ok(())
 }
 
-/// Forward substitution (arXiv 2306.08153, Algorithm 9). `weights` are the reciprocal of the diagonal, and the negative
-/// quotients of the other coefficients by it.
+/// Forward substitution (arXiv 2306.08153, Algorithm 9). `weights` are the reciprocal of the diagonal, and
+/// the negative quotients of the other coefficients by it.
 fn divide_banded(weights: &[f64], column: &mut [f64], cancelled: &dyn Fn() -> bool) -> Result<()> {
     let (diagonal, planes) = (weights[0], weights.len() - 1);
     if planes < FEW {
@@ -191,8 +191,8 @@ fn divide_banded(weights: &[f64], column: &mut [f64], cancelled: &dyn Fn() -> bo
     Ok(())
 }
 
-/// Some steps of forward substitution, to be compiled within a function that has an instruction set switched on. Sums are
-/// formed in one order, so that they do not depend on it.
+/// Some steps of forward substitution, to be compiled within a function that has an instruction set switched
+/// on. Sums are formed in one order, so that they do not depend on it.
 struct Substitute<'a> {
     diagonal: f64,
     reversed: &'a [f64],

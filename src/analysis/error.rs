@@ -62,10 +62,12 @@ pub fn query_errors(
     query_errors_in(mechanism, workload, n, Precision::F64, cancelled)
 }
 
-/// The same where a session of a precision runs the noising matrix: with the numbers of its recurrences rounded to it.
+/// The same where a session of a precision runs the noising matrix: with the numbers of its recurrences
+/// rounded to it.
 ///
 /// # Errors
-/// As [`query_errors`], and [`Error::Invalid`] on `strategy` or `noising_matrix` where the precision cannot hold the numbers.
+/// As [`query_errors`], and [`Error::Invalid`] on `strategy` or `noising_matrix` where the precision cannot
+/// hold the numbers.
 pub fn query_errors_in(
     mechanism: Mechanism<'_>,
     workload: Option<&MatrixSpec>,

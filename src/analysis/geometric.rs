@@ -15,9 +15,10 @@ pub(crate) struct GeometricSums {
 
 /// Both sums for `n` terms. `power(a)` gives `x^a` and its derivative.
 ///
-/// The sums of `a + b` terms are `G_a + x^a G_b` and `H_a + b G_a + x^a H_b`: doubling takes `O(log n)` operations, and
-/// where `x` is positive all that is added has one sign, in the sums and in their derivatives. The textbook's
-/// `(1 - x^n) / (1 - x)` loses its digits where `x` is near 1, and its derivative loses twice as many.
+/// The sums of `a + b` terms are `G_a + x^a G_b` and `H_a + b G_a + x^a H_b`: doubling takes `O(log n)`
+/// operations, and where `x` is positive all that is added has one sign, in the sums and in their
+/// derivatives. The textbook's `(1 - x^n) / (1 - x)` loses its digits where `x` is near 1, and its derivative
+/// loses twice as many.
 pub(crate) fn geometric_sums(n: u64, power: impl Fn(u64) -> (f64, f64)) -> GeometricSums {
     let mut sums = GeometricSums::default();
     let (x, x_derivative) = power(1);

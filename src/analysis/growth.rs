@@ -1,9 +1,10 @@
 //! How far the values of a matrix's recurrences grow, and how large rounding errors become in what it gives.
 //!
-//! A few lanes of signs go through the recurrences in f64, step by step, as assignments (see `covariance::step`). Beside each
-//! value goes the error that it has in the arithmetic of a session: every rounded operation adds one of a random sign and
-//! the size that rounding has, and all of them go through the same recurrences. That is the first order of the error, which
-//! tells when it is no longer small. Steps past those that are run are told by how the last of them grew.
+//! A few lanes of signs go through the recurrences in f64, step by step, as assignments (see
+//! `covariance::step`). Beside each value goes the error that it has in the arithmetic of a session: every
+//! rounded operation adds one of a random sign and the size that rounding has, and all of them go through the
+//! same recurrences. That is the first order of the error, which tells when it is no longer small. Steps past
+//! those that are run are told by how the last of them grew.
 
 use super::covariance::step::{Step, Term, WIRE, slots};
 use crate::dtype::Precision;
@@ -32,20 +33,22 @@ const LARGE: f64 = 1e140;
 /// What large values are multiplied with before they are squared: the square of no number overflows then.
 const UNIT_OF_LARGE: f64 = 1e-200;
 
-/// The root mean square of a rounding error, in units of half the distance from 1 to the next number, for each unit of what
-/// is rounded: errors are spread evenly, and numbers within their powers of two.
+/// The root mean square of a rounding error, in units of half the distance from 1 to the next number, for
+/// each unit of what is rounded: errors are spread evenly, and numbers within their powers of two.
 const ROUNDING: f64 = 0.42;
 
 /// How values and rounding errors of a matrix grow.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Growth {
-    /// The steps that this is about: the horizon where there is one and it is not longer than [`MAX_GROWTH_STEPS`].
+    /// The steps that this is about: the horizon where there is one and it is not longer than
+    /// [`MAX_GROWTH_STEPS`].
     pub steps: u64,
-    /// The root mean square of the rounding error at the last of these steps, or where [`Growth::sound_steps`] ends, for each
-    /// unit of that of what the matrix gives there; for white input, to the first order. 1 where no digit is left.
+    /// The root mean square of the rounding error at the last of these steps, or where
+    /// [`Growth::sound_steps`] ends, for each unit of that of what the matrix gives there; for white input,
+    /// to the first order. 1 where no digit is left.
     pub relative_error: f64,
-    /// The steps, fewer than `steps`, up to which rounding errors are at most [`MAX_RELATIVE_ERROR`] of what the matrix gives,
-    /// and no value overflows. `None` where all of them are so.
+    /// The steps, fewer than `steps`, up to which rounding errors are at most [`MAX_RELATIVE_ERROR`] of what
+    /// the matrix gives, and no value overflows. `None` where all of them are so.
     pub sound_steps: Option<u64>,
     /// Whether it is an overflow that comes then.
     pub overflows: bool,
@@ -96,7 +99,8 @@ pub(crate) fn growth(plan: &Plan, precision: Precision, horizon: Option<u64>, st
         if least == CERTAIN || (errors.rate == 0.0 && values.rate == 0.0) {
             break (errors, values);
         }
-        // Sums of a few lanes double by chance. Exponential growth has eight times the power after three octaves more.
+        // Sums of a few lanes double by chance. Exponential growth has eight times the power after three
+        // octaves more.
         run = run.saturating_mul(8).min(steps);
         least = CERTAIN;
     };
@@ -116,7 +120,8 @@ fn capped(relative_error: f64) -> f64 {
     if relative_error < 1.0 { relative_error } else { 1.0 }
 }
 
-/// Whether a matrix may grow, or lose digits, at all: one that remembers a few inputs, or adds them up, may not.
+/// Whether a matrix may grow, or lose digits, at all: one that remembers a few inputs, or adds them up, may
+/// not.
 pub(crate) fn may_grow(plan: &Plan) -> bool {
     let feeds_back = |stage: &Stage| {
         matches!(stage, Stage::Banded { inverse: true, .. } | Stage::Blt { inverse: true, .. })
@@ -172,9 +177,11 @@ struct Trend {
 }
 
 impl Trend {
-    /// Of the last three octaves before `run`. Growth by less than the power `least` is never told to be exponential.
+    /// Of the last three octaves before `run`. Growth by less than the power `least` is never told to be
+    /// exponential.
     fn of(octaves: [f64; 3], run: u64, least: f64) -> Self {
-        /// What growth as a power may rise by, from an octave to the next, where chance alone has a hand in it.
+        /// What growth as a power may rise by, from an octave to the next, where chance alone has a hand in
+        /// it.
         const CHANCE: f64 = 0.5;
         let [first, second, third] = octaves.map(|value| value.max(f64::MIN_POSITIVE).log2());
         let (before, power) = (second - first, third - second);
@@ -255,7 +262,8 @@ impl<'a> Lanes<'a> {
         steps.min(affordable)
     }
 
-    /// Takes the lanes through a step. Tells whether a value overflows (`true`), or rounding errors are too large.
+    /// Takes the lanes through a step. Tells whether a value overflows (`true`), or rounding errors are too
+    /// large.
     fn step(&mut self, t: usize) -> Option<bool> {
         let mut step = std::mem::take(&mut self.step);
         step.resolve(self.plan, t);

@@ -1,5 +1,5 @@
-//! Questions about a matrix that need no session: its rows, their norms, its product with an array, its cost, the errors
-//! and sensitivities of a mechanism.
+//! Questions about a matrix that need no session: its rows, their norms, its product with an array, its cost,
+//! the errors and sensitivities of a mechanism.
 //!
 //! All arithmetic is in f64.
 //!

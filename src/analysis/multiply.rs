@@ -12,8 +12,8 @@ use crate::tree::Layout;
 /// `A x` where the first axis of `x` is the step. `cancelled` is asked between steps.
 ///
 /// # Errors
-/// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] on `x` where it has no steps, no lanes, or more steps than
-/// the matrix has rows, or where it is finite and the product is not; [`Error::Cancelled`].
+/// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] on `x` where it has no steps, no lanes, or more
+/// steps than the matrix has rows, or where it is finite and the product is not; [`Error::Cancelled`].
 pub fn multiply(
     matrix: &MatrixSpec,
     x: ArrayViewD<'_, f64>,

@@ -10,8 +10,8 @@ use crate::error::{Error, Result};
 use crate::limits::{MAX_ANALYSIS_N, MAX_COVARIANCE_WORK, MAX_STRUCTURED_N};
 use crate::matrix::{MatrixSpec, Plan};
 
-/// Of what cancels in an answer by covariances, the most that may be there for each unit of what is left, where the rows
-/// can be computed instead. It costs about as many digits.
+/// Of what cancels in an answer by covariances, the most that may be there for each unit of what is left,
+/// where the rows can be computed instead. It costs about as many digits.
 const MOST_CANCELLED: f64 = 1e4;
 
 /// The same where they are too many.
@@ -20,7 +20,8 @@ const MOST_CANCELLED_LARGE: f64 = 1e7;
 /// The relative error that norms which are checked may have, a step; rounding adds up.
 const ERROR_PER_STEP: f64 = 5e-15;
 
-/// What a matrix is multiplied with so that its small numbers have squares: powers of two. The square of the first has one.
+/// What a matrix is multiplied with so that its small numbers have squares: powers of two. The square of the
+/// first has one.
 pub(super) const UNDERFLOW_SCALES: [f64; 2] =
     [f64::from_bits((1023 + 450) << 52), f64::from_bits((1023 + 900) << 52)];
 
@@ -30,14 +31,14 @@ const LEAST_ERROR: f64 = 1e-11;
 /// What it may be at most.
 const MOST_ERROR: f64 = 2e-9;
 
-/// The squared L2 norm of each of the first `n` rows: of a decoder `B = A C^-1`, the expected squared error of each
-/// query at noise of variance 1. The answer tells which way was taken. `cancelled` is asked every few thousand
-/// multiplications.
+/// The squared L2 norm of each of the first `n` rows: of a decoder `B = A C^-1`, the expected squared error
+/// of each query at noise of variance 1. The answer tells which way was taken. `cancelled` is asked every few
+/// thousand multiplications.
 ///
 /// # Errors
-/// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] on `n` where it is 0, past the end of the matrix, over
-/// [`MAX_STRUCTURED_N`], or over [`MAX_ANALYSIS_N`] for a matrix that only its rows tell about, or where a norm is not finite,
-/// or is less than any number but zero; [`Error::Cancelled`].
+/// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] on `n` where it is 0, past the end of the matrix,
+/// over [`MAX_STRUCTURED_N`], or over [`MAX_ANALYSIS_N`] for a matrix that only its rows tell about, or where
+/// a norm is not finite, or is less than any number but zero; [`Error::Cancelled`].
 pub fn row_norms_squared(matrix: &MatrixSpec, n: u64, cancelled: impl Fn() -> bool) -> Result<RowNorms> {
     let plan = Plan::for_question(matrix, n)?;
     plan.check_representable::<f64>()?;
@@ -118,8 +119,8 @@ pub(super) fn column_norms_of(plan: &Plan, n: u64, cancelled: &dyn Fn() -> bool)
     Ok(blocks::norms(plan, n, cancelled)?.columns)
 }
 
-/// Checks that no squared norm came to zero, or lost digits, for being less than the numbers that f64 has: the norms of a
-/// matrix times a large number tell.
+/// Checks that no squared norm came to zero, or lost digits, for being less than the numbers that f64 has:
+/// the norms of a matrix times a large number tell.
 fn check_underflow(
     plan: &Plan,
     n: u64,

@@ -8,15 +8,16 @@ pub enum Participation {
     /// In one step at most.
     #[default]
     Single,
-    /// In steps at least `min_sep` apart: 1 allows steps that follow one another ("b-min-sep", arXiv 2306.08153).
+    /// In steps at least `min_sep` apart: 1 allows steps that follow one another ("b-min-sep", arXiv
+    /// 2306.08153).
     MinSep {
         /// The least difference between two steps of participation, `b`.
         min_sep: u64,
         /// Participations at most, `k`; `None` for as many as fit.
         max_participations: Option<u64>,
     },
-    /// In each of `epochs` passes over the data, exactly `n / epochs` steps apart ("(k, b)-fixed-epoch order", arXiv
-    /// 2211.06530). `epochs` divides `n`.
+    /// In each of `epochs` passes over the data, exactly `n / epochs` steps apart ("(k, b)-fixed-epoch
+    /// order", arXiv 2211.06530). `epochs` divides `n`.
     FixedEpochs {
         /// Participations, `k`.
         epochs: u64,
@@ -24,8 +25,8 @@ pub enum Participation {
 }
 
 impl Participation {
-    /// Neither limit: [`Participation::Single`]; else [`Participation::MinSep`], with a `min_sep` of 1 where there is
-    /// none.
+    /// Neither limit: [`Participation::Single`]; else [`Participation::MinSep`], with a `min_sep` of 1 where
+    /// there is none.
     pub fn from_limits(min_sep: Option<u64>, max_participations: Option<u64>) -> Self {
         match (min_sep, max_participations) {
             (None, None) => Self::Single,
@@ -38,8 +39,8 @@ impl Participation {
     /// The number of participations that `n` steps have room for: 1, `min(k, ceil(n / b))`, or the epochs.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `min_sep` or `max_participations` where it is 0, on `min_sep` over `n`, on `epochs` where
-    /// it is 0 or does not divide `n`.
+    /// [`Error::Invalid`] on `min_sep` or `max_participations` where it is 0, on `min_sep` over `n`, on
+    /// `epochs` where it is 0 or does not divide `n`.
     pub fn true_max_participations(&self, n: u64) -> Result<u64> {
         match *self {
             Self::Single => Ok(1),

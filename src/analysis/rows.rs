@@ -1,7 +1,7 @@
 //! [`Rows`]: a matrix written out row by row, with the recurrences that sessions run.
 //!
-//! Lane `j` is fed the `j`-th unit vector, so that the lanes at step `t` are row `t`. Lanes right of the diagonal are not
-//! touched.
+//! Lane `j` is fed the `j`-th unit vector, so that the lanes at step `t` are row `t`. Lanes right of the
+//! diagonal are not touched.
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -24,8 +24,9 @@ impl Rows {
     /// Starts at row 0.
     ///
     /// # Errors
-    /// Those of [`MatrixSpec::validate`], and [`Error::Invalid`] on `n` where it is 0, over [`MAX_ANALYSIS_N`], past the
-    /// end of the matrix, or its state would take more than [`MAX_ROWS_STATE_BYTES`].
+    /// Those of [`MatrixSpec::validate`], and [`Error::Invalid`] on `n` where it is 0, over
+    /// [`MAX_ANALYSIS_N`], past the end of the matrix, or its state would take more than
+    /// [`MAX_ROWS_STATE_BYTES`].
     pub fn new(matrix: &MatrixSpec, n: u64) -> Result<Self> {
         let plan = Plan::for_question(matrix, n)?;
         plan.check_representable::<f64>()?;
@@ -50,8 +51,8 @@ impl Rows {
     pub fn next_row(&mut self) -> Option<Vec<f64>> {
         (self.step < self.n).then(|| {
             let lanes = self.step + 1;
-            // Lanes right of the diagonal have only been fed zeros: their state is zero, so the tiles past this one
-            // need not run, and the tile of the diagonal runs whole.
+            // Lanes right of the diagonal have only been fed zeros: their state is zero, so the tiles past
+            // this one need not run, and the tile of the diagonal runs whole.
             let covered = self.n.min(lanes.next_multiple_of(TILE_LANES));
             let mut row = vec![0.0; covered];
             row[self.step] = 1.0;

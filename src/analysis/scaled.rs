@@ -82,8 +82,8 @@ fn squares(scales: &[Stage], n: usize) -> Vec<f64> {
     products
 }
 
-/// `sum_m a_m c_{i-m}` for every `i`, of lists without negative entries; `None` where rounding would show in a Fourier
-/// transform, and a plain sum takes more multiplications than there are `otherwise`.
+/// `sum_m a_m c_{i-m}` for every `i`, of lists without negative entries; `None` where rounding would show in
+/// a Fourier transform, and a plain sum takes more multiplications than there are `otherwise`.
 fn convolve(
     a: &[f64],
     c: &[f64],
@@ -116,7 +116,8 @@ fn short(a: &[f64], c: &[f64], cancelled: &dyn Fn() -> bool) -> Result<Vec<f64>>
     rows(c.len(), cancelled, term)
 }
 
-/// The convolution of `a` with a `c` that repeats its last entry past its head. Nothing is taken away from anything.
+/// The convolution of `a` with a `c` that repeats its last entry past its head. Nothing is taken away from
+/// anything.
 fn headed(a: &[f64], c: &[f64], head: usize, cancelled: &dyn Fn() -> bool) -> Result<Vec<f64>> {
     let reversed: Vec<f64> = c[..head].iter().rev().copied().collect();
     let last = c[c.len() - 1];
@@ -143,8 +144,8 @@ fn rows(n: usize, cancelled: &dyn Fn() -> bool, mut term: impl FnMut(usize) -> f
     Ok(values)
 }
 
-/// The same by Fourier transforms. Their error is about the same everywhere, `eps log(n) |a| |c|`, and so may show in small
-/// results.
+/// The same by Fourier transforms. Their error is about the same everywhere, `eps log(n) |a| |c|`, and so may
+/// show in small results.
 fn fourier(a: &[f64], c: &[f64], cancelled: &dyn Fn() -> bool) -> Result<Option<Vec<f64>>> {
     let n = a.len();
     let length = (2 * n).next_power_of_two();

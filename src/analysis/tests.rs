@@ -157,7 +157,8 @@ fn small_norms_keep_their_digits_where_a_fourier_transform_would_lose_them() {
     assert_close(&found.values[..2], &[1e-18, 1e-18 + (1e-9 + 1.0_f64).powi(2)], 1e-12, &"first rows");
 }
 
-/// Many bands under a warm-up so low that a Fourier transform would lose its digits: the plain sum is the cheapest way.
+/// Many bands under a warm-up so low that a Fourier transform would lose its digits: the plain sum is the
+/// cheapest way.
 #[test]
 fn a_plain_sum_is_taken_where_it_is_the_cheapest() {
     let (n, bands) = (10_000, 1024);

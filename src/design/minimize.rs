@@ -1,8 +1,9 @@
 //! Minimising a smooth function with its gradient: L-BFGS.
 //!
-//! Ours and not a library's, because of what the functions here need together: value and gradient come from one sweep and
-//! cost the same; a point outside the domain has no value, and the line search has to step back from it; the best point
-//! seen is kept, whatever happens after; and whoever waits may give up at any iteration.
+//! Ours and not a library's, because of what the functions here need together: value and gradient come from
+//! one sweep and cost the same; a point outside the domain has no value, and the line search has to step back
+//! from it; the best point seen is kept, whatever happens after; and whoever waits may give up at any
+//! iteration.
 
 use std::collections::VecDeque;
 
@@ -42,8 +43,9 @@ const PATIENCE: usize = 8;
 /// Trials of one line search.
 const MAX_TRIALS: usize = 60;
 
-/// Minimises `value_and_gradient` from `start`. The function writes its gradient and gives its value, or `None` outside
-/// its domain. `on_iteration` hears the iteration and the value; where it answers `false` the lowest point so far is the answer.
+/// Minimises `value_and_gradient` from `start`. The function writes its gradient and gives its value, or
+/// `None` outside its domain. `on_iteration` hears the iteration and the value; where it answers `false` the
+/// lowest point so far is the answer.
 ///
 /// # Errors
 /// [`Error::Invalid`] where `start` is outside the domain.
@@ -104,8 +106,8 @@ struct Evaluation {
     gradient: Vec<f64>,
 }
 
-/// A point lower than `here` along `direction`, by a bisection for the weak Wolfe conditions (Lewis and Overton 2013),
-/// which needs no value where there is none.
+/// A point lower than `here` along `direction`, by a bisection for the weak Wolfe conditions (Lewis and
+/// Overton 2013), which needs no value where there is none.
 fn line_search(
     here: &Evaluation,
     direction: &[f64],

@@ -40,7 +40,8 @@ pub enum Verdict {
     /// Search on.
     #[default]
     Continue,
-    /// Search no further: give the best that was found so far. The listener is still asked while that is measured.
+    /// Search no further: give the best that was found so far. The listener is still asked while that is
+    /// measured.
     Finish,
     /// Give everything up: nobody waits for an answer.
     Abandon,
@@ -87,8 +88,9 @@ impl Design {
     }
 }
 
-/// The best strategy of a family that is found. `progress` hears of every iteration, and of the last one again wherever
-/// something else takes long. Where it answers [`Verdict::Finish`], the call gives the best that was found so far.
+/// The best strategy of a family that is found. `progress` hears of every iteration, and of the last one
+/// again wherever something else takes long. Where it answers [`Verdict::Finish`], the call gives the best
+/// that was found so far.
 ///
 /// # Errors
 /// [`Error::Invalid`](crate::Error::Invalid) names the field and the rule it breaks;

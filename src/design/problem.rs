@@ -105,8 +105,8 @@ impl Problem {
     /// Checks what does not depend on a family.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `n` where it is 0 or over [`MAX_STRUCTURED_N`], on a participation that `n` steps have no room
-    /// for, on a workload that breaks a rule or ends before `n`.
+    /// [`Error::Invalid`] on `n` where it is 0 or over [`MAX_STRUCTURED_N`], on a participation that `n`
+    /// steps have no room for, on a workload that breaks a rule or ends before `n`.
     pub fn validate(&self) -> Result<()> {
         if self.n == 0 || self.n > MAX_STRUCTURED_N as u64 {
             let rule = format!("must be at least 1 and at most {MAX_STRUCTURED_N}, found {}", self.n);
@@ -149,7 +149,8 @@ pub(super) struct ToeplitzProblem {
 
 impl ToeplitzProblem {
     /// # Errors
-    /// Those of [`Problem::validate`]; [`Error::Invalid`] on `workload` where it is not Toeplitz, or singular.
+    /// Those of [`Problem::validate`]; [`Error::Invalid`] on `workload` where it is not Toeplitz, or
+    /// singular.
     pub(super) fn new(problem: &Problem) -> Result<Self> {
         problem.validate()?;
         let Problem { n, participation, objective, workload } = problem;

@@ -7,17 +7,19 @@ use crate::error::{Error, Result};
 use crate::limits::{MAX_BANDS, MAX_DENSE_N, MAX_DESIGNED_ENTRIES, MAX_PLANES};
 use crate::matrix::{MatrixSpec, Plan};
 
-/// Buffers of a BLT that are tried: with more, the optima differ by less than can be measured (arXiv 2408.08868).
+/// Buffers of a BLT that are tried: with more, the optima differ by less than can be measured (arXiv
+/// 2408.08868).
 const MOST_BUFFERS: usize = 6;
 
-/// A strategy within this factor of the lowest loss is as good, and the one with the fewest planes is recommended: half a
-/// percent of noise is worth less than memory and time at every step.
+/// A strategy within this factor of the lowest loss is as good, and the one with the fewest planes is
+/// recommended: half a percent of noise is worth less than memory and time at every step.
 const AS_GOOD: f64 = 1.01;
 
 /// `n` times the square of the bands up to which columns of their own are tried: a second or so of work.
 const MOST_COLUMN_WORK: u64 = 1 << 16;
 
-/// Steps, and steps times the square of the planes, up to which the columns of a Toeplitz strategy are divided by their norms.
+/// Steps, and steps times the square of the planes, up to which the columns of a Toeplitz strategy are
+/// divided by their norms.
 const MOST_DIVIDED_STEPS: u64 = 1 << 16;
 const MOST_DIVIDED_WORK: u64 = 1 << 26;
 
@@ -54,20 +56,20 @@ pub struct Recommendation {
     pub complete: bool,
 }
 
-/// Compares the strategies whose noising matrix fits into `max_planes` planes of state a lane, and says which to use and
-/// why: of those whose loss is within 1% of the lowest, the one with the fewest planes.
+/// Compares the strategies whose noising matrix fits into `max_planes` planes of state a lane, and says which
+/// to use and why: of those whose loss is within 1% of the lowest, the one with the fewest planes.
 ///
-/// Compared are independent noise and, for planes 1, 2, 4, ... and `max_planes` itself, and as many as make a banded strategy
-/// of `min_sep` bands, the optimum of each family of that size; BLTs of up to 6 buffers; Toeplitz strategies with their columns
-/// divided by their norms, which takes no plane, where the sensitivity stays exact; columns of their own and dense strategies
-/// where that is a matter of seconds. The
-/// Toeplitz families know Toeplitz workloads alone: for another workload they are designed for the prefix sum, and
-/// compared on the workload that is asked for. A family that cannot be designed for the problem is left out, and the reason
-/// says so.
+/// Compared are independent noise and, for planes 1, 2, 4, ... and `max_planes` itself, and as many as make a
+/// banded strategy of `min_sep` bands, the optimum of each family of that size; BLTs of up to 6 buffers;
+/// Toeplitz strategies with their columns divided by their norms, which takes no plane, where the sensitivity
+/// stays exact; columns of their own and dense strategies where that is a matter of seconds. The Toeplitz
+/// families know Toeplitz workloads alone: for another workload they are designed for the prefix sum, and
+/// compared on the workload that is asked for. A family that cannot be designed for the problem is left out,
+/// and the reason says so.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `max_planes` over [`MAX_PLANES`], and as those of [`optimize`](super::optimize); [`Error::Cancelled`] where
-/// `progress` answers [`Verdict::Abandon`].
+/// [`Error::Invalid`] on `max_planes` over [`MAX_PLANES`], and as those of [`optimize`](super::optimize);
+/// [`Error::Cancelled`] where `progress` answers [`Verdict::Abandon`].
 pub fn recommend(
     problem: &Problem,
     max_planes: usize,
@@ -127,8 +129,9 @@ pub fn recommend(
     Ok(Recommendation { candidates, reason, complete: !watch.stopped() })
 }
 
-/// A Toeplitz strategy with its columns divided by their norms, where the sensitivity is exact and the loss lower for it. The
-/// last columns are shorter than the first, so that the noise of the last steps is less; it takes no plane.
+/// A Toeplitz strategy with its columns divided by their norms, where the sensitivity is exact and the loss
+/// lower for it. The last columns are shorter than the first, so that the noise of the last steps is less; it
+/// takes no plane.
 fn divided(design: &Design, problem: &Problem, watch: &Watch<'_>) -> Result<Option<Design>> {
     let plan = Plan::new(&design.noising_matrix)?;
     let (n, planes) = (problem.n, plan.planes() as u64);
@@ -154,8 +157,8 @@ fn divided(design: &Design, problem: &Problem, watch: &Watch<'_>) -> Result<Opti
     Ok(better.then_some(divided))
 }
 
-/// The optimum of a family, and what it achieves on the problem's own workload. Of BLTs those of fewer buffers come with it,
-/// as the search for many buffers goes through them.
+/// The optimum of a family, and what it achieves on the problem's own workload. Of BLTs those of fewer
+/// buffers come with it, as the search for many buffers goes through them.
 fn judged(
     family: &Family,
     problem: &Problem,
@@ -192,7 +195,8 @@ fn families(problem: &Problem, max_planes: usize) -> Vec<Family> {
     // A banded matrix of one band is a multiple of the identity.
     let mut sizes: Vec<usize> = (0..).map(|i| 1 << i).take_while(|&planes| planes < max_planes).collect();
     sizes.extend((max_planes > 0).then_some(max_planes));
-    // A banded strategy without more bands than there are steps between participations has an exact sensitivity.
+    // A banded strategy without more bands than there are steps between participations has an exact
+    // sensitivity.
     if let Participation::MinSep { min_sep, .. } = problem.participation
         && let Ok(min_sep) = usize::try_from(min_sep)
         && (2..max_planes).contains(&(min_sep - 1))

@@ -1,7 +1,8 @@
-//! Every family against random restarts, for every relation of steps, size, `min_sep` and participations, on small matrices.
+//! Every family against random restarts, for every relation of steps, size, `min_sep` and participations, on
+//! small matrices.
 //!
-//! The loss is computed again from its definition: over all patterns, by a dense inverse. Restarts go down by random steps, which
-//! takes no gradient and stops at no kink.
+//! The loss is computed again from its definition: over all patterns, by a dense inverse. Restarts go down by
+//! random steps, which takes no gradient and stops at no kink.
 
 use super::*;
 use crate::analysis::Participation;

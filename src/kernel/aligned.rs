@@ -10,8 +10,8 @@ use rayon::prelude::*;
 /// A cache line, and the widest vector.
 const ALIGNMENT: usize = 64;
 
-/// From here on storage is mapped on its own, so that it can ask for huge pages: one entry of the processor's table of
-/// pages then covers 2 MiB instead of 4 KiB, which a sweep through memory notices.
+/// From here on storage is mapped on its own, so that it can ask for huge pages: one entry of the processor's
+/// table of pages then covers 2 MiB instead of 4 KiB, which a sweep through memory notices.
 const MAPPED_BYTES: usize = 4 << 20;
 
 /// The smallest page of any system.
@@ -53,8 +53,8 @@ impl<T: Pod + Default> Aligned<T> {
 }
 
 impl<T: Pod + Default + Send> Aligned<T> {
-    /// Has the system hand out the pages of freshly [`zeroed`](Self::zeroed) storage now, by threads of rayon's, and not when
-    /// each of them is first touched.
+    /// Has the system hand out the pages of freshly [`zeroed`](Self::zeroed) storage now, by threads of
+    /// rayon's, and not when each of them is first touched.
     pub(crate) fn touch(&mut self) {
         if let Storage::Mapped(_) = self.storage {
             let step = (PAGE_BYTES / size_of::<T>()).max(1);

@@ -1,8 +1,8 @@
 //! The one algorithm over a tile, compiled once for each instruction set.
 //!
-//! Every loop below is one sweep through memory (see [`LaneState`](super::LaneState)). A block's vectors stay in
-//! registers from its input to its output. Each lane goes through what the reference does, in the same order, so the
-//! bits do not depend on the width of a vector.
+//! Every loop below is one sweep through memory (see [`LaneState`](super::LaneState)). A block's vectors stay
+//! in registers from its input to its output. Each lane goes through what the reference does, in the same
+//! order, so the bits do not depend on the width of a vector.
 
 use pulp::Simd;
 
@@ -236,8 +236,8 @@ fn banded<T: Real, S: Simd>(
     }
 }
 
-/// Several vectors of a plane at a time, as many as registers hold the sums of: what it costs to find a plane and a weight
-/// is shared by them, and their sums do not wait for one another.
+/// Several vectors of a plane at a time, as many as registers hold the sums of: what it costs to find a plane
+/// and a weight is shared by them, and their sums do not wait for one another.
 #[inline(always)]
 fn banded_in<T: Real, S: Simd, const A: usize>(
     simd: S,
@@ -254,13 +254,14 @@ fn banded_in<T: Real, S: Simd, const A: usize>(
     banded_ahead::<T, S, 1, A>(simd, op, done, stride, values, state);
 }
 
-/// Vectors whose sums, with those of `ahead` steps more, leave registers for what is read and what it is multiplied with.
+/// Vectors whose sums, with those of `ahead` steps more, leave registers for what is read and what it is
+/// multiplied with.
 const fn vectors_at_a_time<S: Simd>(ahead: usize) -> usize {
     (S::REGISTER_COUNT - 2) / (ahead + 2)
 }
 
-/// The recurrence, and the sums of `A` steps ahead, from vector `first` on as far as there are `M` at a time. Planes lie
-/// `stride` vectors apart, or block by block where that is 0. Returns the vector behind the last.
+/// The recurrence, and the sums of `A` steps ahead, from vector `first` on as far as there are `M` at a time.
+/// Planes lie `stride` vectors apart, or block by block where that is 0. Returns the vector behind the last.
 #[inline(always)]
 fn banded_ahead<T: Real, S: Simd, const M: usize, const A: usize>(
     simd: S,

@@ -1,8 +1,8 @@
 //! Between the bytes of a leaf and the numbers of a kernel.
 //!
-//! Payloads arrive at any alignment, so elements are read and written as little-endian byte groups, which compiles to
-//! plain unaligned loads and stores. The 16-bit formats are converted without branches, in integer and f32 operations
-//! that every instruction set has in its vectors.
+//! Payloads arrive at any alignment, so elements are read and written as little-endian byte groups, which
+//! compiles to plain unaligned loads and stores. The 16-bit formats are converted without branches, in
+//! integer and f32 operations that every instruction set has in its vectors.
 
 use super::Real;
 use crate::dtype::DType;
@@ -29,8 +29,8 @@ pub(crate) fn encode<T: Real>(dtype: DType, values: &[T], bytes: &mut [u8]) {
     }
 }
 
-/// Whether every element is finite: the exponent of what is infinite or no number is all ones, so that its bits without the
-/// sign are the largest.
+/// Whether every element is finite: the exponent of what is infinite or no number is all ones, so that its
+/// bits without the sign are the largest.
 #[inline(always)]
 pub(crate) fn all_finite(dtype: DType, bytes: &[u8]) -> bool {
     match dtype {
@@ -76,8 +76,8 @@ const INFINITY: u32 = 0x7f80_0000;
 fn f32_of_f16(bits: u16) -> f32 {
     let sign = u32::from(bits & 0x8000) << 16;
     let magnitude = u32::from(bits & 0x7fff);
-    // With the fields moved into their places the exponent is off by the difference of the biases, which a product with
-    // a power of two puts right, for subnormal numbers as well.
+    // With the fields moved into their places the exponent is off by the difference of the biases, which a
+    // product with a power of two puts right, for subnormal numbers as well.
     let finite = f32::from_bits(magnitude << 13) * f32::from_bits((127 + 127 - 15) << 23);
     let special = f32::from_bits(INFINITY | magnitude << 13);
     let value = if magnitude < 0x7c00 { finite } else { special };
@@ -90,7 +90,8 @@ fn f16_of_f32(value: f32) -> u16 {
     let sign = (value.to_bits() >> 16) as u16 & 0x8000;
     let bits = value.to_bits() & 0x7fff_ffff;
     let odd = bits >> 13 & 1;
-    // The exponent to the other bias, and half of the last place kept. A carry goes into the exponent, as it should.
+    // The exponent to the other bias, and half of the last place kept. A carry goes into the exponent, as it
+    // should.
     let normal = (bits.wrapping_sub((127 - 15) << 23).wrapping_add(0x0fff + odd) >> 13) as u16;
     // The last place of 1/2 in f32 is that of the subnormal numbers: the sum rounds as it should.
     let subnormal = ((f32::from_bits(bits) + 0.5).to_bits().wrapping_sub(0.5_f32.to_bits())) as u16;
@@ -170,8 +171,9 @@ mod tests {
         check::<f64>(DType::F16, |bits| f16::from_bits(bits).is_nan());
     }
 
-    /// Between each two neighbours lies a tie, which goes to the even one; anything on either side of it goes to the
-    /// nearer one, however close. (Rounding to f32 first, or dropping low bits, makes ties of what is none.)
+    /// Between each two neighbours lies a tie, which goes to the even one; anything on either side of it goes
+    /// to the nearer one, however close. (Rounding to f32 first, or dropping low bits, makes ties of what is
+    /// none.)
     #[test]
     fn narrowing_rounds_once_to_nearest_even() {
         fn check(dtype: DType, to_f64: impl Fn(u16) -> f64) {

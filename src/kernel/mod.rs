@@ -1,9 +1,10 @@
 //! Kernels: one step of a list of recurrences over tiles of lanes.
 //!
-//! Everything that runs is one picture: decode a tile of the step's bytes, run each recurrence on it against that
-//! tile's planes while it is in cache, encode it into the output. `Op` is what a step multiplies with, `body` the
-//! one algorithm over a tile, [`Backend`] the instruction sets that it is compiled for, `reference` the plain form
-//! that each of them is compared with bit for bit, `codec` the formats, `pass` the sweep over tiles and threads.
+//! Everything that runs is one picture: decode a tile of the step's bytes, run each recurrence on it against
+//! that tile's planes while it is in cache, encode it into the output. `Op` is what a step multiplies with,
+//! `body` the one algorithm over a tile, [`Backend`] the instruction sets that it is compiled for,
+//! `reference` the plain form that each of them is compared with bit for bit, `codec` the formats, `pass` the
+//! sweep over tiles and threads.
 
 mod aligned;
 mod backend;
@@ -64,8 +65,8 @@ pub(crate) trait Real:
     fn from_f32(value: f32) -> Self;
     /// Rounds to nearest, ties to even.
     fn to_f32(self) -> f32;
-    /// Where it is not exact, the neighbour whose last bit is 1. A later rounding to a format with at least two bits
-    /// less then gives what one rounding would have given.
+    /// Where it is not exact, the neighbour whose last bit is 1. A later rounding to a format with at least
+    /// two bits less then gives what one rounding would have given.
     fn to_f32_odd(self) -> f32;
     /// `self * factor + addend`, rounded once.
     fn mul_add(self, factor: Self, addend: Self) -> Self;

@@ -22,10 +22,10 @@ pub(crate) fn state_values(lanes: usize, planes: usize) -> usize {
     lanes.next_multiple_of(BLOCK_LANES) * planes
 }
 
-/// The state of every lane, laid out so that one step is one sweep through memory: tile after tile, and within a tile
-/// the planes of one stage of the matrix after those of another. A stage that moves all its planes in every step has
-/// them block of lanes after block, and within a block plane after plane. A ring of which most steps move a few planes
-/// only has them plane after plane.
+/// The state of every lane, laid out so that one step is one sweep through memory: tile after tile, and
+/// within a tile the planes of one stage of the matrix after those of another. A stage that moves all its
+/// planes in every step has them block of lanes after block, and within a block plane after plane. A ring of
+/// which most steps move a few planes only has them plane after plane.
 #[derive(Clone, Debug)]
 pub(crate) enum LaneState {
     F32(Aligned<f32>),
@@ -42,7 +42,8 @@ impl LaneState {
         }
     }
 
-    /// Takes the memory of a state that was just made from the system now, by threads of rayon's, and not when it is used.
+    /// Takes the memory of a state that was just made from the system now, by threads of rayon's, and not
+    /// when it is used.
     pub(crate) fn touch(&mut self) {
         match self {
             Self::F32(values) => values.touch(),
@@ -199,9 +200,9 @@ impl<'a, T> StepIo<'a, T> {
 }
 
 impl Pass<'_> {
-    /// Applies one step after the other; each tile goes through all of them while its state is in cache. Where it takes longer
-    /// than waking threads does, those of the rayon pool that this is called in take part; the thread that calls begins at once,
-    /// whether or not it is one of the pool's.
+    /// Applies one step after the other; each tile goes through all of them while its state is in cache.
+    /// Where it takes longer than waking threads does, those of the rayon pool that this is called in take
+    /// part; the thread that calls begins at once, whether or not it is one of the pool's.
     pub(crate) fn run<T: Real>(self, state: PassState<'_, T>, steps: Steps<'_, T>) {
         let bytes = self.lanes.len() * (self.planes + steps.len()) * size_of::<T>();
         if bytes <= PARALLEL_BYTES || self.lanes.len() <= TILE_LANES {
@@ -222,9 +223,9 @@ impl Pass<'_> {
         });
     }
 
-    /// Lanes that go through all steps before the next. A tile; or so few of its lanes that their state stays in the first
-    /// level of cache from step to step; or of a single step all whole tiles, where numbers are worked on where they lie: what a
-    /// tile costs beside its arithmetic is then paid once.
+    /// Lanes that go through all steps before the next. A tile; or so few of its lanes that their state stays
+    /// in the first level of cache from step to step; or of a single step all whole tiles, where numbers are
+    /// worked on where they lie: what a tile costs beside its arithmetic is then paid once.
     fn run_lanes<T: Real>(&self, steps: &mut Steps<'_, T>) -> usize {
         if !steps.iter().all(is_apart) {
             return TILE_LANES;
@@ -275,7 +276,8 @@ impl Pass<'_> {
     }
 }
 
-/// Whether tiles of a step can neither be told apart in the state nor by what they take from or give to the step.
+/// Whether tiles of a step can neither be told apart in the state nor by what they take from or give to the
+/// step.
 fn is_apart<T>(step: &StepIo<'_, T>) -> bool {
     step.program.is_block_by_block() && step.digests.is_empty()
 }
@@ -329,8 +331,8 @@ impl<T: Real> Tile<'_, T> {
         self.lanes.start / TILE_LANES
     }
 
-    /// Brings the input to where [`Tile::numbers`] gives it: to the place of the output where its bytes are numbers of
-    /// `T` as they lie, and else into `values`. Tells whether it is the former.
+    /// Brings the input to where [`Tile::numbers`] gives it: to the place of the output where its bytes are
+    /// numbers of `T` as they lie, and else into `values`. Tells whether it is the former.
     #[inline(always)]
     pub(super) fn load<S: Simd>(&mut self, simd: S) -> bool {
         let whole_blocks = self.lanes.len().is_multiple_of(BLOCK_LANES);
@@ -376,7 +378,8 @@ impl<T: Real> Tile<'_, T> {
         &mut self.values[..self.lanes.len().next_multiple_of(BLOCK_LANES)]
     }
 
-    /// Brings the numbers to the output, where they are not there yet, and looks at what was drawn while it is in cache.
+    /// Brings the numbers to the output, where they are not there yet, and looks at what was drawn while it
+    /// is in cache.
     #[inline(always)]
     pub(super) fn store(mut self, in_place: bool) {
         if !in_place && let Some(output) = self.data.output() {

@@ -9,7 +9,8 @@ use crate::dtype::{DType, Precision};
 use crate::limits::{PARALLEL_GRAIN_BYTES, TILE_LANES};
 use crate::tree::Layout;
 
-/// A run of lanes that starts at a tile and ends at one or at the end of the layout, with the bytes of just these lanes.
+/// A run of lanes that starts at a tile and ends at one or at the end of the layout, with the bytes of just
+/// these lanes.
 pub(crate) struct Sum<'a> {
     pub(crate) backend: Backend,
     pub(crate) lanes: Range<usize>,
@@ -26,8 +27,9 @@ pub(crate) struct Sum<'a> {
 }
 
 impl Sum<'_> {
-    /// Adds in `T`, and rounds each sum once to the format that it is written in. Tells whether each number of the gradient
-    /// is in the [range](gradient_range) that leaves room for the noise, and each sum is finite.
+    /// Adds in `T`, and rounds each sum once to the format that it is written in. Tells whether each number
+    /// of the gradient is in the [range](gradient_range) that leaves room for the noise, and each sum is
+    /// finite.
     pub(crate) fn run<T: Real>(self) -> bool {
         let tiles = self.lanes.len().div_ceil(TILE_LANES);
         if tiles > 1 && self.gradient.len() + self.noise.len() + self.output.len() > PARALLEL_GRAIN_BYTES {
@@ -72,10 +74,12 @@ impl Sum<'_> {
     }
 }
 
-/// The largest absolute value of a gradient whose sum with noise is written in `dtype`: half of the format's range, or of
-/// the arithmetic's where that is narrower. A session refuses noise that takes more than the other half.
+/// The largest absolute value of a gradient whose sum with noise is written in `dtype`: half of the format's
+/// range, or of the arithmetic's where that is narrower. A session refuses noise that takes more than the
+/// other half.
 ///
-/// The rule does not depend on the noise: whether a gradient is refused tells nothing about the noise of its step.
+/// The rule does not depend on the noise: whether a gradient is refused tells nothing about the noise of its
+/// step.
 pub(crate) fn gradient_range(precision: Precision, dtype: DType) -> f64 {
     0.5 * dtype.largest().min(precision.dtype().largest())
 }

@@ -1,12 +1,14 @@
 //! Which recurrences undo each other, so that a plan runs neither.
 //!
-//! A recurrence followed by its inverse is the identity in exact arithmetic. In floating point the pair is not: where the
-//! first grows, the second takes the difference of large numbers, in which the values that came in are lost.
+//! A recurrence followed by its inverse is the identity in exact arithmetic. In floating point the pair is
+//! not: where the first grows, the second takes the difference of large numbers, in which the values that
+//! came in are lost.
 
 use super::plan::{Rows, Scale, Stage, clip};
 
 impl Stage {
-    /// Whether this recurrence and `other`, one after the other in either order, are the identity by their parameters.
+    /// Whether this recurrence and `other`, one after the other in either order, are the identity by their
+    /// parameters.
     pub(super) fn undoes(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Scale(a), Self::Scale(b)) => a.undoes(b),

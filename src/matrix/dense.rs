@@ -1,7 +1,7 @@
 //! The dense oracle: a matrix written out entry by entry from its definition.
 //!
-//! Nothing here is a recurrence or shares code with one: products are sums over an index, inverses are columns of
-//! `M x = e_j` solved by substitution. It is what the streaming forms are checked against, in f64.
+//! Nothing here is a recurrence or shares code with one: products are sums over an index, inverses are
+//! columns of `M x = e_j` solved by substitution. It is what the streaming forms are checked against, in f64.
 
 use super::spec::MatrixSpec;
 use crate::error::{Error, Result};
@@ -39,7 +39,8 @@ impl DenseMatrix {
                 Self::from_fn(n, |i, j| if i == j { repeat_last(diag, i) } else { 0.0 })
             }
             MatrixSpec::MomentumSgd { momentum, learning_rates } => {
-                // x_j has the weight momentum^(k - j) in the step taken at k, and that step counts from then on.
+                // x_j has the weight momentum^(k - j) in the step taken at k, and that step counts from then
+                // on.
                 let rate = |k| learning_rates.as_ref().map_or(1.0, |rates| repeat_last(rates, k));
                 Self::from_fn(n, |i, j| (j..=i).map(|k| rate(k) * momentum.powi((k - j) as i32)).sum())
             }
@@ -129,8 +130,8 @@ impl DenseMatrix {
         self.rows[i].iter().zip(x).map(|(entry, x)| entry * x).sum()
     }
 
-    /// `sum_j |M_ij x_j|`: the size of what cancels in [`DenseMatrix::apply_row`], and so the natural unit of its
-    /// rounding errors.
+    /// `sum_j |M_ij x_j|`: the size of what cancels in [`DenseMatrix::apply_row`], and so the natural unit of
+    /// its rounding errors.
     pub fn apply_row_magnitude(&self, i: usize, x: &[f64]) -> f64 {
         self.rows[i].iter().zip(x).map(|(entry, x)| (entry * x).abs()).sum()
     }

@@ -1,7 +1,7 @@
 //! Reading a [`MatrixSpec`] from JSON with errors that name the path of the field at fault.
 //!
-//! serde's derived reader for tagged enums loses the path inside nested matrices, and the path is what a person who
-//! typed the JSON needs.
+//! serde's derived reader for tagged enums loses the path inside nested matrices, and the path is what a
+//! person who typed the JSON needs.
 
 use serde_json::{Map, Value};
 

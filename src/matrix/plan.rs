@@ -1,9 +1,9 @@
 //! [`Plan`]: a [`MatrixSpec`] as the list of recurrences that run it, in the order in which they are applied.
 //!
-//! The algebra of inverses happens here, once: `(A B)^-1 = B^-1 A^-1`, the inverse of a scaling is a scaling by
-//! reciprocals, an inverse of an inverse is the matrix, a matrix beside its inverse is nothing. What is left is a list of [`Stage`]s, each of which has a
-//! native recurrence forwards and backwards. A stage holds `f64`s; [`Plan::program`] resolves it for one step into the
-//! numbers that a kernel multiplies with.
+//! The algebra of inverses happens here, once: `(A B)^-1 = B^-1 A^-1`, the inverse of a scaling is a scaling
+//! by reciprocals, an inverse of an inverse is the matrix, a matrix beside its inverse is nothing. What is
+//! left is a list of [`Stage`]s, each of which has a native recurrence forwards and backwards. A stage holds
+//! `f64`s; [`Plan::program`] resolves it for one step into the numbers that a kernel multiplies with.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -169,8 +169,9 @@ fn norm(values: &[f64]) -> f64 {
 }
 
 impl Plan {
-    /// Validates a description and lowers it to stages. A stage and its inverse that stand beside each other, or with
-    /// nothing but Toeplitz stages between them where they are Toeplitz, leave no stage: such matrices commute.
+    /// Validates a description and lowers it to stages. A stage and its inverse that stand beside each other,
+    /// or with nothing but Toeplitz stages between them where they are Toeplitz, leave no stage: such
+    /// matrices commute.
     ///
     /// # Errors
     /// Those of [`MatrixSpec::validate`].
@@ -231,8 +232,8 @@ impl Plan {
         self.planes
     }
 
-    /// Planes that one step in the steady state reads, and writes, on average and rounded up: of a ring, the sums ahead spare
-    /// most of the reading.
+    /// Planes that one step in the steady state reads, and writes, on average and rounded up: of a ring, the
+    /// sums ahead spare most of the reading.
     pub fn planes_moved(&self) -> (usize, usize) {
         self.stages.iter().map(Stage::planes_moved).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
     }
@@ -365,8 +366,8 @@ impl Plan {
         Program { stages: self.stages.iter().map(resolve).collect() }
     }
 
-    /// The steps whose inputs make up all of the state, where there are such: of a matrix that remembers inputs alone, by one
-    /// banded recurrence at most.
+    /// The steps whose inputs make up all of the state, where there are such: of a matrix that remembers
+    /// inputs alone, by one banded recurrence at most.
     pub(crate) fn replayed_steps(&self) -> Option<usize> {
         let inputs_alone = |stage: &Stage| match stage {
             Stage::Scale(_) | Stage::Banded { inverse: false, .. } => true,
@@ -379,8 +380,8 @@ impl Plan {
         (few && self.stages.iter().all(inputs_alone)).then_some(self.planes)
     }
 
-    /// The numbers of step `step` for a pass that forgets its state. `input_alone` says that the step only brings its input
-    /// into the ring.
+    /// The numbers of step `step` for a pass that forgets its state. `input_alone` says that the step only
+    /// brings its input into the ring.
     pub(crate) fn replay_program<T: Real>(&self, step: u64, input_alone: bool) -> Program<T> {
         let resolve = |stage: &Stage| {
             let op = match stage {
@@ -401,12 +402,13 @@ impl Plan {
         Program { stages: self.stages.iter().map(resolve).collect() }
     }
 
-    /// Checks that every number of every step is finite in `T`, and that none on a diagonal becomes zero there: the
-    /// matrix would have lost a row, or an inverse one that it has not. Elsewhere a number that becomes zero is off by
-    /// less than any rounding.
+    /// Checks that every number of every step is finite in `T`, and that none on a diagonal becomes zero
+    /// there: the matrix would have lost a row, or an inverse one that it has not. Elsewhere a number that
+    /// becomes zero is off by less than any rounding.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `matrix`: a parameter or a quotient of two overflows `T`, or one on a diagonal underflows.
+    /// [`Error::Invalid`] on `matrix`: a parameter or a quotient of two overflows `T`, or one on a diagonal
+    /// underflows.
     pub(crate) fn check_representable<T: Real>(&self) -> Result<()> {
         let precision = T::PRECISION;
         let rule = if !self.stages.iter().all(Stage::is_finite::<T>) {
@@ -548,8 +550,8 @@ impl Stage {
     }
 }
 
-/// What a banded recurrence multiplies the value `back` steps ago with: the entry itself, or in forward substitution
-/// (arXiv 2306.08153, Algorithm 9) its negative quotient by the diagonal.
+/// What a banded recurrence multiplies the value `back` steps ago with: the entry itself, or in forward
+/// substitution (arXiv 2306.08153, Algorithm 9) its negative quotient by the diagonal.
 pub(crate) fn banded_weight(rows: &Rows, inverse: bool, step: usize, back: usize) -> f64 {
     let entry = rows.entry(step, back);
     match (inverse, back) {

@@ -1,15 +1,16 @@
-//! One step of a banded recurrence: which value of the ring is multiplied with what, and which sums are formed ahead.
+//! One step of a banded recurrence: which value of the ring is multiplied with what, and which sums are
+//! formed ahead.
 //!
 //! What was pushed at step `i` lies in plane `i mod planes`: the ring is an index, nothing is moved.
 
 use crate::kernel::{Banded, Push, Real};
 use crate::limits::MAX_STEPS_AHEAD;
 
-/// The steps from one sweep through a whole ring to the next, of all sums that [`Banded`] may form ahead the one with
-/// the least traffic.
+/// The steps from one sweep through a whole ring to the next, of all sums that [`Banded`] may form ahead the
+/// one with the least traffic.
 ///
-/// Of `k` steps, the first reads the ring's `m` planes and writes `k`; each later step `i` reads the sum that was kept and
-/// the `i` newer values, and writes one.
+/// Of `k` steps, the first reads the ring's `m` planes and writes `k`; each later step `i` reads the sum that
+/// was kept and the `i` newer values, and writes one.
 pub(super) fn sweep_period(planes: usize) -> usize {
     let moved = |k: usize| {
         let (read, written) = moved_in_period(planes, k);
@@ -72,7 +73,8 @@ pub(super) fn banded<T: Real>(
     let ahead = if full && since == 0 { period - 1 } else { 0 };
     let sum_ahead = |later: usize| {
         let row = step + later;
-        // Planes that a sum leaves out have a weight that is not looked at, and so has a row that does not come.
+        // Planes that a sum leaves out have a weight that is not looked at, and so has a row that does not
+        // come.
         let weight = |i: usize| match rows.is_none_or(|rows| row < rows) && i >= later {
             true => weight(row, later + planes - i),
             false => T::default(),
@@ -93,8 +95,8 @@ pub(super) fn banded<T: Real>(
     }
 }
 
-/// The same step where the ring holds just the inputs of the steps before it, and nothing that was summed ahead: what a
-/// pass has that forgets its state. The order of a lane's operations is the same.
+/// The same step where the ring holds just the inputs of the steps before it, and nothing that was summed
+/// ahead: what a pass has that forgets its state. The order of a lane's operations is the same.
 pub(super) fn replayed_banded<T: Real>(
     planes: usize,
     step: usize,

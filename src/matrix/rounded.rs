@@ -1,8 +1,10 @@
-//! The matrix that a session applies: the one whose recurrences have the numbers that the session multiplies with.
+//! The matrix that a session applies: the one whose recurrences have the numbers that the session multiplies
+//! with.
 //!
-//! A session rounds the numbers of its recurrences to its precision, and its matrix is the one with the rounded numbers. A
-//! strategy's decay of `1 - 1e-6` is another decay in f32, and the strategy that such a session realises has another
-//! sensitivity. What is told about a mechanism is told about the matrix that is applied.
+//! A session rounds the numbers of its recurrences to its precision, and its matrix is the one with the
+//! rounded numbers. A strategy's decay of `1 - 1e-6` is another decay in f32, and the strategy that such a
+//! session realises has another sensitivity. What is told about a mechanism is told about the matrix that is
+//! applied.
 
 use std::sync::Arc;
 
@@ -66,7 +68,8 @@ impl Stage {
         }
     }
 
-    /// Sets the parameters to those of the matrix whose recurrence has the numbers that the step of this one multiplies with.
+    /// Sets the parameters to those of the matrix whose recurrence has the numbers that the step of this one
+    /// multiplies with.
     fn round(&mut self, round: &impl Fn(f64) -> f64) {
         let each = |list: &Arc<[f64]>| list.iter().map(|&value| round(value)).collect();
         match self {

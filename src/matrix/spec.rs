@@ -7,9 +7,9 @@ use crate::error::Result;
 
 /// A lower-triangular linear map that can be applied one step at a time, described.
 ///
-/// Infinite unless its kind says otherwise. As JSON it is an object with a `kind` tag in snake case and the fields
-/// below: `{"kind": "toeplitz", "coef": [1.0, 0.5]}`. A `MatrixSpec` made by hand may break the rules of its kind;
-/// whatever takes one calls [`MatrixSpec::validate`] first.
+/// Infinite unless its kind says otherwise. As JSON it is an object with a `kind` tag in snake case and the
+/// fields below: `{"kind": "toeplitz", "coef": [1.0, 0.5]}`. A `MatrixSpec` made by hand may break the rules
+/// of its kind; whatever takes one calls [`MatrixSpec::validate`] first.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum MatrixSpec {
@@ -35,21 +35,21 @@ pub enum MatrixSpec {
     Toeplitz {
         /// The first column, `c`; zero below its end.
         coef: Vec<f64>,
-        /// Where given, the matrix is the leading `n x n` block with every column divided by its L2 norm, and ends
-        /// there.
+        /// Where given, the matrix is the leading `n x n` block with every column divided by its L2 norm, and
+        /// ends there.
         #[serde(skip_serializing_if = "Option::is_none")]
         column_normalize_for_n: Option<u64>,
     },
-    /// A buffered linear Toeplitz matrix (BLT): `y = x + sum_k w_k s_k; s_k = theta_k s_k + x`
-    /// (arXiv 2408.08868, Algorithm 2). Its first column is `1, sum w_k, sum w_k theta_k, sum w_k theta_k^2, ...`.
+    /// A buffered linear Toeplitz matrix (BLT): `y = x + sum_k w_k s_k; s_k = theta_k s_k + x` (arXiv
+    /// 2408.08868, Algorithm 2). Its first column is `1, sum w_k, sum w_k theta_k, sum w_k theta_k^2, ...`.
     BufferedToeplitz {
         /// The decay of each buffer, `theta`, in `[-1, 1]`.
         buf_decay: Vec<f64>,
         /// The weight of each buffer in the output, `w`.
         output_scale: Vec<f64>,
     },
-    /// An `n x n` matrix with `b` bands and columns of L2 norm 1: column `j` is `params[j]` written downward from the
-    /// diagonal, cut at row `n`, and divided by its norm (jax_privacy's `ColumnNormalizedBanded`).
+    /// An `n x n` matrix with `b` bands and columns of L2 norm 1: column `j` is `params[j]` written downward
+    /// from the diagonal, cut at row `n`, and divided by its norm (jax_privacy's `ColumnNormalizedBanded`).
     ///
     /// ```text
     /// params = [a b c]     C = [a        ]   before columns are normalised
@@ -106,7 +106,8 @@ impl MatrixSpec {
     /// Reads a matrix from JSON text, and validates it.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) names the field (`matrix.factors[1].coef`) and the rule it breaks.
+    /// [`Error::Invalid`](crate::Error::Invalid) names the field (`matrix.factors[1].coef`) and the rule it
+    /// breaks.
     pub fn from_json(text: &str) -> Result<Self> {
         let spec = json::parse(text)?;
         spec.validate()?;

@@ -8,9 +8,9 @@ use super::spec::MatrixSpec;
 use crate::error::{Error, Result};
 use crate::limits::{MAX_BANDS, MAX_SCHEDULE};
 
-/// The Toeplitz strategy that is optimal for the max error of prefix sums over `n` steps in a single participation:
-/// `c_0 = 1, c_k = c_{k-1} (2k-1)/(2k)`, the square root of the prefix sum (arXiv 2202.11205; its optimality:
-/// arXiv 2404.16706).
+/// The Toeplitz strategy that is optimal for the max error of prefix sums over `n` steps in a single
+/// participation: `c_0 = 1, c_k = c_{k-1} (2k-1)/(2k)`, the square root of the prefix sum (arXiv 2202.11205;
+/// its optimality: arXiv 2404.16706).
 ///
 /// # Errors
 /// [`Error::Invalid`] where `n` is 0 or over [`MAX_BANDS`]: it takes a plane a step.
@@ -19,19 +19,20 @@ pub fn optimal_max_error(n: usize) -> Result<MatrixSpec> {
     Ok(toeplitz(prefix_sum_square_root(n)))
 }
 
-/// The first `bands` diagonals of the square root of a Toeplitz workload (arXiv 2405.13763). `workload` is its first
-/// column, zero below its end; without one it is the prefix sum.
+/// The first `bands` diagonals of the square root of a Toeplitz workload (arXiv 2405.13763). `workload` is
+/// its first column, zero below its end; without one it is the prefix sum.
 ///
 /// # Errors
-/// [`Error::Invalid`] where `bands` is 0 or over [`MAX_BANDS`], or the workload's first entry is not positive or any
-/// entry not finite.
+/// [`Error::Invalid`] where `bands` is 0 or over [`MAX_BANDS`], or the workload's first entry is not positive
+/// or any entry not finite.
 pub fn banded_square_root(bands: usize, workload: Option<&[f64]>) -> Result<MatrixSpec> {
     check_bands("bands", bands)?;
     square_root_or_default(bands, workload).map(toeplitz)
 }
 
-/// The strategy whose noising matrix is the first `bands` diagonals of the inverse of the square root of a Toeplitz
-/// workload (arXiv 2505.12128). `workload` is its first column, zero below its end; without one it is the prefix sum.
+/// The strategy whose noising matrix is the first `bands` diagonals of the inverse of the square root of a
+/// Toeplitz workload (arXiv 2505.12128). `workload` is its first column, zero below its end; without one it
+/// is the prefix sum.
 ///
 /// # Errors
 /// As those of [`banded_square_root`].
@@ -42,8 +43,9 @@ pub fn banded_inverse_square_root(bands: usize, workload: Option<&[f64]>) -> Res
 }
 
 /// The strategy of lambda-CGD over `n` steps (arXiv 2601.22334): `C = E D`, with `E` the Toeplitz matrix of
-/// `1, lambda, lambda^2, ...` and `D` the diagonal that gives each of its `n` columns the L2 norm 1. Its noising matrix
-/// `D^-1 E^-1` takes a multiple of `lambda` of the last step's noise away from this step's, and keeps one plane.
+/// `1, lambda, lambda^2, ...` and `D` the diagonal that gives each of its `n` columns the L2 norm 1. Its
+/// noising matrix `D^-1 E^-1` takes a multiple of `lambda` of the last step's noise away from this step's,
+/// and keeps one plane.
 ///
 /// # Errors
 /// [`Error::Invalid`] where `lambda` is not in `[0, 1)`, or `n` is 0 or over [`MAX_SCHEDULE`].
@@ -54,7 +56,8 @@ pub fn lambda_cgd(lambda: f64, n: usize) -> Result<MatrixSpec> {
     if n == 0 || n > MAX_SCHEDULE {
         return Err(Error::invalid("n", format!("must be at least 1 and at most {MAX_SCHEDULE}, found {n}")));
     }
-    // Column j has the n - j entries 1, lambda, ...; the squares of its norm, from the last column to the first.
+    // Column j has the n - j entries 1, lambda, ...; the squares of its norm, from the last column to the
+    // first.
     let squares = (0..n).scan((0.0, 1.0), |(sum, power), _| {
         *sum += *power;
         *power *= lambda * lambda;
@@ -65,13 +68,13 @@ pub fn lambda_cgd(lambda: f64, n: usize) -> Result<MatrixSpec> {
     Ok(toeplitz(vec![1.0, -lambda]).inverse().scale_rows_and_columns(None, Some(inverse_norms)))
 }
 
-/// A BLT from a rational approximation of `1/sqrt(1 - x)`, the generating function of the optimal Toeplitz strategy
-/// (arXiv 2404.16706, Proposition 4.5, with the step width and shift of jax_privacy's
+/// A BLT from a rational approximation of `1/sqrt(1 - x)`, the generating function of the optimal Toeplitz
+/// strategy (arXiv 2404.16706, Proposition 4.5, with the step width and shift of jax_privacy's
 /// `from_rational_approx_to_sqrt_x`).
 ///
 /// # Errors
-/// [`Error::Invalid`] where `num_buffers` is 0 or more than 24: past that, decays come so near to 1 that f64 cannot tell
-/// them apart.
+/// [`Error::Invalid`] where `num_buffers` is 0 or more than 24: past that, decays come so near to 1 that f64
+/// cannot tell them apart.
 pub fn blt_from_rational_approximation(num_buffers: usize) -> Result<MatrixSpec> {
     const MOST: usize = 24;
     if num_buffers == 0 || num_buffers > MOST {
@@ -97,11 +100,12 @@ pub fn blt_from_rational_approximation(num_buffers: usize) -> Result<MatrixSpec>
     Ok(MatrixSpec::BufferedToeplitz { buf_decay, output_scale })
 }
 
-/// The column-normalised banded strategy that jax_privacy starts its optimiser from: the optimal Toeplitz coefficients,
-/// cut to `bands`, in each of `n` columns (the coefficients: arXiv 2202.11205).
+/// The column-normalised banded strategy that jax_privacy starts its optimiser from: the optimal Toeplitz
+/// coefficients, cut to `bands`, in each of `n` columns (the coefficients: arXiv 2202.11205).
 ///
 /// # Errors
-/// [`Error::Invalid`] where `bands` is 0 or over [`MAX_BANDS`], or `n` is less than `bands` or over [`MAX_SCHEDULE`].
+/// [`Error::Invalid`] where `bands` is 0 or over [`MAX_BANDS`], or `n` is less than `bands` or over
+/// [`MAX_SCHEDULE`].
 pub fn column_normalized_banded(n: usize, bands: usize) -> Result<MatrixSpec> {
     check_bands("bands", bands)?;
     if n < bands || n > MAX_SCHEDULE {
@@ -186,10 +190,10 @@ pub(crate) struct InverseBuffer {
 
 /// The inverse of a BLT all of whose weights `w_k` are negative, its decays `theta_k` distinct and falling.
 ///
-/// The BLT is `f(1/x)` with `f(u) = 1 + sum_k w_k / (u - theta_k)`, so the inverse's decays are the zeros `mu` of `f`
-/// and its weights the residues `1 / f'(mu)` there (the reciprocal of a rational generating function, arXiv
-/// 2404.16706, Proposition 5.6). With negative weights `f` rises from minus to plus infinity between two poles, and
-/// from minus infinity to 1 right of the largest: one zero in each place.
+/// The BLT is `f(1/x)` with `f(u) = 1 + sum_k w_k / (u - theta_k)`, so the inverse's decays are the zeros
+/// `mu` of `f` and its weights the residues `1 / f'(mu)` there (the reciprocal of a rational generating
+/// function, arXiv 2404.16706, Proposition 5.6). With negative weights `f` rises from minus to plus infinity
+/// between two poles, and from minus infinity to 1 right of the largest: one zero in each place.
 pub(crate) fn invert_negative_blt(theta: &[f64], w: &[f64]) -> Vec<InverseBuffer> {
     let zero = |k: usize| {
         let pole = theta[k];

@@ -11,14 +11,15 @@ impl MatrixSpec {
     /// Checks every rule of every matrix in this description.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the field, with `matrix` as the root of its path, and the rule that it breaks.
+    /// [`Error::Invalid`] names the field, with `matrix` as the root of its path, and the rule that it
+    /// breaks.
     pub fn validate(&self) -> Result<()> {
         let mut walk = Walk { nodes: 0, planes: 0, most_coefs: MAX_BANDS, most_planes: MAX_PLANES };
         walk.matrix(self, "matrix", 0, false)
     }
 
-    /// The same for a question about `n` steps, which a matrix need not run for: a Toeplitz matrix may have as many
-    /// coefficients as there are steps, and at most [`MAX_QUESTION_COEFS`].
+    /// The same for a question about `n` steps, which a matrix need not run for: a Toeplitz matrix may have
+    /// as many coefficients as there are steps, and at most [`MAX_QUESTION_COEFS`].
     ///
     /// # Errors
     /// As [`MatrixSpec::validate`].
@@ -39,8 +40,8 @@ struct Walk {
 }
 
 impl Walk {
-    /// Checks the matrix at `path`. Anywhere under an `inverse`, `inverted` asks for a diagonal without zeros: the
-    /// inverse of an inverse is the matrix itself only where the inner inverse exists.
+    /// Checks the matrix at `path`. Anywhere under an `inverse`, `inverted` asks for a diagonal without
+    /// zeros: the inverse of an inverse is the matrix itself only where the inner inverse exists.
     fn matrix(&mut self, spec: &MatrixSpec, path: &str, depth: usize, inverted: bool) -> Result<()> {
         let at = |name: &str| format!("{path}.{name}");
         self.nodes += 1;

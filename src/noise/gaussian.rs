@@ -1,9 +1,9 @@
 //! Random words to standard normals: the Box-Muller transform without branches.
 //!
-//! Everything here is made of integer operations, of additions, multiplications, square roots and fused multiply-adds of
-//! IEEE 754, each written out in one order, so it gives the same bits on every processor. There is no call of a
-//! mathematical library: those differ from one another in the last bits. Polynomials are minimax ones (Remez), computed
-//! in 60 digits.
+//! Everything here is made of integer operations, of additions, multiplications, square roots and fused
+//! multiply-adds of IEEE 754, each written out in one order, so it gives the same bits on every processor.
+//! There is no call of a mathematical library: those differ from one another in the last bits. Polynomials
+//! are minimax ones (Remez), computed in 60 digits.
 
 use bytemuck::Pod;
 
@@ -17,15 +17,15 @@ pub(crate) trait Normal: Copy + Default + Pod {
     /// As many random bits as a lane takes.
     type Word: Copy + Default + Pod;
 
-    /// Two independent normals of standard deviation `scale` from two words: one's bits make most of the radius, the other's
-    /// make the angle.
+    /// Two independent normals of standard deviation `scale` from two words: one's bits make most of the
+    /// radius, the other's make the angle.
     fn pair(radius: Self::Word, angle: Self::Word, scale: Self) -> (Self, Self);
 }
 
 /// Turns groups of words into normals: those of `values`, after the first `skipped` of the first group.
 ///
-/// Loops over indices, for an instruction set that the caller has switched on: each line becomes one over vectors. A group
-/// is read before any of it is written, so nothing needs to be known of where the two lie.
+/// Loops over indices, for an instruction set that the caller has switched on: each line becomes one over
+/// vectors. A group is read before any of it is written, so nothing needs to be known of where the two lie.
 #[inline(always)]
 pub(super) fn transform<T: Normal>(words: &[T::Word], scale: T, mut skipped: usize, mut values: &mut [T]) {
     for words in words.as_chunks::<GROUP_LANES>().0 {

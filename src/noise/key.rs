@@ -15,7 +15,8 @@ use crate::session::Fingerprint;
 #[derive(Clone)]
 pub struct NoiseKey(Secret);
 
-/// A secret that servers share, from which the keys of sessions are derived: 256 bits, in one place, wiped when dropped.
+/// A secret that servers share, from which the keys of sessions are derived: 256 bits, in one place, wiped
+/// when dropped.
 #[derive(Clone)]
 pub struct MasterKey(Secret);
 
@@ -23,8 +24,8 @@ pub struct MasterKey(Secret);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyCheck(blake3::Hash);
 
-/// Proves that whoever has it was told by a holder of a [`NoiseKey`] that some lanes of its noise stood at some step. It tells
-/// nothing of the key. Comparing two takes the same time wherever they differ.
+/// Proves that whoever has it was told by a holder of a [`NoiseKey`] that some lanes of its noise stood at
+/// some step. It tells nothing of the key. Comparing two takes the same time wherever they differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepProof(blake3::Hash);
 
@@ -46,8 +47,8 @@ const OF_RESUMING: &str = "noised 2026 proofs of steps from a noise key";
 const OF_DIGESTS: &str = "noised 2026 digests of released gradients from a noise key";
 
 impl NoiseKey {
-    /// A key of these bytes, which should come from the operating system's generator, or from nobody else than the
-    /// person whose experiment it is.
+    /// A key of these bytes, which should come from the operating system's generator, or from nobody else
+    /// than the person whose experiment it is.
     ///
     /// The array is wiped. A caller who kept a copy wipes that: [`from_slice`](Self::from_slice) takes none.
     pub fn from_bytes(mut bytes: [u8; KEY_BYTES]) -> Self {
@@ -65,7 +66,8 @@ impl NoiseKey {
     /// A key from 32 bytes.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `field` where there are not 32, or all of them are zero: that is a buffer that nobody filled.
+    /// [`Error::Invalid`] on `field` where there are not 32, or all of them are zero: that is a buffer that
+    /// nobody filled.
     pub fn from_slice(field: &str, bytes: &[u8]) -> Result<Self> {
         let rule = || Error::invalid(field, format!("must have 32 bytes, found {}", bytes.len()));
         let secret = Secret::of_slice(bytes).ok_or_else(rule)?;
@@ -88,7 +90,8 @@ impl NoiseKey {
         finish(&mut hash, subkey);
     }
 
-    /// What only somebody can have who was told it by a holder of this key: that these lanes of the noise stood at `step`.
+    /// What only somebody can have who was told it by a holder of this key: that these lanes of the noise
+    /// stood at `step`.
     pub fn proof_of_step(&self, step: u64, lanes: &Range<u64>) -> StepProof {
         let mut key = Zeroizing::new([0; KEY_BYTES]);
         self.derive(OF_RESUMING, &mut key);
@@ -146,8 +149,9 @@ impl MasterKey {
 
     /// The key of the noise `noise_id` of a session.
     ///
-    /// `fingerprint` is that of the whole tree's session, so that every shard gets the same key, and the same `noise_id`
-    /// with another matrix, tree, source, stddev, precision or horizon gives a noise that is independent of it.
+    /// `fingerprint` is that of the whole tree's session, so that every shard gets the same key, and the same
+    /// `noise_id` with another matrix, tree, source, stddev, precision or horizon gives a noise that is
+    /// independent of it.
     pub fn derive(&self, noise_id: &str, fingerprint: &Fingerprint) -> NoiseKey {
         NoiseKey(Secret::filled(|key| {
             let mut hash = blake3::Hasher::new_derive_key(OF_NOISE);

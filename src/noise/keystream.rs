@@ -1,7 +1,8 @@
 //! Random words with random access: AES-256 in counter mode.
 //!
-//! The words are used a chunk at a time, one chunk after they were encrypted. A processor that runs instructions out of order
-//! then encrypts a chunk and uses the one before it at once, and no load waits for a store that is under way.
+//! The words are used a chunk at a time, one chunk after they were encrypted. A processor that runs
+//! instructions out of order then encrypts a chunk and uses the one before it at once, and no load waits for
+//! a store that is under way.
 
 use std::fmt;
 
@@ -33,7 +34,8 @@ pub(super) trait Sink {
 
 /// Counters, big endian, one after the other.
 ///
-/// To be compiled within a function that has an instruction set switched on: its loop becomes one over vectors.
+/// To be compiled within a function that has an instruction set switched on: its loop becomes one over
+/// vectors.
 #[inline(always)]
 fn write_counters(first: u128, blocks: &mut [[u64; 2]]) {
     let (high, low) = ((first >> 64) as u64, first as u64);
@@ -49,8 +51,8 @@ fn write_counters(first: u128, blocks: &mut [[u64; 2]]) {
     }
 }
 
-/// The keystream of AES-256 in counter mode (NIST SP 800-38A), where the counter is the whole block, big endian. Its
-/// round keys lie in one place, and are wiped when it is dropped.
+/// The keystream of AES-256 in counter mode (NIST SP 800-38A), where the counter is the whole block, big
+/// endian. Its round keys lie in one place, and are wiped when it is dropped.
 #[derive(Clone)]
 pub(super) struct Keystream {
     cipher: Box<Aes256Enc>,
@@ -63,7 +65,8 @@ impl Keystream {
         Self { cipher: Box::new(Aes256Enc::new(key.into())), origin }
     }
 
-    /// Has `sink` use `count` blocks, whole groups of it, from block `first` on, with the instructions of `simd`.
+    /// Has `sink` use `count` blocks, whole groups of it, from block `first` on, with the instructions of
+    /// `simd`.
     #[inline(always)]
     pub(super) fn run(&self, first: u64, count: usize, simd: impl Simd, sink: impl Sink) {
         let start = self.origin.wrapping_add(first.into());
@@ -91,8 +94,8 @@ impl<S: Simd, C: Sink> BlockCipherEncClosure for Blocks<S, C> {
     }
 }
 
-/// The loop over chunks, to be compiled within a function that has an instruction set switched on. The cipher has another one: it
-/// encrypts a chunk in a function of its own.
+/// The loop over chunks, to be compiled within a function that has an instruction set switched on. The cipher
+/// has another one: it encrypts a chunk in a function of its own.
 struct Chunks<'a, C, B> {
     start: u128,
     count: usize,
@@ -157,7 +160,8 @@ impl fmt::Debug for Keystream {
 mod tests {
     use super::*;
 
-    /// NIST SP 800-38A, F.5.5: CTR-AES256.Encrypt. The vectors have a plain text, so theirs is the sum of both.
+    /// NIST SP 800-38A, F.5.5: CTR-AES256.Encrypt. The vectors have a plain text, so theirs is the sum of
+    /// both.
     #[test]
     fn is_that_of_the_standard() {
         let key = hex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4");
@@ -180,8 +184,8 @@ mod tests {
         }
     }
 
-    /// Block by block, beside the cipher on one block: every length that ends within a chunk or at its end, and counters
-    /// that carry from one half of a block into the other.
+    /// Block by block, beside the cipher on one block: every length that ends within a chunk or at its end,
+    /// and counters that carry from one half of a block into the other.
     #[test]
     fn chunks_are_blocks_one_after_the_other() {
         let key = [0x5a; 32];

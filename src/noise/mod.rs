@@ -1,7 +1,8 @@
-//! Gaussian noise as a pure function: `z_t[lane]` of a 256-bit key, the step `t` and the lane's place in the whole tree.
+//! Gaussian noise as a pure function: `z_t[lane]` of a 256-bit key, the step `t` and the lane's place in the
+//! whole tree.
 //!
-//! Nothing else goes in: no clock, address, thread, chunk or shard. So any part of any step can be drawn anywhere, again,
-//! and in any order, and two shards put together are bit for bit the whole.
+//! Nothing else goes in: no clock, address, thread, chunk or shard. So any part of any step can be drawn
+//! anywhere, again, and in any order, and two shards put together are bit for bit the whole.
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -13,14 +14,15 @@
 //!
 //! # The generator
 //!
-//! docs/noise.md has the construction to the bit, for whoever writes another program that gives the same noise.
+//! docs/noise.md has the construction to the bit, for whoever writes another program that gives the same
+//! noise.
 //!
 //! - The subkey of step `t` is the BLAKE3 keyed hash of `t` (8 bytes, little endian) under the noise key.
-//! - The random words of a step are AES-256 in counter mode (NIST SP 800-38A) under that subkey, from counter 0 on,
-//!   read as little-endian words: 32 bits a lane for f32, 64 bits a lane for f64.
-//! - A group of 32 lanes `32 g .. 32 g + 32` takes the 32 words at its place. Words `i` and `16 + i` of a group make the
-//!   lanes `i` and `16 + i` by the Box-Muller transform (Box and Muller, 1958): a radius `r = sqrt(-2 ln u)` and an angle
-//!   give `r cos` and `r sin`.
+//! - The random words of a step are AES-256 in counter mode (NIST SP 800-38A) under that subkey, from counter
+//!   0 on, read as little-endian words: 32 bits a lane for f32, 64 bits a lane for f64.
+//! - A group of 32 lanes `32 g .. 32 g + 32` takes the 32 words at its place. Words `i` and `16 + i` of a
+//!   group make the lanes `i` and `16 + i` by the Box-Muller transform (Box and Muller, 1958): a radius `r =
+//!   sqrt(-2 ln u)` and an angle give `r cos` and `r sin`.
 //!
 //! # Precision
 //!
@@ -32,24 +34,27 @@
 //! | smallest `\|z\|` | 6.4e-11 | 5e-24 |
 //! | error of one value of radius `r` | `4e-7 r + 2^-23 / r` | `1e-15 r + 2^-52 / r` |
 //!
-//! The second part of the error is the rounding of `u` to the format, which counts near `u = 1` alone: there radii are small.
+//! The second part of the error is the rounding of `u` to the format, which counts near `u = 1` alone: there
+//! radii are small.
 //!
-//! Why: the two 32-bit words of a pair hold 64 bits. An angle of 24 bits is as fine as f32 can tell, and what is left goes
-//! to the radius, where each bit more carries the tail further out. Past its largest value a true normal has a
-//! probability of 5e-14 (f32) and 2e-21 (f64) a value. In the tail, radii lie apart by the spacing of `u`, which at the
-//! largest is a factor of 3 in probability, and at 6 standard deviations one part in 10^4; the angle fills in between.
-//! Near zero, radii below 3.5e-4 do not occur in f32 (their probability is 6e-8 a pair), but values do: an angle that
-//! is near a right one makes them. No value is exactly zero. f64 sessions draw f64 normals; f32 normals are never drawn
-//! in less, whatever the format of the gradients.
+//! Why: the two 32-bit words of a pair hold 64 bits. An angle of 24 bits is as fine as f32 can tell, and what
+//! is left goes to the radius, where each bit more carries the tail further out. Past its largest value a
+//! true normal has a probability of 5e-14 (f32) and 2e-21 (f64) a value. In the tail, radii lie apart by the
+//! spacing of `u`, which at the largest is a factor of 3 in probability, and at 6 standard deviations one
+//! part in 10^4; the angle fills in between. Near zero, radii below 3.5e-4 do not occur in f32 (their
+//! probability is 6e-8 a pair), but values do: an angle that is near a right one makes them. No value is
+//! exactly zero. f64 sessions draw f64 normals; f32 normals are never drawn in less, whatever the format of
+//! the gradients.
 //!
-//! As with every generator of floating-point normals, the values are samples of a continuous distribution, rounded.
-//! Privacy proofs for the Gaussian mechanism are about real numbers; attacks on the low bits of a single released
-//! value (Mironov, 2012) are not ruled out by this generator, nor by any other that the training frameworks use.
+//! As with every generator of floating-point normals, the values are samples of a continuous distribution,
+//! rounded. Privacy proofs for the Gaussian mechanism are about real numbers; attacks on the low bits of a
+//! single released value (Mironov, 2012) are not ruled out by this generator, nor by any other that the
+//! training frameworks use.
 //!
 //! # Speed that tells nothing
 //!
-//! Keystream and transform do the same operations whatever the values: there is no branch, table or rejection in them.
-//! Where the processor has no AES unit the cipher is a bit-sliced one, which has no tables either.
+//! Keystream and transform do the same operations whatever the values: there is no branch, table or rejection
+//! in them. Where the processor has no AES unit the cipher is a bit-sliced one, which has no tables either.
 
 mod gaussian;
 mod key;
@@ -62,7 +67,8 @@ pub use key::{KeyCheck, MasterKey, NoiseKey, StepProof, key_from_hex};
 pub use secret::{scrub_deep_stack, scrub_stack};
 pub(crate) use step::StepNoise;
 
-/// Lanes whose words lie together: 16 pairs, whose first and second halves are each a vector of every instruction set.
+/// Lanes whose words lie together: 16 pairs, whose first and second halves are each a vector of every
+/// instruction set.
 pub(crate) const GROUP_LANES: usize = 32;
 
 /// Number formats that normals are drawn in: f32 and f64.

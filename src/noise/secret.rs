@@ -9,7 +9,8 @@ pub(super) const KEY_BYTES: usize = 32;
 /// More of a thread's stack than key derivation, cipher and transform use below their caller, in words.
 const STACK_WORDS: usize = 4 << 10;
 
-/// More of it than a sweep uses that is split in two some twenty times. A thread has at least four times as much.
+/// More of it than a sweep uses that is split in two some twenty times. A thread has at least four times as
+/// much.
 const DEEP_STACK_WORDS: usize = 64 << 10;
 
 /// The bytes of a key. They lie in a page of their own, which is neither swapped out nor written to a core
@@ -105,8 +106,8 @@ fn below<R>(work: impl FnOnce() -> R) -> R {
     work()
 }
 
-/// Overwrites what functions that have returned left on this thread's stack, below the caller. Derivations and
-/// ciphers leave parts of keys there.
+/// Overwrites what functions that have returned left on this thread's stack, below the caller. Derivations
+/// and ciphers leave parts of keys there.
 #[inline(never)]
 pub fn scrub_stack() {
     overwrite::<STACK_WORDS>();

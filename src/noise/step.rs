@@ -23,7 +23,8 @@ impl StepNoise {
         Self { keystream: Keystream::new(&subkey, 0), stddev }
     }
 
-    /// Draws the lanes from `first_lane` of the whole tree on, as many as `values` holds. Words become normals in `simd`.
+    /// Draws the lanes from `first_lane` of the whole tree on, as many as `values` holds. Words become
+    /// normals in `simd`.
     #[inline(always)]
     pub(crate) fn draw<T: Normal, S: Simd>(&self, simd: S, first_lane: u64, values: &mut [T], stddev: T) {
         if self.stddev == 0.0 || values.is_empty() {

@@ -6,8 +6,8 @@ use crate::error::{Error, Result};
 use crate::limits::TILE_LANES;
 use crate::tree::Layout;
 
-/// Puts a stream's frames together. A frame may end anywhere; what is left of a tile waits here, for the stream, so
-/// that a stream that is cut takes nothing of the session with it.
+/// Puts a stream's frames together. A frame may end anywhere; what is left of a tile waits here, for the
+/// stream, so that a stream that is cut takes nothing of the session with it.
 #[derive(Debug)]
 pub struct Assembler {
     layout: Layout,
@@ -36,12 +36,12 @@ impl Assembler {
         Self { layout, step: 0, next: None, partial: BytesMut::new() }
     }
 
-    /// Takes a frame, whose bytes may lie in pieces, and returns the whole tiles that it completes. Bytes are copied only
-    /// where a tile lies across pieces.
+    /// Takes a frame, whose bytes may lie in pieces, and returns the whole tiles that it completes. Bytes are
+    /// copied only where a tile lies across pieces.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where a frame is empty, goes past the end of the step, does not follow the one before it, or
-    /// starts a step in the middle of a tile. The frame is then not taken.
+    /// [`Error::Invalid`] where a frame is empty, goes past the end of the step, does not follow the one
+    /// before it, or starts a step in the middle of a tile. The frame is then not taken.
     pub fn push(&mut self, step: u64, offset: u64, payload: Vec<Bytes>) -> Result<Option<Run>> {
         let length = payload.iter().map(Bytes::len).sum();
         let at = self.check(step, offset, length)?;

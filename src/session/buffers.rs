@@ -13,15 +13,16 @@ use crate::kernel::Aligned;
 #[derive(Clone, Debug)]
 pub(super) struct Buffers {
     step_bytes: usize,
-    /// How many there are at most, those in use among them; what is free beyond that is given back to the system.
+    /// How many there are at most, those in use among them; what is free beyond that is given back to the
+    /// system.
     most: usize,
     free: Arc<Mutex<Vec<Aligned<u8>>>>,
     /// How many are in use.
     used: Arc<AtomicUsize>,
 }
 
-/// Memory for one step, with anything in it. It goes back where it came from when the last part of it is dropped, be
-/// that an answer on its way to a client.
+/// Memory for one step, with anything in it. It goes back where it came from when the last part of it is
+/// dropped, be that an answer on its way to a client.
 pub struct StepBuffer {
     memory: Aligned<u8>,
     home: Buffers,
@@ -38,7 +39,8 @@ impl Buffers {
         StepBuffer { memory, home: self.clone() }
     }
 
-    /// How many are in use: drawn into, waiting to be released, released and still held by an answer, or kept.
+    /// How many are in use: drawn into, waiting to be released, released and still held by an answer, or
+    /// kept.
     pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }

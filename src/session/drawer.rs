@@ -15,15 +15,16 @@ use crate::tree::Layout;
 
 /// Draws the noise of one step after the other: `(A z)_t`, with `z` scaled by the source's stddev.
 ///
-/// What it draws is a function of key, step and lane alone. It may be ahead of what the session has released by as much
-/// as anybody likes, and can be set back to step 0 or to a kept state at any time.
+/// What it draws is a function of key, step and lane alone. It may be ahead of what the session has released
+/// by as much as anybody likes, and can be set back to step 0 or to a kept state at any time.
 #[derive(Debug)]
 pub struct NoiseDrawer {
     resolved: Arc<ResolvedSpec>,
     backend: Backend,
     key: NoiseKey,
     stddev: f64,
-    /// How the noise of a step is written: as answers go out, or where it is still to be added to, in full precision.
+    /// How the noise of a step is written: as answers go out, or where it is still to be added to, in full
+    /// precision.
     layout: Layout,
     state: DrawerState,
     /// The step whose noise comes next, once the drawer is past the steps before `first`.
@@ -76,8 +77,8 @@ impl NoiseDrawer {
     /// A drawer at step 0.
     ///
     /// # Errors
-    /// [`Error::Invalid`](crate::Error::Invalid) on `source` where the server draws nothing for it, or the matrix cannot be
-    /// replayed as asked.
+    /// [`Error::Invalid`](crate::Error::Invalid) on `source` where the server draws nothing for it, or the
+    /// matrix cannot be replayed as asked.
     pub(super) fn new(
         resolved: Arc<ResolvedSpec>,
         backend: Backend,
@@ -153,7 +154,8 @@ impl NoiseDrawer {
         (first..).zip(buffers).zip(finite).map(drawn).collect()
     }
 
-    /// Has the other half of this session answer, and draws what it lacks for that: a session in a program's own memory.
+    /// Has the other half of this session answer, and draws what it lacks for that: a session in a program's
+    /// own memory.
     ///
     /// # Errors
     /// Those of `ask`, which is [`NoiseSession::fetch`] or [`NoiseSession::apply`].
@@ -218,8 +220,8 @@ impl NoiseDrawer {
         left.min(wanted)
     }
 
-    /// Takes the state through `steps` steps, into the buffers where there are any. For each of these, `finite` tells
-    /// whether all that was drawn is.
+    /// Takes the state through `steps` steps, into the buffers where there are any. For each of these,
+    /// `finite` tells whether all that was drawn is.
     fn pass(&mut self, steps: usize, buffers: &mut [StepBuffer], finite: &[AtomicBool]) {
         match self.resolved.spec.precision {
             crate::Precision::F32 => self.pass_in::<f32>(steps, buffers, finite),

@@ -61,12 +61,12 @@ impl Rewinds {
 }
 
 impl Session {
-    /// Keeps the state of the step that comes next, so that [`Session::rewind`] can come back to it. At most `most` are
-    /// kept. A step that is kept already stays so.
+    /// Keeps the state of the step that comes next, so that [`Session::rewind`] can come back to it. At most
+    /// `most` are kept. A step that is kept already stays so.
     ///
     /// # Errors
-    /// Nothing is changed by a call that fails. [`Error::WrongStep`] where another step comes next, or this one is applied
-    /// in part; [`Error::KeptStates`].
+    /// Nothing is changed by a call that fails. [`Error::WrongStep`] where another step comes next, or this
+    /// one is applied in part; [`Error::KeptStates`].
     pub fn keep_state(&mut self, step: u64, when_full: WhenFull, most: usize) -> Result<()> {
         if self.kept.contains_key(&step) {
             return Ok(());
@@ -84,8 +84,8 @@ impl Session {
         self.kept.keys().copied().collect()
     }
 
-    /// Goes back to a step whose state is kept, or to step 0. What is kept of later steps is gone: the input that led there
-    /// may not come again.
+    /// Goes back to a step whose state is kept, or to step 0. What is kept of later steps is gone: the input
+    /// that led there may not come again.
     ///
     /// # Errors
     /// Nothing is changed by a call that fails. [`Error::PastReleased`], [`Error::NotKept`].

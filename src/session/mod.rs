@@ -1,17 +1,18 @@
 //! Sessions: one matrix's state for one tree, without network or clock.
 //!
-//! A [`Session`] is applied chunk by chunk. Each tile of lanes is a small machine of its own: it has been through some
-//! number of steps, it keeps a digest of the last input and the last output, and it takes the next step or repeats the
-//! last. The session adds that tiles of a step are taken in order, and that steps follow one another:
+//! A [`Session`] is applied chunk by chunk. Each tile of lanes is a small machine of its own: it has been
+//! through some number of steps, it keeps a digest of the last input and the last output, and it takes the
+//! next step or repeats the last. The session adds that tiles of a step are taken in order, and that steps
+//! follow one another:
 //!
 //! - the step after the last one released is computed, each tile once;
 //! - a tile asked again with the same bytes is answered with the stored bytes;
 //! - other bytes, an older step or a later one are refused, and nothing changes.
 //!
-//! One step's output is kept, tile by tile: when a tile is taken through step `t + 1`, what it gave at step `t` is
-//! dropped. So sending bytes `[a, b)` of step `t + 1` says that the answer to bytes `[a, b)` of step `t` has arrived.
-//! A client may send the next step while the last one's answer is still coming, and a session never holds more than
-//! one step's output.
+//! One step's output is kept, tile by tile: when a tile is taken through step `t + 1`, what it gave at step
+//! `t` is dropped. So sending bytes `[a, b)` of step `t + 1` says that the answer to bytes `[a, b)` of step
+//! `t` has arrived. A client may send the next step while the last one's answer is still coming, and a
+//! session never holds more than one step's output.
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -128,8 +129,9 @@ impl Session {
         Self { backend, state, program, track, kept, rewinds: Rewinds::default() }
     }
 
-    /// Takes the memory of the state from the system now, by threads of the rayon pool that this is called in. Without it the first
-    /// step takes it piece by piece, which takes several times as long as a step. For a session that has made no step.
+    /// Takes the memory of the state from the system now, by threads of the rayon pool that this is called
+    /// in. Without it the first step takes it piece by piece, which takes several times as long as a step.
+    /// For a session that has made no step.
     pub fn touch_state(&mut self) {
         if self.track.step == 0 && self.track.tiles_done == 0 {
             self.state.touch();
@@ -151,15 +153,16 @@ impl Session {
         self.track.next_offset()
     }
 
-    /// Applies or repeats a run of whole tiles of a step: `payload` starts at byte `offset`, which is the first of a
-    /// tile, and ends with a tile. The result has the same bytes' answer in one or more chunks, in order.
+    /// Applies or repeats a run of whole tiles of a step: `payload` starts at byte `offset`, which is the
+    /// first of a tile, and ends with a tile. The result has the same bytes' answer in one or more chunks, in
+    /// order.
     ///
     /// Call it within a rayon pool to have long runs split between its threads.
     ///
     /// # Errors
-    /// Nothing is changed by a call that fails. [`Error::Invalid`] where the run is not one of whole tiles, or not the
-    /// next in order; [`Error::WrongStep`], [`Error::PayloadMismatch`], [`Error::PastHorizon`] as the session's rule has
-    /// it.
+    /// Nothing is changed by a call that fails. [`Error::Invalid`] where the run is not one of whole tiles,
+    /// or not the next in order; [`Error::WrongStep`], [`Error::PayloadMismatch`], [`Error::PastHorizon`] as
+    /// the session's rule has it.
     pub fn apply(&mut self, step: u64, offset: usize, payload: &[u8]) -> Result<Vec<OutputChunk>> {
         self.apply_pieces(step, offset, &[payload])
     }

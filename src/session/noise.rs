@@ -57,8 +57,8 @@ struct Kept {
 pub enum Outcome {
     /// Parts of a step's answer, in order. None where more of the request has to come first.
     Answer(Vec<OutputChunk>),
-    /// The noise of the step is not drawn yet. Nothing was changed, but that the answer to the step before has arrived:
-    /// supply it, and ask again.
+    /// The noise of the step is not drawn yet. Nothing was changed, but that the answer to the step before
+    /// has arrived: supply it, and ask again.
     NeedsNoise,
 }
 
@@ -89,11 +89,12 @@ impl NoiseSession {
         Self::with_backend(resolved, key, options, Backend::best())
     }
 
-    /// Both halves of a `gaussian` session that goes on at `step` with the noise of a session that is gone, which released
-    /// the steps before. None of those is released again, unless the session is told to go back.
+    /// Both halves of a `gaussian` session that goes on at `step` with the noise of a session that is gone,
+    /// which released the steps before. None of those is released again, unless the session is told to go
+    /// back.
     ///
-    /// The drawer is at step 0 still, and goes past the steps before `step` when it first draws; or before that, within
-    /// going back to `step`, which tells how far it has come.
+    /// The drawer is at step 0 still, and goes past the steps before `step` when it first draws; or before
+    /// that, within going back to `step`, which tells how far it has come.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the source is another, or an option breaks its rule; [`Error::PastHorizon`].
@@ -188,12 +189,13 @@ impl NoiseSession {
 
     /// Of a `gaussian` source: the answer to a step from byte `offset` on.
     ///
-    /// The step after the last one released is released as a whole, and says that the answer to the step before it has
-    /// arrived; the last one is answered again with the same bytes.
+    /// The step after the last one released is released as a whole, and says that the answer to the step
+    /// before it has arrived; the last one is answered again with the same bytes.
     ///
     /// # Errors
-    /// Nothing is changed by a call that fails. [`Error::Invalid`] where the source is another or the offset past the end;
-    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::NoiseNotFinite`], at which the session ends.
+    /// Nothing is changed by a call that fails. [`Error::Invalid`] where the source is another or the offset
+    /// past the end; [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::NoiseNotFinite`], at which the
+    /// session ends.
     pub fn fetch(&mut self, step: u64, offset: usize) -> Result<Outcome> {
         let Release::Gaussian { next_step, last } = &mut self.release else {
             return Err(Error::invalid("source", "must be `gaussian` for a step without a payload"));
@@ -231,15 +233,16 @@ impl NoiseSession {
         Ok(answer(last.insert(drawn.bytes), replay))
     }
 
-    /// Of a `privatize` source: takes a run of whole tiles of a step's gradient, in pieces of whole tiles, and answers with
-    /// the sums.
+    /// Of a `privatize` source: takes a run of whole tiles of a step's gradient, in pieces of whole tiles,
+    /// and answers with the sums.
     ///
     /// # Errors
     /// Nothing is changed by a call that fails, but for what was held of a step that turns out to be another.
-    /// [`Error::Invalid`] where the source is another, or the run is not one of whole tiles or not the next in order, or a
-    /// sum is not finite: the answers to the same lanes of the step before are given up then, as by a run that is taken;
-    /// [`Error::WrongStep`], [`Error::PayloadMismatch`], [`Error::PastHorizon`]; [`Error::Diverged`] where the step was
-    /// released under another gradient before the session went back; [`Error::NoiseNotFinite`], at which the session ends.
+    /// [`Error::Invalid`] where the source is another, or the run is not one of whole tiles or not the next
+    /// in order, or a sum is not finite: the answers to the same lanes of the step before are given up then,
+    /// as by a run that is taken; [`Error::WrongStep`], [`Error::PayloadMismatch`], [`Error::PastHorizon`];
+    /// [`Error::Diverged`] where the step was released under another gradient before the session went back;
+    /// [`Error::NoiseNotFinite`], at which the session ends.
     pub fn apply(&mut self, step: u64, offset: usize, pieces: Vec<Bytes>) -> Result<Outcome> {
         let Release::Privatize(privatize) = &mut self.release else {
             return Err(Error::invalid("payload", "must be empty: the source is `gaussian`"));
@@ -260,8 +263,8 @@ impl NoiseSession {
         !self.drawn.is_empty()
     }
 
-    /// How many steps should be drawn now, to have as many ready as the options say: none while there are enough, and else
-    /// about half of them, so that one sweep through the state draws several.
+    /// How many steps should be drawn now, to have as many ready as the options say: none while there are
+    /// enough, and else about half of them, so that one sweep through the state draws several.
     pub fn wanted_steps(&self) -> usize {
         let lookahead = self.options.lookahead as usize;
         let a_pass = (lookahead / 2).clamp(1, MAX_STEPS_A_PASS);
@@ -269,8 +272,9 @@ impl NoiseSession {
         if room >= a_pass { a_pass } else { 0 }
     }
 
-    /// How many steps there may be memory for beside those that there are, what [`wanted_steps`](Self::wanted_steps) says
-    /// aside: none where answers that nobody reads hold on to too many.
+    /// How many steps there may be memory for beside those that there are, what
+    /// [`wanted_steps`](Self::wanted_steps) says aside: none where answers that nobody reads hold on to too
+    /// many.
     pub fn room(&self) -> usize {
         let ahead = self.options.lookahead as usize;
         let kept: usize = self.kept.values().map(|kept| kept.drawn.len()).sum();
@@ -298,15 +302,16 @@ impl NoiseSession {
         Ok(())
     }
 
-    /// Keeps the state of the step that comes next, of which there may be `most`. A step that is kept already stays so.
-    /// `drawer` is the other half of this session.
+    /// Keeps the state of the step that comes next, of which there may be `most`. A step that is kept already
+    /// stays so. `drawer` is the other half of this session.
     ///
-    /// Of a `gaussian` source the step before will do as well, as long as its answer is held: a client that fetches one step
-    /// ahead of what it trains keeps the state of the step that it trains. The step that comes next is the same after it.
+    /// Of a `gaussian` source the step before will do as well, as long as its answer is held: a client that
+    /// fetches one step ahead of what it trains keeps the state of the step that it trains. The step that
+    /// comes next is the same after it.
     ///
     /// # Errors
-    /// Nothing is changed by a call that fails. [`Error::WrongStep`] where it is neither of these, or the step is released in
-    /// part; [`Error::KeptStates`].
+    /// Nothing is changed by a call that fails. [`Error::WrongStep`] where it is neither of these, or the
+    /// step is released in part; [`Error::KeptStates`].
     pub fn keep_state(
         &mut self,
         step: u64,
@@ -365,11 +370,13 @@ impl NoiseSession {
         there.filter(|drawn| drawn.step >= step).collect()
     }
 
-    /// Begins to go back to `step`: sets `drawer`, the other half of this session, to the nearest state there is. Nothing is
-    /// drawn again of a step that is drawn and not released yet, nor of the step before while its answer is held.
+    /// Begins to go back to `step`: sets `drawer`, the other half of this session, to the nearest state there
+    /// is. Nothing is drawn again of a step that is drawn and not released yet, nor of the step before while
+    /// its answer is held.
     ///
-    /// Then take the drawer past the [steps that are left](NoiseRewind::steps_left), as long as nobody calls it off, and
-    /// [finish](NoiseSession::finish_rewind) in any case: the session stands where the drawer has come to.
+    /// Then take the drawer past the [steps that are left](NoiseRewind::steps_left), as long as nobody calls
+    /// it off, and [finish](NoiseSession::finish_rewind) in any case: the session stands where the drawer has
+    /// come to.
     ///
     /// # Errors
     /// [`Error::PastReleased`]; nothing is changed then.
@@ -415,7 +422,8 @@ impl NoiseSession {
                 *last = None;
             }
             Release::Privatize(privatize) => {
-                // Where it was called off on its way, nothing is allowed for the steps before the one that was asked for.
+                // Where it was called off on its way, nothing is allowed for the steps before the one that
+                // was asked for.
                 privatize.restart_at(to_step, allow_divergence.then_some(to_step.max(asked)));
             }
         }

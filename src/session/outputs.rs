@@ -7,8 +7,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::OutputChunk;
 
-/// The last output of every tile that has one: pieces in the order in which they were computed, which goes round the
-/// step's bytes. The newest piece ends where the oldest begins.
+/// The last output of every tile that has one: pieces in the order in which they were computed, which goes
+/// round the step's bytes. The newest piece ends where the oldest begins.
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
     pieces: VecDeque<Piece>,
@@ -27,8 +27,9 @@ impl Piece {
 }
 
 impl Outputs {
-    /// Drops what is kept of `range` and returns a buffer of its length with anything in it. Where the dropped piece
-    /// is exactly that range and no answer that is still on its way holds it, its memory is used again.
+    /// Drops what is kept of `range` and returns a buffer of its length with anything in it. Where the
+    /// dropped piece is exactly that range and no answer that is still on its way holds it, its memory is
+    /// used again.
     pub(super) fn take_buffer(&mut self, range: Range<usize>) -> BytesMut {
         let mut reused = None;
         while let Some(piece) = self.pieces.front_mut().filter(|piece| overlap(&piece.range(), &range)) {

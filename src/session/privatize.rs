@@ -24,14 +24,14 @@ pub(super) struct Privatize {
     digest_key: Box<Zeroizing<[u8; 32]>>,
     /// Of the gradient of the step under way, as far as it is applied.
     hash: Zeroizing<blake3::Hasher>,
-    /// Of the gradients under which steps 0, 1, ... were released. None where a step may be released under any: it was not, or
-    /// only in part, or may be released under another.
+    /// Of the gradients under which steps 0, 1, ... were released. None where a step may be released under
+    /// any: it was not, or only in part, or may be released under another.
     released: Vec<Option<Digest>>,
     /// The beginnings of the gradients of other steps, in the middle of which the session went back.
     released_in_part: BTreeMap<u64, ReleasedInPart>,
-    /// The gradient of a step that was released before, as far as it has come. Its answer waits for the rest: until then
-    /// nobody knows whether it is the same gradient. The bytes are copied: a piece may keep a longer message alive, and
-    /// the session answers for as many bytes as a gradient has.
+    /// The gradient of a step that was released before, as far as it has come. Its answer waits for the rest:
+    /// until then nobody knows whether it is the same gradient. The bytes are copied: a piece may keep a
+    /// longer message alive, and the session answers for as many bytes as a gradient has.
     held: Vec<u8>,
 }
 

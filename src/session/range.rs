@@ -1,7 +1,7 @@
 //! Whether the noise of a session fits the numbers that it is answered in.
 //!
-//! A value that is too large for its format is infinite: a parameter with infinite noise is lost, and that it is infinite
-//! tells that its noise was large.
+//! A value that is too large for its format is infinite: a parameter with infinite noise is lost, and that it
+//! is infinite tells that its noise was large.
 
 use super::{SessionSpec, Source};
 use crate::analysis::{Rows, first_column};
@@ -70,11 +70,12 @@ pub(super) fn check(spec: &SessionSpec, plan: &Plan) -> Result<()> {
     Err(Error::invalid("source.stddev", rule))
 }
 
-/// By how much the largest normal grows in the matrix: the largest sum of a row's absolute entries. In a matrix that sums
-/// without end, whose rows are Gaussian by their number of terms, it is the largest norm of a row.
+/// By how much the largest normal grows in the matrix: the largest sum of a row's absolute entries. In a
+/// matrix that sums without end, whose rows are Gaussian by their number of terms, it is the largest norm of
+/// a row.
 ///
-/// Only the first steps are looked at, since a session begins without waiting. What grows beyond them is found where it is
-/// released.
+/// Only the first steps are looked at, since a session begins without waiting. What grows beyond them is
+/// found where it is released.
 fn growth(spec: &SessionSpec, plan: &Plan) -> Result<f64> {
     let horizon = spec.horizon.or(plan.horizon()).unwrap_or(u64::MAX);
     if let Some(scale) = scale_alone(plan) {

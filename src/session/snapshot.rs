@@ -32,8 +32,9 @@ const MAGIC: &[u8; 15] = b"noised session\n";
 /// Goes up when a reader of the last version would read this one wrongly.
 const VERSION: u32 = 3;
 
-/// Bytes of a header. A description of many schedules of the largest permitted length may take more: such a session is
-/// not written, so that whatever is written can be read. The length of a damaged state is not believed past this.
+/// Bytes of a header. A description of many schedules of the largest permitted length may take more: such a
+/// session is not written, so that whatever is written can be read. The length of a damaged state is not
+/// believed past this.
 const MAX_HEADER_BYTES: u64 = 1 << 30;
 
 /// Values converted at a time.
@@ -61,8 +62,8 @@ impl Session {
     /// Writes the session out.
     ///
     /// # Errors
-    /// Those of the writer; [`io::ErrorKind::InvalidInput`], with nothing written, where the description takes more than
-    /// 1 GiB as JSON.
+    /// Those of the writer; [`io::ErrorKind::InvalidInput`], with nothing written, where the description
+    /// takes more than 1 GiB as JSON.
     pub fn snapshot(&self, writer: impl Write) -> io::Result<()> {
         let mut out = Hashing { inner: writer, hash: blake3::Hasher::new() };
         let header = self.header_bytes(MAX_HEADER_BYTES)?;
@@ -85,7 +86,8 @@ impl Session {
     /// Reads a session that [`Session::snapshot`] wrote. It goes on where that one stood, bit for bit.
     ///
     /// # Errors
-    /// [`Error::Damaged`] where the bytes are not what was written, or of a version that this build does not read.
+    /// [`Error::Damaged`] where the bytes are not what was written, or of a version that this build does not
+    /// read.
     pub fn restore(reader: impl Read) -> Result<Self> {
         let mut input = Hashing { inner: reader, hash: blake3::Hasher::new() };
         let header = read_header(&mut input)?;

@@ -29,8 +29,8 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Noise {
-    /// The standard deviation of each `z_t[lane]`, in the units of the gradient: noise multiplier times clipping norm,
-    /// times the sensitivity of the strategy. Not negative; zero draws nothing, exactly.
+    /// The standard deviation of each `z_t[lane]`, in the units of the gradient: noise multiplier times
+    /// clipping norm, times the sensitivity of the strategy. Not negative; zero draws nothing, exactly.
     pub stddev: f64,
     /// Where the key comes from.
     pub key: KeyOrigin,
@@ -43,14 +43,14 @@ pub enum KeyOrigin {
     /// From the operating system, for this session alone. Nobody can draw it again once the session is gone.
     #[default]
     Fresh,
-    /// From the server's master key and a public name, so that every server with the same master key draws the same: each
-    /// may hold a shard.
+    /// From the server's master key and a public name, so that every server with the same master key draws
+    /// the same: each may hold a shard.
     Derived {
         /// 1 to 128 of a-z, A-Z, 0-9, `.`, `_`, `-`, `:`, `/`.
         noise_id: String,
     },
-    /// From whoever made the session, for research that has to be repeatable. Who knows the key knows the noise, so this
-    /// is no private mechanism against them.
+    /// From whoever made the session, for research that has to be repeatable. Who knows the key knows the
+    /// noise, so this is no private mechanism against them.
     Given,
 }
 
@@ -96,8 +96,8 @@ impl Source {
         }
     }
 
-    /// Whether another session can go on with this noise once its own session is gone: the noise is released under no
-    /// gradient, and its key can be derived again.
+    /// Whether another session can go on with this noise once its own session is gone: the noise is released
+    /// under no gradient, and its key can be derived again.
     pub fn is_resumable(&self) -> bool {
         matches!(self, Self::Gaussian(Noise { key: KeyOrigin::Derived { .. }, stddev: _ }))
     }

@@ -32,7 +32,8 @@ pub struct SessionSpec {
 }
 
 impl SessionSpec {
-    /// A session for a whole tree, with the client's input, the tree's default precision and the matrix's horizon.
+    /// A session for a whole tree, with the client's input, the tree's default precision and the matrix's
+    /// horizon.
     pub fn new(matrix: MatrixSpec, tree: Tree) -> Self {
         let precision = tree.default_precision();
         Self { matrix, tree, shard: Shard::WHOLE, source: Source::Input, precision, horizon: None }
@@ -119,7 +120,8 @@ impl ResolvedSpec {
         &self.layout
     }
 
-    /// The same in the bytes that a client sends. Of a source for which it sends none, this is the layout of answers.
+    /// The same in the bytes that a client sends. Of a source for which it sends none, this is the layout of
+    /// answers.
     pub fn input_layout(&self) -> &Layout {
         self.gradient_layout.as_ref().unwrap_or(&self.layout)
     }
@@ -165,8 +167,9 @@ impl ResolvedSpec {
         Err(Error::FingerprintMismatch { field })
     }
 
-    /// Checks that what is released of a noise is that noise up to the horizon: that its values do not overflow, and that its
-    /// rounding errors stay small. Of a client's own input, that a matrix with a horizon does not overflow before it.
+    /// Checks that what is released of a noise is that noise up to the horizon: that its values do not
+    /// overflow, and that its rounding errors stay small. Of a client's own input, that a matrix with a
+    /// horizon does not overflow before it.
     fn check_growth(&self) -> Result<()> {
         let SessionSpec { source, precision, horizon, .. } = &self.spec;
         let stddev = source.noise().map(|noise| noise.stddev);
@@ -216,8 +219,8 @@ impl ResolvedSpec {
 
     /// The options of a noise, with what is not given chosen for it.
     ///
-    /// By itself, a session has noise ready for as many steps as fit [`LOOKAHEAD_BYTES`], at least one and at most
-    /// [`MAX_STEPS_A_PASS`], and keeps its state.
+    /// By itself, a session has noise ready for as many steps as fit [`LOOKAHEAD_BYTES`], at least one and at
+    /// most [`MAX_STEPS_A_PASS`], and keeps its state.
     pub fn noise_options(&self, lookahead: Option<u32>, state: Option<NoiseState>) -> NoiseOptions {
         let fitting = LOOKAHEAD_BYTES / self.step_noise_bytes().max(1);
         NoiseOptions {
@@ -353,7 +356,8 @@ impl fmt::Debug for Fingerprint {
     }
 }
 
-/// Feeds a description to a hash so that no two of them feed the same bytes: every list has its length before it.
+/// Feeds a description to a hash so that no two of them feed the same bytes: every list has its length before
+/// it.
 struct Canonical(blake3::Hasher);
 
 impl Canonical {

@@ -1,5 +1,5 @@
-//! The rule of a session for steps that a client sends bytes for: which tiles of which step come next, which are answered
-//! with what is kept, and what is refused.
+//! The rule of a session for steps that a client sends bytes for: which tiles of which step come next, which
+//! are answered with what is kept, and what is refused.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -198,7 +198,8 @@ impl Track {
         (chunk, ended)
     }
 
-    /// Does not take the next tiles after all: a buffer was taken for them, and what it held of the step before is gone.
+    /// Does not take the next tiles after all: a buffer was taken for them, and what it held of the step
+    /// before is gone.
     pub(super) fn give_up(&mut self, tiles: &Range<usize>, digests: &[u64]) {
         self.digests[tiles.clone()].copy_from_slice(digests);
         self.given_up = self.given_up.max(tiles.end);

@@ -1,7 +1,7 @@
 //! [`StreamingMatrix`]: a matrix applied one step at a time to trees, in a program's own memory.
 //!
-//! This is the library form of what a session does, with the interface of jax_privacy's `StreamingMatrix`, and the
-//! place where a program brings a matrix of its own.
+//! This is the library form of what a session does, with the interface of jax_privacy's `StreamingMatrix`,
+//! and the place where a program brings a matrix of its own.
 //!
 //! ```
 //! use noised::{DType, StreamingMatrix, Tree, tree::TreeValues};
@@ -90,9 +90,9 @@ impl StreamingMatrix {
 
     /// A matrix from an implementation on one array, lifted to trees: it runs on each leaf by itself, in f64.
     ///
-    /// `init` makes the state for a leaf of the shape given; `next` takes the leaf's values and its state to the result,
-    /// which must have the shape of the values. `next` must be linear in values and state, and depend on earlier steps
-    /// through the state alone.
+    /// `init` makes the state for a leaf of the shape given; `next` takes the leaf's values and its state to
+    /// the result, which must have the shape of the values. `next` must be linear in values and state, and
+    /// depend on earlier steps through the state alone.
     ///
     /// ```
     /// use ndarray::{ArrayD, ArrayViewD};
@@ -129,8 +129,8 @@ impl StreamingMatrix {
     /// The inverse, streaming.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where the diagonal has a zero, or the matrix has an array implementation in it, which nothing
-    /// is known of.
+    /// [`Error::Invalid`] where the diagonal has a zero, or the matrix has an array implementation in it,
+    /// which nothing is known of.
     pub fn inverse(&self) -> Result<Self> {
         match self.spec() {
             Some(spec) => Self::new(spec.clone().inverse()),
@@ -165,8 +165,8 @@ impl StreamingMatrix {
         Ok(Self::product(factors))
     }
 
-    /// The state before step 0, for steps of `tree`. A matrix with an array implementation in it computes in f64,
-    /// whatever `precision` says.
+    /// The state before step 0, for steps of `tree`. A matrix with an array implementation in it computes in
+    /// f64, whatever `precision` says.
     ///
     /// # Errors
     /// [`Error::Invalid`] where a coefficient is not finite in `precision`.
@@ -178,8 +178,9 @@ impl StreamingMatrix {
     ///
     /// # Errors
     /// [`Error::Invalid`] where `x` is not of the state's tree, or the state is one of another matrix;
-    /// [`Error::PastHorizon`] where the matrix has ended. The state is unchanged then. [`Error::Damaged`] where an array
-    /// implementation gave another shape than it was given, now or before: its state cannot be taken back.
+    /// [`Error::PastHorizon`] where the matrix has ended. The state is unchanged then. [`Error::Damaged`]
+    /// where an array implementation gave another shape than it was given, now or before: its state cannot be
+    /// taken back.
     pub fn multiply_next(&self, x: &TreeValues, state: &mut MultiplyState) -> Result<TreeValues> {
         let mut output = x.clone();
         self.multiply_next_in_place(&mut output, state)?;
@@ -197,8 +198,8 @@ impl StreamingMatrix {
     }
 
     /// Several steps whose inputs are known, the first first, in place. The state is swept once for up to
-    /// [`MAX_STEPS_A_PASS`](crate::limits::MAX_STEPS_A_PASS) of them, which is what most of the time goes to; the bits
-    /// are those of one step after the other.
+    /// [`MAX_STEPS_A_PASS`](crate::limits::MAX_STEPS_A_PASS) of them, which is what most of the time goes to;
+    /// the bits are those of one step after the other.
     ///
     /// # Errors
     /// As [`StreamingMatrix::multiply_next`]; where one of the steps is refused, none is made.

@@ -1,9 +1,9 @@
 //! Trees of named leaves, shards of them, and the byte layout that a step's payload has.
 //!
-//! A [`Tree`] is an ordered list of named leaves: a model's parameters or gradients. One step's values of it travel
-//! as safetensors lays them out: leaves back to back, little endian, in tree order, without padding. A *lane* is one
-//! scalar coordinate of the flattened tree. A [`Layout`] is the run of lanes that one session holds, with the map
-//! from lanes to bytes.
+//! A [`Tree`] is an ordered list of named leaves: a model's parameters or gradients. One step's values of it
+//! travel as safetensors lays them out: leaves back to back, little endian, in tree order, without padding. A
+//! *lane* is one scalar coordinate of the flattened tree. A [`Layout`] is the run of lanes that one session
+//! holds, with the map from lanes to bytes.
 
 mod values;
 
@@ -163,8 +163,9 @@ impl Tree {
 
 /// Which part of a tree a session holds: shard `index` of `count`.
 ///
-/// By lanes, shard `i` of `k` of a tree of `L` lanes holds lanes `[floor(i L / k), floor((i + 1) L / k))`. By leaves, it
-/// holds the leaves that begin there: each whole, and about as many lanes for each shard as the leaves permit.
+/// By lanes, shard `i` of `k` of a tree of `L` lanes holds lanes `[floor(i L / k), floor((i + 1) L / k))`. By
+/// leaves, it holds the leaves that begin there: each whole, and about as many lanes for each shard as the
+/// leaves permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Shard {

@@ -41,8 +41,8 @@ pub fn hex(key: &[u8; 32]) -> String {
     key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// What shows that a text or a message has a key, or a good part of it, in it: as bytes, as digits of either case, as a list
-/// of numbers, and as Rust writes bytes.
+/// What shows that a text or a message has a key, or a good part of it, in it: as bytes, as digits of either
+/// case, as a list of numbers, and as Rust writes bytes.
 pub fn traces_of(key: &[u8; 32]) -> Vec<Vec<u8>> {
     let of_part = |start: usize| {
         let part = &key[start..start + 8];
@@ -75,7 +75,8 @@ pub fn privatize(noise: Noise, matrix: MatrixSpec, tree: Tree, answer_dtype: Opt
     SessionSpec { source, ..SessionSpec::new(matrix, tree) }
 }
 
-/// A session's first steps as the library draws them in this process: one after the other, with nothing ahead.
+/// A session's first steps as the library draws them in this process: one after the other, with nothing
+/// ahead.
 pub fn drawn(spec: &SessionSpec, key: NoiseKey, steps: u64) -> Vec<Bytes> {
     let options = NoiseOptions { lookahead: 0, state: NoiseState::Kept };
     let (mut session, mut drawer) = NoiseSession::new(spec.clone().resolve().unwrap(), key, options).unwrap();

@@ -97,7 +97,8 @@ fn samples_of_fixed_size_are_not_far_from_dp_accounting() {
         let found = account(sampling, whole("steps"), multiplier, asked, &never).unwrap();
         let theirs = number(&case["epsilon"]);
         println!("{}: {}, theirs {theirs}", case["steps"], found.epsilon);
-        // Theirs has a bound for Gaussians in place of the general one, which is less by up to a quarter here.
+        // Theirs has a bound for Gaussians in place of the general one, which is less by up to a quarter
+        // here.
         assert!(found.epsilon <= theirs * 1.35 && found.epsilon >= theirs * 0.98, "{case}: {found:?}");
     }
 }

@@ -141,8 +141,8 @@ fn sensitivities_are_those_of_jax_privacy() {
     assert!(exact >= 100 && bounds >= 15, "{exact} and {bounds}");
 }
 
-/// The squared norm of the first `n` coefficients of the square root of the prefix sum, binom(2j, j) / 4^j: the Landau
-/// constant `G_{n-1}`.
+/// The squared norm of the first `n` coefficients of the square root of the prefix sum, binom(2j, j) / 4^j:
+/// the Landau constant `G_{n-1}`.
 fn landau(n: u64) -> f64 {
     let mut coef = 1.0;
     (1..=n).fold(0.0, |sum, j| {
@@ -152,17 +152,20 @@ fn landau(n: u64) -> f64 {
     })
 }
 
-/// The sum of the singular values of the prefix sum over `n`: those of its inverse are 2 sin((2k-1) pi / (4n+2)).
+/// The sum of the singular values of the prefix sum over `n`: those of its inverse are 2 sin((2k-1) pi /
+/// (4n+2)).
 fn mean_singular_value(n: u64) -> f64 {
     let turn = std::f64::consts::PI / (4 * n + 2) as f64;
     (1..=n).map(|k| 0.5 / ((2 * k - 1) as f64 * turn).sin()).sum::<f64>() / n as f64
 }
 
-/// What no strategy of the family goes below. One user's data takes part once at least, so that the sensitivity is at
-/// least the largest norm of a column.
+/// What no strategy of the family goes below. One user's data takes part once at least, so that the
+/// sensitivity is at least the largest norm of a column.
 ///
-/// - Any: `|A|_* <= |B|_F |C|_F <= n sqrt(mean error) sensitivity`, where `|A|_*` is the sum of the singular values.
-/// - Toeplitz, max error: the square of the square root's (arXiv 2404.16706, Theorem 2.1: the square root is optimal).
+/// - Any: `|A|_* <= |B|_F |C|_F <= n sqrt(mean error) sensitivity`, where `|A|_*` is the sum of the singular
+///   values.
+/// - Toeplitz, max error: the square of the square root's (arXiv 2404.16706, Theorem 2.1: the square root is
+///   optimal).
 fn least_loss(family: &Family, problem: &Problem) -> f64 {
     let toeplitz = matches!(
         family,
@@ -256,9 +259,9 @@ fn dense_is_no_worse_than_jax_privacys() {
     check_losses(|setting| matches!(setting.family, Family::Dense));
 }
 
-/// arXiv 2202.11205 and 2404.16706: the square root of the prefix sum has the same error and squared sensitivity, the
-/// Landau constant, which lies between `1 + ln(n)/pi` and `(gamma + ln(16) + ln(n))/pi` (Brutman 1982; the latter is what
-/// it tends to).
+/// arXiv 2202.11205 and 2404.16706: the square root of the prefix sum has the same error and squared
+/// sensitivity, the Landau constant, which lies between `1 + ln(n)/pi` and `(gamma + ln(16) + ln(n))/pi`
+/// (Brutman 1982; the latter is what it tends to).
 #[test]
 fn the_square_root_has_the_published_error() {
     const EULER_GAMMA: f64 = 0.577_215_664_901_532_9;
@@ -279,8 +282,8 @@ fn the_square_root_has_the_published_error() {
     }
 }
 
-/// Without a strategy (DP-SGD) the prefix sums have the variance of as many steps; with all of it before the noise, the
-/// sensitivity is that of as many steps.
+/// Without a strategy (DP-SGD) the prefix sums have the variance of as many steps; with all of it before the
+/// noise, the sensitivity is that of as many steps.
 #[test]
 fn the_two_ends_of_a_factorisation() {
     let n = 1000_u64;

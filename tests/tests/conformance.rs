@@ -1,5 +1,5 @@
-//! Every kind of matrix, nested, on trees of every shape and format, however it is cut and wherever it runs: the same
-//! as the dense matrix written from its definition, and the same bits as the scalar reference.
+//! Every kind of matrix, nested, on trees of every shape and format, however it is cut and wherever it runs:
+//! the same as the dense matrix written from its definition, and the same bits as the scalar reference.
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use noised::kernel::Backend;
@@ -28,8 +28,8 @@ fn run(
     (0..n as u64).map(|t| drive::step(&mut session, t, &trees::payload(tree, t), sizes)).collect()
 }
 
-/// Compares every lane of every step with the dense matrix. The unit of error is the rounding of the largest sum that
-/// the matrix has had to form in that lane so far.
+/// Compares every lane of every step with the dense matrix. The unit of error is the rounding of the largest
+/// sum that the matrix has had to form in that lane so far.
 fn check_against_dense(matrix: &MatrixSpec, tree: &Tree, precision: Precision, answers: &[Vec<u8>]) {
     let dense = DenseMatrix::new(matrix, answers.len()).unwrap();
     let state_roundoff = trees::roundoff(if precision == Precision::F32 { DType::F32 } else { DType::F64 });
@@ -118,8 +118,8 @@ fn threads_do_not_change_bits() {
     check_against_dense(&matrix, &tree, Precision::F32, &expected);
 }
 
-/// A program's own memory, in place, of every length: within a tile, whole tiles, one more lane, and enough for several
-/// threads, called from within a pool and from outside.
+/// A program's own memory, in place, of every length: within a tile, whole tiles, one more lane, and enough
+/// for several threads, called from within a pool and from outside.
 #[test]
 fn steps_in_place_have_the_bits_of_a_session() {
     let rates = Some(vec![1.0, 0.25]);
@@ -172,8 +172,8 @@ fn in_place(matrix: &MatrixSpec, tree: &Tree, n: usize) -> Vec<Vec<u8>> {
     (0..n as u64).map(&mut step).collect()
 }
 
-/// Where a ring is long, tiles take turns at reading all of it. Tiles with the same input have the same output at
-/// every step all the same, and it is that of the dense matrix.
+/// Where a ring is long, tiles take turns at reading all of it. Tiles with the same input have the same
+/// output at every step all the same, and it is that of the dense matrix.
 #[test]
 fn whose_turn_it_is_does_not_change_bits() {
     const TILES: usize = 7;
@@ -254,8 +254,8 @@ proptest! {
         let answers = run(&matrix, &tree, Precision::F64, Backend::best(), specs::ROWS, &[usize::MAX / 2]);
         let dense = DenseMatrix::new(&matrix, specs::ROWS).unwrap();
         let x: Vec<f64> = (0..specs::ROWS).map(|t| trees::lanes(&tree, &trees::payload(&tree, t as u64))[0]).collect();
-        // Nested inverses of random matrices may be far from well conditioned: both forms lose the same digits, so
-        // the unit is the largest number either has met.
+        // Nested inverses of random matrices may be far from well conditioned: both forms lose the same
+        // digits, so the unit is the largest number either has met.
         let largest = (0..specs::ROWS).map(|t| dense.apply_row_magnitude(t, &x)).fold(1.0, f64::max);
         for (t, answer) in answers.iter().enumerate() {
             let (found, expected) = (trees::lanes(&tree, answer)[0], dense.apply_row(t, &x));

@@ -1,4 +1,5 @@
-//! Descriptions as JSON, without loss and with errors that name the path; and the fingerprints of what they describe.
+//! Descriptions as JSON, without loss and with errors that name the path; and the fingerprints of what they
+//! describe.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use std::collections::HashMap;

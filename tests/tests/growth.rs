@@ -1,4 +1,5 @@
-//! Matrices that grow, and matrices that cancel: what is released is the noise that the description says, and is finite.
+//! Matrices that grow, and matrices that cancel: what is released is the noise that the description says, and
+//! is finite.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use bytes::Bytes;
@@ -246,8 +247,8 @@ fn gradients_that_are_not_finite_are_refused() {
     }
 }
 
-/// A gradient may take half of the range of its answer, whatever the noise: a refusal that depended on the noise of the step
-/// would tell of it, before the step has a gradient.
+/// A gradient may take half of the range of its answer, whatever the noise: a refusal that depended on the
+/// noise of the step would tell of it, before the step has a gradient.
 #[test]
 fn the_range_of_a_gradient_does_not_depend_on_the_noise() {
     // Half of the largest number, and the number after it.
@@ -285,8 +286,8 @@ fn the_range_of_a_gradient_does_not_depend_on_the_noise() {
     }
 }
 
-/// A run in the middle of a step is refused; what came before it stands, and the answers to the step before that the run
-/// took the place of are not told in part.
+/// A run in the middle of a step is refused; what came before it stands, and the answers to the step before
+/// that the run took the place of are not told in part.
 #[test]
 fn a_refused_run_leaves_the_others_as_they_are() {
     const TILE: usize = 1024 * 4;
@@ -321,8 +322,8 @@ fn a_refused_run_leaves_the_others_as_they_are() {
     assert!(run(1, 0..4, &payloads[1]).unwrap() == whole[1]);
 }
 
-/// Of every matrix here, the noise is gone or infinite after some steps: the session is refused, with the step, and a shorter
-/// horizon is taken.
+/// Of every matrix here, the noise is gone or infinite after some steps: the session is refused, with the
+/// step, and a shorter horizon is taken.
 #[test]
 fn noise_that_would_overflow_or_vanish_is_refused() {
     let tree = |precision: Precision| Tree::flat(64, precision.dtype()).unwrap();
@@ -470,7 +471,8 @@ fn what_grows_is_told() {
     assert!(slowly.overflows && (60_000..120_000).contains(&slowly.sound_steps.unwrap()), "{slowly:?}");
 }
 
-/// Sums of noise that a strategy correlates: their rounding errors are a random walk, which grows as a power of the step.
+/// Sums of noise that a strategy correlates: their rounding errors are a random walk, which grows as a power
+/// of the step.
 #[test]
 fn sums_through_a_strategy_serve_for_ever() {
     let decays = [0.9214, 0.9565, 0.9672, 0.99, 0.5];

@@ -1,4 +1,5 @@
-//! [`StreamingMatrix`] in a program's own memory: operators, a program's own matrices, and questions without state.
+//! [`StreamingMatrix`] in a program's own memory: operators, a program's own matrices, and questions without
+//! state.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use std::cell::Cell;

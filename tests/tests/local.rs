@@ -1,4 +1,5 @@
-//! Sessions in this process beside the same on a server: the same bits, the same refusals, the same standing after everything.
+//! Sessions in this process beside the same on a server: the same bits, the same refusals, the same standing
+//! after everything.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use std::ops::ControlFlow;
@@ -175,7 +176,8 @@ impl Either {
     }
 }
 
-/// What is the same of a session here and there: not what else a server counts as its memory, nor when it was rewound or used.
+/// What is the same of a session here and there: not what else a server counts as its memory, nor when it was
+/// rewound or used.
 fn comparable(info: SessionInfo) -> SessionInfo {
     let SessionInfo { mut rewinds, .. } = info.clone();
     rewinds.iter_mut().for_each(|rewind| rewind.unix_seconds = 0);

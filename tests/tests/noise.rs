@@ -1,4 +1,5 @@
-//! Sessions whose noise the server draws: the same bits however they are drawn, released once, and again after going back.
+//! Sessions whose noise the server draws: the same bits however they are drawn, released once, and again
+//! after going back.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use std::sync::Arc;
@@ -355,7 +356,8 @@ fn named_by(error: &Error) -> f64 {
     named.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{rule}"))
 }
 
-/// For every format, precision, source and kind of matrix: what is refused names what is not, and of that no value is infinite.
+/// For every format, precision, source and kind of matrix: what is refused names what is not, and of that no
+/// value is infinite.
 #[test]
 fn noise_fits_the_format_of_its_answers() {
     let unbounded = MatrixSpec::PrefixSum;
@@ -442,7 +444,8 @@ fn a_noise_is_gone_on_with() {
                     driven.look_ahead();
                 }
                 assert!(matches!(driven.fetch(30), Err(Error::PastHorizon { .. })));
-                // The way there may be gone step by step, and on from where it was called off; back is an explicit act.
+                // The way there may be gone step by step, and on from where it was called off; back is an
+                // explicit act.
                 let mut driven = resumed();
                 let mut rewind = driven.session.begin_rewind(first, &mut driven.drawer).unwrap();
                 if rewind.steps_left(&driven.drawer) > 8 {

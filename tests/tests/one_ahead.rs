@@ -1,5 +1,5 @@
-//! A client that fetches one step ahead of what it trains: it keeps, and goes back to, the step before the one that the session
-//! expects.
+//! A client that fetches one step ahead of what it trains: it keeps, and goes back to, the step before the
+//! one that the session expects.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use std::collections::BTreeSet;

@@ -107,8 +107,8 @@ fn privatize_in_chunks_is_privatize_at_once() {
     }
 }
 
-/// After going back: the same gradient is answered with the same bytes, another one is refused, unless divergence is
-/// allowed.
+/// After going back: the same gradient is answered with the same bytes, another one is refused, unless
+/// divergence is allowed.
 #[test]
 fn one_noise_is_not_put_under_two_gradients() {
     let mut driven = Driven::new(privatize(specs::noising(), tree(), None), options(2, KEPT));
@@ -197,7 +197,8 @@ impl AsRef<[u8]> for Message {
     }
 }
 
-/// A gradient that waits for its rest keeps no message alive whose part it is: the session answers for its own bytes alone.
+/// A gradient that waits for its rest keeps no message alive whose part it is: the session answers for its
+/// own bytes alone.
 #[test]
 fn a_gradient_that_waits_keeps_no_message_alive() {
     let whole = Tree::flat(4 * 1024, DType::F32).unwrap();
@@ -219,7 +220,8 @@ fn a_gradient_that_waits_keeps_no_message_alive() {
     assert!(answers.iter().flat_map(|chunk| chunk.bytes.to_vec()).collect::<Vec<_>>() == answer);
 }
 
-/// Divergence that is allowed from a step on is allowed from there on, also where the way to that step was called off.
+/// Divergence that is allowed from a step on is allowed from there on, also where the way to that step was
+/// called off.
 #[test]
 fn a_rewind_that_is_called_off_allows_no_more_than_was_asked() {
     let mut driven = Driven::new(privatize(specs::noising(), tree(), None), options(0, KEPT));

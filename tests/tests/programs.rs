@@ -12,7 +12,8 @@ use noised_client::{Client, ClientBuilder, CreateOptions, Error, GivenKey, Retry
 use noised_tests::{noises, specs};
 use tempfile::TempDir;
 
-/// A program of this workspace, built as this test is. Cargo builds programs for the tests of their own package only.
+/// A program of this workspace, built as this test is. Cargo builds programs for the tests of their own
+/// package only.
 fn program(name: &str) -> Command {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     let directory = DIRECTORY.get_or_init(|| {
@@ -376,7 +377,8 @@ fn unfinished(directory: &Path) -> u64 {
     partial.map(|entry| entry.metadata().map_or(0, |file| file.len())).sum()
 }
 
-/// A session that nobody named is gone with the run that made it; one with a name stays, with what there is of its file.
+/// A session that nobody named is gone with the run that made it; one with a name stays, with what there is
+/// of its file.
 #[test]
 fn a_run_deletes_the_session_that_it_made_up() {
     let server = Server::start();

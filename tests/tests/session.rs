@@ -1,4 +1,5 @@
-//! The rule of a session: every step is released once, a broken connection loses nothing, a horizon is a wall.
+//! The rule of a session: every step is released once, a broken connection loses nothing, a horizon is a
+//! wall.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use std::sync::Mutex;
@@ -33,7 +34,8 @@ fn fixture() -> Fixture {
 }
 
 impl Fixture {
-    /// Applies tiles of a step with the right bytes and checks the answer; `replay` is what every chunk has to say.
+    /// Applies tiles of a step with the right bytes and checks the answer; `replay` is what every chunk has
+    /// to say.
     fn apply(&mut self, step: u64, tiles: std::ops::Range<usize>, replay: bool) {
         let bytes = self.bounds[tiles.start]..self.bounds[tiles.end];
         let payload = &self.payloads[step as usize][bytes.clone()];
@@ -278,8 +280,8 @@ fn a_session_of_one_lane_takes_only_the_whole_lane() {
     f.apply(1, 0..1, false);
 }
 
-/// Two clients send each step, cut differently, at the same time: each gets the right answer, and every tile is
-/// computed once.
+/// Two clients send each step, cut differently, at the same time: each gets the right answer, and every tile
+/// is computed once.
 #[test]
 fn two_clients_racing_on_a_step_get_the_same_answer() {
     let f = fixture();

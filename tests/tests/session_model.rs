@@ -1,5 +1,5 @@
-//! Random operations on a session against a naive model, which keeps all answers of a straight run and counts, for each
-//! tile, the steps that it has been through.
+//! Random operations on a session against a naive model, which keeps all answers of a straight run and
+//! counts, for each tile, the steps that it has been through.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use std::ops::Range;

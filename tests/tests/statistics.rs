@@ -1,7 +1,7 @@
 //! What is drawn is Gaussian noise of the covariance that is promised, for every kind of matrix.
 //!
-//! The sizes here are for every run of the tests. `noisectl noise verify` does the same at any size; docs/noise.md has
-//! what it said of a billion values and more.
+//! The sizes here are for every run of the tests. `noisectl noise verify` does the same at any size;
+//! docs/noise.md has what it said of a billion values and more.
 #![allow(clippy::unwrap_used, reason = "a panic is a failed test")]
 
 use noised::noise::{MasterKey, NoiseKey};
@@ -12,8 +12,8 @@ use noised_verify::{Independence, Report, Verifier, VerifyOptions};
 
 const STDDEV: f64 = 0.75;
 
-/// Verdicts are made at a level at which a sound generator never fails in the life of this project. The key is fixed, so
-/// that what passes once passes always.
+/// Verdicts are made at a level at which a sound generator never fails in the life of this project. The key
+/// is fixed, so that what passes once passes always.
 const LEVEL: f64 = 1e-6;
 
 fn spec(matrix: &MatrixSpec, lanes: usize, dtype: DType, key: KeyOrigin) -> SessionSpec {
@@ -59,8 +59,8 @@ fn assert_passes(report: &Report, what: &str) {
     assert!(report.passed(), "{what}: {failures:?}");
 }
 
-/// The covariance across steps is that of stddev^2 A A^T, and what is left of the noise without its correlation is
-/// standard normal, lane by lane and step by step.
+/// The covariance across steps is that of stddev^2 A A^T, and what is left of the noise without its
+/// correlation is standard normal, lane by lane and step by step.
 #[test]
 fn every_matrix_has_its_covariance() {
     const LANES: usize = 1 << 15;
@@ -99,7 +99,8 @@ fn normals_are_normal() {
     }
 }
 
-/// Noises of other keys, of other names, of other sources and of other matrices have nothing to do with one another.
+/// Noises of other keys, of other names, of other sources and of other matrices have nothing to do with one
+/// another.
 #[test]
 fn other_noises_are_independent() {
     const LANES: usize = 1 << 18;
@@ -131,7 +132,8 @@ fn other_noises_are_independent() {
     assert!(!Report::judge(independence.findings(), LEVEL).passed());
 }
 
-/// bf16 gradients are noised with noise of full precision: their answers in f32 have far more values than bf16 has.
+/// bf16 gradients are noised with noise of full precision: their answers in f32 have far more values than
+/// bf16 has.
 #[test]
 fn noise_for_narrow_gradients_is_not_narrow() {
     const LANES: usize = 1 << 16;

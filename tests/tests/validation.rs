@@ -1,4 +1,5 @@
-//! Every rule of a description, broken: the error names the field and the rule. And what the rules allow at their edges.
+//! Every rule of a description, broken: the error names the field and the rule. And what the rules allow at
+//! their edges.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 
 use noised::limits::{
@@ -43,7 +44,8 @@ fn a_matrix_that_breaks_a_rule_is_refused_wherever_it_is_used() {
         check(noised::analysis::multiply(&what, x.view(), || false), &field, rule, &what);
         let tree = flat(3);
         check(noised::analysis::describe(&what, Some((&tree, Shard::WHOLE)), None), &field, rule, &what);
-        // A quotient that overflows is found when a recurrence is asked for; all else from the description alone.
+        // A quotient that overflows is found when a recurrence is asked for; all else from the description
+        // alone.
         if rule == "not finite" {
             what.validate().unwrap();
         } else {

@@ -1,7 +1,7 @@
 //! How probable a statistic is.
 //!
-//! Tails are computed from their own side, so that a p-value of 1e-20 has digits. Functions give probabilities in
-//! `[0, 1]`, and take infinite statistics.
+//! Tails are computed from their own side, so that a p-value of 1e-20 has digits. Functions give
+//! probabilities in `[0, 1]`, and take infinite statistics.
 
 use std::f64::consts::SQRT_2;
 
@@ -9,7 +9,8 @@ use statrs::function::beta::checked_beta_reg;
 use statrs::function::erf::erfc;
 use statrs::function::gamma::{checked_gamma_lr, checked_gamma_ur};
 
-/// The shape beyond which a gamma law is taken to a normal one: series and fractions get long, and are not needed.
+/// The shape beyond which a gamma law is taken to a normal one: series and fractions get long, and are not
+/// needed.
 const LARGE_SHAPE: f64 = 1e4;
 
 /// `P(Z > x)` of a standard normal.
@@ -27,14 +28,14 @@ pub(crate) fn two_sided(below: f64, above: f64) -> f64 {
     (2.0 * below.min(above)).min(1.0)
 }
 
-/// The p-value of the smallest of `count` p-values (Šidák): `1 - (1 - p)^count`. Tails of normals with any correlation
-/// are no larger.
+/// The p-value of the smallest of `count` p-values (Šidák): `1 - (1 - p)^count`. Tails of normals with any
+/// correlation are no larger.
 pub(crate) fn smallest_of(p: f64, count: f64) -> f64 {
     -(count * (-p).ln_1p()).exp_m1()
 }
 
-/// The normal score of `x` under chi-square with `k` degrees of freedom (Wilson and Hilferty, 1931). Its error is of
-/// the order `1/k` to far in the tails.
+/// The normal score of `x` under chi-square with `k` degrees of freedom (Wilson and Hilferty, 1931). Its
+/// error is of the order `1/k` to far in the tails.
 pub(crate) fn chi_square_score(x: f64, k: f64) -> f64 {
     let variance = 2.0 / (9.0 * k);
     ((x / k).cbrt() - (1.0 - variance)) / variance.sqrt()
@@ -78,7 +79,8 @@ pub(crate) fn same_mean(a: u64, b: u64) -> f64 {
     (2.0 * checked_beta_reg(more, less + 1.0, 0.5).unwrap_or(f64::NAN)).min(1.0)
 }
 
-/// `P(D >= distance)` of the Kolmogorov-Smirnov distance of `n` values: the asymptotic law, with Stephens' correction.
+/// `P(D >= distance)` of the Kolmogorov-Smirnov distance of `n` values: the asymptotic law, with Stephens'
+/// correction.
 pub(crate) fn kolmogorov_above(distance: f64, n: f64) -> f64 {
     let root = n.sqrt();
     let lambda = distance * (root + 0.12 + 0.11 / root);

@@ -37,11 +37,12 @@ impl Lag {
     }
 }
 
-/// Correlations of whitened values: within a step between lanes so many apart, within a lane between steps so many
-/// apart.
+/// Correlations of whitened values: within a step between lanes so many apart, within a lane between steps so
+/// many apart.
 ///
-/// Keeps as many steps as the longest lag, in f32. A correlation is the mean of the pairs' products over the mean of
-/// all squares, so that a wrong scale is no correlation; of `n` pairs of independent values it has the variance `1/n`.
+/// Keeps as many steps as the longest lag, in f32. A correlation is the mean of the pairs' products over the
+/// mean of all squares, so that a wrong scale is no correlation; of `n` pairs of independent values it has
+/// the variance `1/n`.
 #[derive(Clone, Debug)]
 pub struct Correlations {
     lanes: usize,
@@ -55,8 +56,8 @@ pub struct Correlations {
 }
 
 impl Correlations {
-    /// Before the first step. Lags of as many lanes as there are, or more, have no pairs and are left out of what is
-    /// found.
+    /// Before the first step. Lags of as many lanes as there are, or more, have no pairs and are left out of
+    /// what is found.
     ///
     /// # Errors
     /// [`Error::Invalid`] where a lag is 0, or one of steps is over 64.
@@ -98,7 +99,8 @@ impl Correlations {
         Ok(())
     }
 
-    /// Takes what another one has seen, of other lanes or of another stream. Pairs between the two are not made.
+    /// Takes what another one has seen, of other lanes or of another stream. Pairs between the two are not
+    /// made.
     ///
     /// # Errors
     /// [`Error::Invalid`] where its lags are others.

@@ -18,11 +18,12 @@ const WIDTH: usize = 8;
 /// The covariance over lanes of the first steps as they were released, `S = (1/N) sum y y^T`, against
 /// `Sigma = stddev^2 A A^T`.
 ///
-/// With the inverse of `A`, `W = A^-1 S A^-T / stddev^2` ought to be a Wishart matrix of the identity over `N`. Its
-/// diagonal then has the law `chi2_N / N`, and `atanh(W_ij / sqrt(W_ii W_jj)) sqrt(N - 2)` is close to a standard normal
-/// (Fisher); in such scores, the largest entry and the sum of all squares are told. A matrix with a zero on its diagonal
-/// has no inverse: the entries of `S` are then compared one by one, `Var S_ij = (Sigma_ii Sigma_jj + Sigma_ij^2) / N`, and
-/// the largest is told, which says less about a covariance that is wrong all over.
+/// With the inverse of `A`, `W = A^-1 S A^-T / stddev^2` ought to be a Wishart matrix of the identity over
+/// `N`. Its diagonal then has the law `chi2_N / N`, and `atanh(W_ij / sqrt(W_ii W_jj)) sqrt(N - 2)` is close
+/// to a standard normal (Fisher); in such scores, the largest entry and the sum of all squares are told. A
+/// matrix with a zero on its diagonal has no inverse: the entries of `S` are then compared one by one, `Var
+/// S_ij = (Sigma_ii Sigma_jj + Sigma_ij^2) / N`, and the largest is told, which says less about a covariance
+/// that is wrong all over.
 ///
 /// It keeps the steps, at so many lanes as it is told, which it takes spread over all of them.
 #[derive(Debug)]
@@ -46,8 +47,8 @@ impl Covariance {
     /// Before the first step. `most_steps` are looked at, at `most_lanes`: later steps are let pass.
     ///
     /// # Errors
-    /// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] where `stddev` is not positive and finite, there are no
-    /// lanes to look at, or `most_steps` is over [`MAX_COVARIANCE_STEPS`].
+    /// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] where `stddev` is not positive and finite, there
+    /// are no lanes to look at, or `most_steps` is over [`MAX_COVARIANCE_STEPS`].
     pub fn new(
         matrix: &MatrixSpec,
         stddev: f64,
@@ -88,8 +89,8 @@ impl Covariance {
     /// Takes the next step's released values.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there is not one for each lane, or this has been merged; [`Error::PastHorizon`] where the
-    /// matrix has ended.
+    /// [`Error::Invalid`] where there is not one for each lane, or this has been merged;
+    /// [`Error::PastHorizon`] where the matrix has ended.
     pub fn step<T: Copy + Into<f64>>(&mut self, values: &[T]) -> Result<()> {
         check_lanes(values.len(), self.lanes)?;
         if self.summed_lanes != self.picked as u64 {
@@ -111,8 +112,8 @@ impl Covariance {
         Ok(())
     }
 
-    /// Takes what another one has seen of other lanes of the same steps, or of another stream of the same kind. That ends
-    /// it: no steps are taken any more.
+    /// Takes what another one has seen of other lanes of the same steps, or of another stream of the same
+    /// kind. That ends it: no steps are taken any more.
     ///
     /// # Errors
     /// [`Error::Invalid`] where it is of another matrix or deviation, or has seen more or fewer steps.
@@ -129,8 +130,8 @@ impl Covariance {
         Ok(())
     }
 
-    /// What was found. Nothing where there are less than [`MIN_VALUES`] lanes or no steps; but of a matrix without an
-    /// inverse nothing else is known, and too few lanes are a failure.
+    /// What was found. Nothing where there are less than [`MIN_VALUES`] lanes or no steps; but of a matrix
+    /// without an inverse nothing else is known, and too few lanes are a failure.
     ///
     /// # Errors
     /// Those of [`Rows::new`].

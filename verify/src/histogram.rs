@@ -6,8 +6,8 @@ use crate::report::{Finding, around, digits};
 /// Cells. A power of two, so that an index is one by a mask.
 const CELLS: usize = 4096;
 
-/// Cells in one standard deviation: odd, so that edges are no binary fractions but at whole numbers, and whole, so that
-/// the tails beyond 3, 4, 5 and 6 are sums of cells.
+/// Cells in one standard deviation: odd, so that edges are no binary fractions but at whole numbers, and
+/// whole, so that the tails beyond 3, 4, 5 and 6 are sums of cells.
 const CELLS_A_SIGMA: f64 = 255.0;
 
 /// The cell whose lower edge is 0.
@@ -76,8 +76,8 @@ impl Histogram {
         Finding::chance("chi-square", statistic, expected, two_sided(below, above))
     }
 
-    /// The largest difference of the distribution functions at the edges of cells. It is at most the distance of
-    /// Kolmogorov and Smirnov, so that the p-value is at least that distance's.
+    /// The largest difference of the distribution functions at the edges of cells. It is at most the distance
+    /// of Kolmogorov and Smirnov, so that the p-value is at least that distance's.
     fn kolmogorov_smirnov(&self, n: f64) -> Finding {
         let mut below = 0;
         let mut distance = 0.0_f64;

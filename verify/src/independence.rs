@@ -10,9 +10,9 @@ use crate::{MIN_VALUES, tamed};
 
 /// Whether two streams, of other keys or other names, have something to do with one another.
 ///
-/// Both are whitened, and the values of the same step and lane compared: their correlation, and how often they were
-/// released with the same bits. Rounded numbers meet by chance, the more the coarser they are, so that this count is
-/// compared with that of values one lane apart.
+/// Both are whitened, and the values of the same step and lane compared: their correlation, and how often
+/// they were released with the same bits. Rounded numbers meet by chance, the more the coarser they are, so
+/// that this count is compared with that of values one lane apart.
 #[derive(Debug)]
 pub struct Independence {
     whiteners: [Whitener; 2],
@@ -36,7 +36,8 @@ impl Independence {
     /// Takes the next step's released values of both.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there is not one for each lane; [`Error::PastHorizon`] where the matrix has ended.
+    /// [`Error::Invalid`] where there is not one for each lane; [`Error::PastHorizon`] where the matrix has
+    /// ended.
     pub fn add<T: Copy + Into<f64>>(&mut self, a: &[T], b: &[T]) -> Result<()> {
         if a.len() != b.len() {
             return Err(Error::invalid("b", format!("must have {} lanes, found {}", a.len(), b.len())));

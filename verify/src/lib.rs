@@ -1,9 +1,9 @@
 //! Whether noise is what it should be.
 //!
-//! A source releases slices `y_0, y_1, ...` of `N` lanes that ought to be `y = stddev * A z`, the `z` independent
-//! standard normals and `A` a [`MatrixSpec`](noised::MatrixSpec). A [`Verifier`] takes the slices one at a time,
-//! undoes the correlation, `z_t = (A^-1 y)_t / stddev`, and looks at what is left. It keeps sums and counts, so that
-//! memory does not grow with the number of steps.
+//! A source releases slices `y_0, y_1, ...` of `N` lanes that ought to be `y = stddev * A z`, the `z`
+//! independent standard normals and `A` a [`MatrixSpec`](noised::MatrixSpec). A [`Verifier`] takes the slices
+//! one at a time, undoes the correlation, `z_t = (A^-1 y)_t / stddev`, and looks at what is left. It keeps
+//! sums and counts, so that memory does not grow with the number of steps.
 //!
 //! ```
 //! use noised::MatrixSpec;
@@ -53,22 +53,22 @@
 //!
 //! # The verdict
 //!
-//! A sound source fails a [`Report`] with a probability of about [`VerifyOptions::level`], 1e-6 unless set, however
-//! many checks there are: each is made at the level `1 - (1 - level)^(1/checks)` (Šidák). Some of the laws above are
-//! those of many values, and good to far in the tails from some ten thousand on.
+//! A sound source fails a [`Report`] with a probability of about [`VerifyOptions::level`], 1e-6 unless set,
+//! however many checks there are: each is made at the level `1 - (1 - level)^(1/checks)` (Šidák). Some of the
+//! laws above are those of many values, and good to far in the tails from some ten thousand on.
 //!
 //! # What rounding does
 //!
-//! Sources release numbers with finite resolution. The edges of the cells are multiples of 1/255, which no binary
-//! lattice meets but at whole numbers, so that values of a lattice do not sit on edges; and f32 are moved within their
-//! last place before they are whitened (see [`Whitener`]), so that a lattice much coarser than that of `z` does not
-//! show either. The resolution of bf16 and f16 is as coarse as a cell and is told at 10^6 values: these checks are for
-//! f32 and f64.
+//! Sources release numbers with finite resolution. The edges of the cells are multiples of 1/255, which no
+//! binary lattice meets but at whole numbers, so that values of a lattice do not sit on edges; and f32 are
+//! moved within their last place before they are whitened (see [`Whitener`]), so that a lattice much coarser
+//! than that of `z` does not show either. The resolution of bf16 and f16 is as coarse as a cell and is told
+//! at 10^6 values: these checks are for f32 and f64.
 //!
-//! Whitening multiplies rounding errors of the released values by what `A^-1` does to them. A relative error of `e` in
-//! `z` adds `e^2` to its variance, which is told where it is above `5 sqrt(2/n)`: at 10^10 values an `e` of 0.8%, which
-//! no strategy in use comes near. A matrix with an inverse that grows without bound (`toeplitz` with `coef` 1, 2) cannot
-//! be undone from rounded values, and nothing can be said of its stream.
+//! Whitening multiplies rounding errors of the released values by what `A^-1` does to them. A relative error
+//! of `e` in `z` adds `e^2` to its variance, which is told where it is above `5 sqrt(2/n)`: at 10^10 values
+//! an `e` of 0.8%, which no strategy in use comes near. A matrix with an inverse that grows without bound
+//! (`toeplitz` with `coef` 1, 2) cannot be undone from rounded values, and nothing can be said of its stream.
 
 mod chance;
 mod correlations;
@@ -94,8 +94,8 @@ pub use whiten::Whitener;
 /// Deviations beyond which a value is counted as not finite: its powers would drown the sums.
 const BEYOND_REASON: f64 = 1e15;
 
-/// The value, or 0 in the place of one that is counted as not finite. It must not go into sums, nor into the state of
-/// a matrix, where it would spoil every later step of its lane.
+/// The value, or 0 in the place of one that is counted as not finite. It must not go into sums, nor into the
+/// state of a matrix, where it would spoil every later step of its lane.
 fn tamed(value: f64) -> f64 {
     if value.abs() <= BEYOND_REASON { value } else { 0.0 }
 }

@@ -4,8 +4,8 @@ use crate::BEYOND_REASON;
 use crate::chance::{chi_square_score, kurtosis_score, normal_two_sided};
 use crate::report::{Finding, around};
 
-/// Values that are summed together while they are in cache. Sums of blocks are added to those of everything, so that
-/// rounding grows with the number of blocks, and slowly.
+/// Values that are summed together while they are in cache. Sums of blocks are added to those of everything,
+/// so that rounding grows with the number of blocks, and slowly.
 pub(crate) const BLOCK: usize = 1024;
 
 /// Sums side by side, for the processor's vectors.

@@ -86,7 +86,8 @@ pub struct Check {
     pub statistic: f64,
     /// What it ought to be, for people.
     pub expected: String,
-    /// How probable a statistic so extreme is where the source is sound; `None` for a rule without exceptions.
+    /// How probable a statistic so extreme is where the source is sound; `None` for a rule without
+    /// exceptions.
     pub p_value: Option<f64>,
     /// Whether it passed.
     pub verdict: Verdict,
@@ -104,10 +105,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// Judges findings together: a sound source fails with a probability of about `level`, however many there are.
+    /// Judges findings together: a sound source fails with a probability of about `level`, however many there
+    /// are.
     ///
-    /// Findings of several streams, or of a [`Verifier`](crate::Verifier) and an [`Independence`](crate::Independence),
-    /// can be judged as one.
+    /// Findings of several streams, or of a [`Verifier`](crate::Verifier) and an
+    /// [`Independence`](crate::Independence), can be judged as one.
     pub fn judge(findings: Vec<Finding>, level: f64) -> Self {
         let chances =
             findings.iter().filter(|finding| matches!(finding.evidence, Evidence::Chance(_))).count();

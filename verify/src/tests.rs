@@ -91,8 +91,8 @@ fn sound_sources_pass() {
 
 #[test]
 fn p_values_are_spread_evenly() {
-    // Of sound sources, a p-value is below 1/10 one time in ten: neither more, which would fail them, nor less, which
-    // would find nothing. Those of rules, of counts near 0 and of lower bounds aside.
+    // Of sound sources, a p-value is below 1/10 one time in ten: neither more, which would fail them, nor
+    // less, which would find nothing. Those of rules, of counts near 0 and of lower bounds aside.
     let conservative = ["released zeros", "Kolmogorov-Smirnov", "beyond 5 sigma", "beyond 6 sigma"];
     let (mut low, mut all) = (0, 0);
     for seed in 0..60 {

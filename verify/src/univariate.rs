@@ -11,7 +11,8 @@ pub const MIN_VALUES: u64 = 1_000;
 
 /// What values that should be standard normals, independent of one another, look like, whatever their order.
 ///
-/// Moments, cells, tails and atoms; see [the checks](crate#the-checks). Takes 32 KiB, however many values there are.
+/// Moments, cells, tails and atoms; see [the checks](crate#the-checks). Takes 32 KiB, however many values
+/// there are.
 #[derive(Clone, Debug)]
 pub struct Univariate {
     count: u64,
@@ -88,8 +89,8 @@ impl Univariate {
         self.count
     }
 
-    /// What was found. `zero_probability` is how often a sound source may at most give exactly 0; `None` leaves zeros
-    /// out, for values that were computed from rounded ones.
+    /// What was found. `zero_probability` is how often a sound source may at most give exactly 0; `None`
+    /// leaves zeros out, for values that were computed from rounded ones.
     pub fn findings(&self, zero_probability: Option<f64>) -> Vec<Finding> {
         let n = self.count as f64;
         let enough = self.count >= MIN_VALUES;

@@ -15,16 +15,16 @@ pub struct VerifyOptions {
     pub level: f64,
     /// How many lanes apart values of a step are correlated. Unless set, 1, 2, 16, 32 and 1024.
     pub lane_lags: Vec<usize>,
-    /// How many steps apart values of a lane are correlated, up to 64. Each step up to the longest is kept, 4 bytes a
-    /// lane. Unless set, 1 to 8.
+    /// How many steps apart values of a lane are correlated, up to 64. Each step up to the longest is kept, 4
+    /// bytes a lane. Unless set, 1 to 8.
     pub step_lags: Vec<usize>,
-    /// How many of the first steps have their covariance compared, up to [`MAX_COVARIANCE_STEPS`], which is what it is
-    /// unless set.
+    /// How many of the first steps have their covariance compared, up to [`MAX_COVARIANCE_STEPS`], which is
+    /// what it is unless set.
     pub covariance_steps: usize,
     /// At how many lanes, 8 bytes for each and step. Unless set, 2^17.
     pub covariance_lanes: usize,
-    /// How often a sound source may at most give exactly 0. Unless set, 2^-24, that of a generator which has 24 random
-    /// bits for a value.
+    /// How often a sound source may at most give exactly 0. Unless set, 2^-24, that of a generator which has
+    /// 24 random bits for a value.
     pub zero_probability: f64,
 }
 
@@ -56,12 +56,12 @@ impl VerifyOptions {
 
 /// Checks that released slices are `y = stddev * A z` with `z` independent standard normals.
 ///
-/// Takes the matrix's state and, a lane, 16 bytes, the steps of the longest lag and the steps of the covariance: see
-/// [`VerifyOptions`]. To split the lanes between threads, give each a verifier of its part and [`merge`](Self::merge)
-/// them.
+/// Takes the matrix's state and, a lane, 16 bytes, the steps of the longest lag and the steps of the
+/// covariance: see [`VerifyOptions`]. To split the lanes between threads, give each a verifier of its part
+/// and [`merge`](Self::merge) them.
 ///
-/// A matrix with a zero on its diagonal has no inverse: its stream cannot be whitened, and only the covariance of the
-/// first steps is compared, entry by entry.
+/// A matrix with a zero on its diagonal has no inverse: its stream cannot be whitened, and only the
+/// covariance of the first steps is compared, entry by entry.
 #[derive(Debug)]
 pub struct Verifier {
     options: VerifyOptions,
@@ -85,8 +85,8 @@ impl Verifier {
     /// Before the first step of a stream of `lanes` lanes.
     ///
     /// # Errors
-    /// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] where `stddev` is not positive and finite, there are no
-    /// lanes, or an option breaks its rule.
+    /// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] where `stddev` is not positive and finite, there
+    /// are no lanes, or an option breaks its rule.
     pub fn new(matrix: &MatrixSpec, stddev: f64, lanes: usize, options: VerifyOptions) -> Result<Self> {
         options.validate()?;
         let (steps, at_lanes) = (options.covariance_steps, options.covariance_lanes);
@@ -105,8 +105,8 @@ impl Verifier {
     /// Takes the next step's released values, f32 or f64.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there is not one for each lane, or this has been merged; [`Error::PastHorizon`] where the
-    /// matrix has ended.
+    /// [`Error::Invalid`] where there is not one for each lane, or this has been merged;
+    /// [`Error::PastHorizon`] where the matrix has ended.
     pub fn step<T: Copy + Into<f64>>(&mut self, values: &[T]) -> Result<()> {
         check_lanes(values.len(), self.lanes)?;
         // First, since it refuses what must be refused.
@@ -120,12 +120,12 @@ impl Verifier {
         Ok(())
     }
 
-    /// Takes what another one has seen of other lanes of the same steps, or of another stream of the same kind. That ends
-    /// it: no steps are taken any more.
+    /// Takes what another one has seen of other lanes of the same steps, or of another stream of the same
+    /// kind. That ends it: no steps are taken any more.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where it is of another matrix, deviation or options, or its covariance has seen more or fewer
-    /// steps.
+    /// [`Error::Invalid`] where it is of another matrix, deviation or options, or its covariance has seen
+    /// more or fewer steps.
     pub fn merge(&mut self, other: &Self) -> Result<()> {
         if self.options != other.options {
             return Err(Error::invalid("other", "has other options"));

@@ -9,9 +9,9 @@ use crate::tamed;
 
 /// Takes released slices `y_t` to `z_t = (A^-1 y)_t / stddev`, one step at a time, in f64.
 ///
-/// Released f32 lie on a lattice, and where `y` is much larger than the `z` in it, as sums of many are, the lattice
-/// shows in `z`. So each is moved by a uniform number within half a unit of its last place, which makes up for what
-/// rounding took, and adds as little.
+/// Released f32 lie on a lattice, and where `y` is much larger than the `z` in it, as sums of many are, the
+/// lattice shows in `z`. So each is moved by a uniform number within half a unit of its last place, which
+/// makes up for what rounding took, and adds as little.
 ///
 /// It takes the matrix's state, a slice and its result: `8 * (planes + 2)` bytes a lane.
 #[derive(Debug)]
@@ -27,8 +27,8 @@ impl Whitener {
     /// Before the first step.
     ///
     /// # Errors
-    /// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] where the matrix has no inverse, there are no lanes, or
-    /// `stddev` is not positive and finite.
+    /// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] where the matrix has no inverse, there are no
+    /// lanes, or `stddev` is not positive and finite.
     pub fn new(matrix: &MatrixSpec, stddev: f64, lanes: usize) -> Result<Self> {
         let scale = scale(stddev)?;
         let inverse = StreamingMatrix::new(matrix.clone())?.inverse()?;
@@ -37,17 +37,18 @@ impl Whitener {
         Ok(Self { inverse, state, slice: TreeValues::zeros(tree), normals: vec![0.0; lanes], scale })
     }
 
-    /// The next step: what should be independent standard normals. What is not finite goes in as 0, so that it does
-    /// not spoil the lane's later steps.
+    /// The next step: what should be independent standard normals. What is not finite goes in as 0, so that
+    /// it does not spoil the lane's later steps.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where there is not one value for each lane; [`Error::PastHorizon`] where the matrix has ended.
+    /// [`Error::Invalid`] where there is not one value for each lane; [`Error::PastHorizon`] where the matrix
+    /// has ended.
     pub fn step<T: Copy + Into<f64>>(&mut self, values: &[T]) -> Result<&[f64]> {
         check_lanes(values.len(), self.normals.len())?;
         let (numbers, _) = self.slice.as_bytes_mut().as_chunks_mut::<8>();
         let unit = last_place::<T>();
-        // Multiples of an odd number, modulo 2^32, are spread evenly. Another number at each step, or else what a
-        // matrix subtracts would be the same at every lane.
+        // Multiples of an odd number, modulo 2^32, are spread evenly. Another number at each step, or else
+        // what a matrix subtracts would be the same at every lane.
         let (stride, mut phase) = (odd(self.state.step()), 0_u32);
         for (number, &value) in numbers.iter_mut().zip(values) {
             let value = value.into();

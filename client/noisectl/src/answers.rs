@@ -14,10 +14,11 @@ use crate::steps::only_dtype;
 
 /// Answers of a run as an `.npy` of `[steps, lanes]`, each byte written as it comes.
 ///
-/// Under its name the file has all steps. Until then its name ends in `.partial`, and its length says how many of its
-/// bytes are there: a byte of a step is written only behind the one before. So no step is there that was not
-/// answered, and a run that goes on finds what it needs or says what is missing. A run without `--id` writes
-/// to a file with a name of its own, so that it never meets the unfinished answers of another run.
+/// Under its name the file has all steps. Until then its name ends in `.partial`, and its length says how
+/// many of its bytes are there: a byte of a step is written only behind the one before. So no step is there
+/// that was not answered, and a run that goes on finds what it needs or says what is missing. A run without
+/// `--id` writes to a file with a name of its own, so that it never meets the unfinished answers of another
+/// run.
 #[derive(Debug)]
 pub(crate) struct AnswerFile {
     out: OutFile,
@@ -43,9 +44,9 @@ enum Target {
 }
 
 impl AnswerFile {
-    /// Makes a file for `steps` steps; or, for a run that goes on at `next_step`, takes the one that has the steps before.
-    /// With `keep`, a run that ends early leaves its unfinished file for the run that goes on, and a file
-    /// that another run left there is refused.
+    /// Makes a file for `steps` steps; or, for a run that goes on at `next_step`, takes the one that has the
+    /// steps before. With `keep`, a run that ends early leaves its unfinished file for the run that goes on,
+    /// and a file that another run left there is refused.
     pub(crate) fn open(
         out: OutFile,
         layout: &Layout,
@@ -255,7 +256,8 @@ fn has_header(path: &Path, header: &[u8]) -> bool {
     read.is_ok() && found == header
 }
 
-/// Refuses an answer that was in the file before and comes again with other bytes: the file is of another session.
+/// Refuses an answer that was in the file before and comes again with other bytes: the file is of another
+/// session.
 fn check_again(file: &File, at: u64, bytes: &[u8], answered: u64) -> io::Result<()> {
     let again = usize::try_from(answered.saturating_sub(at)).unwrap_or(usize::MAX).min(bytes.len());
     let mut found = vec![0; again];

@@ -68,7 +68,8 @@ pub(crate) struct FormatArg {
 /// Where a question that needs no session is answered: in this process, unless a server is named.
 #[derive(Debug, Args)]
 pub(crate) struct Place {
-    /// Compute in this process, as it is done unless a server is named. This goes before --server and NOISED_SERVER.
+    /// Compute in this process, as it is done unless a server is named. This goes before --server and
+    /// NOISED_SERVER.
     #[arg(long)]
     local: bool,
     /// Ask this server: http://HOST:PORT, HOST:PORT or unix:///PATH.
@@ -149,7 +150,8 @@ fn named(server: Option<&str>) -> Option<&str> {
 /// How long a server is tried.
 #[derive(Debug, Args)]
 struct RetryArg {
-    /// How long a server that cannot be reached is tried again, such as 500ms, 10s or 2m; a number alone is seconds.
+    /// How long a server that cannot be reached is tried again, such as 500ms, 10s or 2m; a number alone is
+    /// seconds.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_seconds_or_time)]
     retry: Duration,
 }
@@ -164,13 +166,13 @@ impl RetryArg {
 /// Which tree, where a command can do without.
 #[derive(Debug, Args)]
 pub(crate) struct TreeArg {
-    /// The tree: a .safetensors file, whose header alone is read; the .safetensors.index.json of a model in several of
-    /// these; or JSON: {"leaves":[{"path","dtype","shape"}]}.
+    /// The tree: a .safetensors file, whose header alone is read; the .safetensors.index.json of a model in
+    /// several of these; or JSON: {"leaves":[{"path","dtype","shape"}]}.
     #[arg(long, value_name = "FILE", conflicts_with = "lanes")]
     tree: Option<PathBuf>,
-    /// Leave this tensor out of the tree: it takes no noise. May be given several times. Tensors of integers and truth
-    /// values, which have no gradient, are left out with a note; a tensor of another format than f32, f64, bf16 and f16,
-    /// such as F8, must be left out by name.
+    /// Leave this tensor out of the tree: it takes no noise. May be given several times. Tensors of integers
+    /// and truth values, which have no gradient, are left out with a note; a tensor of another format than
+    /// f32, f64, bf16 and f16, such as F8, must be left out by name.
     #[arg(long, value_name = "NAME", requires = "tree", conflicts_with = "lanes")]
     skip: Vec<String>,
     /// A tree of one leaf with so many lanes.

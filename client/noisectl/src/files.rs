@@ -1,8 +1,9 @@
 //! The files that a command reads and writes.
 //!
-//! A command notes every file that it reads and prepares every file that it is to write before it does its work. So no
-//! command writes over a file that it reads, and a place that cannot be written is told at once. What is written goes
-//! into a file beside its place, which gets the name when it is whole: under the name is the old file or the new one.
+//! A command notes every file that it reads and prepares every file that it is to write before it does its
+//! work. So no command writes over a file that it reads, and a place that cannot be written is told at once.
+//! What is written goes into a file beside its place, which gets the name when it is whole: under the name is
+//! the old file or the new one.
 
 use std::cell::RefCell;
 use std::fs::{self, File, Metadata, OpenOptions, Permissions};
@@ -103,7 +104,8 @@ impl Files {
                         return Err(Failure::failed(path.display(), "is a directory"));
                     }
                     Ok(found) if found.is_file() => {
-                        // The right to replace a file is its directory's to give; a file that is read-only stays.
+                        // The right to replace a file is its directory's to give; a file that is read-only
+                        // stays.
                         OpenOptions::new().write(true).open(&target).map_err(failed)?;
                         Kind::File(Some(found.permissions()))
                     }

@@ -1,4 +1,5 @@
-//! Ctrl-C and SIGTERM: noted once, so that a command can say what was done and clean up; a second one ends at once.
+//! Ctrl-C and SIGTERM: noted once, so that a command can say what was done and clean up; a second one ends at
+//! once.
 
 use std::fmt::Display;
 

@@ -19,8 +19,8 @@
 //! | `printable` | texts of others without characters that a terminal obeys |
 //! | `failure` | what is said, and the exit status, where a command fails |
 //!
-//! Exit status: 0 done, 2 bad usage or a bad description (one line on stderr names the field), 130 after Ctrl-C and 143
-//! after SIGTERM (one line says what was done), 1 anything else.
+//! Exit status: 0 done, 2 bad usage or a bad description (one line on stderr names the field), 130 after
+//! Ctrl-C and 143 after SIGTERM (one line says what was done), 1 anything else.
 
 mod answers;
 mod args;
@@ -64,7 +64,8 @@ struct Cli {
 enum Command {
     /// Write a matrix out.
     Materialize(materialize::Args),
-    /// The squared L2 norm of each row: of a decoder, each query's expected squared error at noise of variance 1.
+    /// The squared L2 norm of each row: of a decoder, each query's expected squared error at noise of
+    /// variance 1.
     RowNorms(row_norms::Args),
     /// Multiply a matrix with an array whose first axis is the step.
     Multiply(multiply::Args),
@@ -82,8 +83,8 @@ enum Command {
     Recommend(design::recommend::Args),
     /// Compare given strategies.
     Compare(design::compare::Args),
-    /// What the noise of a training run guarantees, with the amplification of its sampling: an upper bound of epsilon or
-    /// delta.
+    /// What the noise of a training run guarantees, with the amplification of its sampling: an upper bound of
+    /// epsilon or delta.
     Account(design::account::Args),
     /// From a privacy target to the noise it takes, and back. Without --sampling no amplification is claimed.
     Calibrate(design::calibrate::Args),
@@ -98,7 +99,8 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it has something to put in order or to tell where it is interrupted, and so does not just stop.
+    /// Whether it has something to put in order or to tell where it is interrupted, and so does not just
+    /// stop.
     fn ends_itself(&self) -> bool {
         matches!(
             self,

@@ -1,7 +1,7 @@
 //! NumPy's `.npy`: its header, and small arrays whole.
 //!
-//! A header is a Python literal, which `py_literal` reads, with the rules of `numpy.load`. Runs of steps are read and
-//! written as raw bytes at known places, which is what keeps them out of memory.
+//! A header is a Python literal, which `py_literal` reads, with the rules of `numpy.load`. Runs of steps are
+//! read and written as raw bytes at known places, which is what keeps them out of memory.
 
 use std::io::{self, Read, Write};
 
@@ -230,8 +230,8 @@ fn shape_of(shape: &Value) -> Result<Vec<u64>, String> {
     axes.iter().map(read).collect()
 }
 
-/// The format of elements by its description. NumPy has no bfloat16 of its own; the package ml_dtypes writes it as two
-/// opaque bytes.
+/// The format of elements by its description. NumPy has no bfloat16 of its own; the package ml_dtypes writes
+/// it as two opaque bytes.
 fn elements_of(descr: &Value) -> Result<(DType, ByteOrder), String> {
     let refused = |found: &dyn std::fmt::Display| {
         Err(format!("has elements {found}; they must be floats: f2, f4, f8, or V2 for bfloat16"))

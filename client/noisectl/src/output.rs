@@ -56,7 +56,8 @@ pub(crate) fn print_line(text: &str) -> Result<(), Failure> {
 
 /// Prints a JSON value on a line of its own.
 pub(crate) fn print_json(value: &Value) -> Result<(), Failure> {
-    // `serde_json` escapes the first 32 characters alone. All are within strings, which read back as they were.
+    // `serde_json` escapes the first 32 characters alone. All are within strings, which read back as they
+    // were.
     let text = value.to_string();
     if !text.contains(is_obeyed) {
         return print_line(&text);
@@ -84,8 +85,8 @@ pub(crate) fn print_fields<'a>(fields: impl IntoIterator<Item = (&'a str, String
     print_line(&fields_table(fields, terminal_width()))
 }
 
-/// A table with a header, its columns aligned to the right but for the first. Where the terminal is too narrow, each row
-/// becomes a table of named values.
+/// A table with a header, its columns aligned to the right but for the first. Where the terminal is too
+/// narrow, each row becomes a table of named values.
 pub(crate) fn print_table(header: Vec<String>, rows: Vec<Vec<String>>) -> Result<(), Failure> {
     print_line(&table(&header, &rows, terminal_width()))
 }
@@ -103,7 +104,8 @@ pub(crate) fn print_first_columns(
     Ok(shown)
 }
 
-/// The columns of the terminal that standard output goes to, or of the variable COLUMNS. Elsewhere lines have any length.
+/// The columns of the terminal that standard output goes to, or of the variable COLUMNS. Elsewhere lines have
+/// any length.
 fn terminal_width() -> Option<u16> {
     let of_terminal = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| width.0);
     let of_variable = || std::env::var("COLUMNS").ok()?.trim().parse().ok();
@@ -219,7 +221,8 @@ pub(crate) fn short(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
-/// A number for people that is not less than it is, in the digits that are shown: of noise, or of a loss of privacy.
+/// A number for people that is not less than it is, in the digits that are shown: of noise, or of a loss of
+/// privacy.
 pub(crate) fn short_up(value: f64) -> String {
     let shown = short(value);
     match shown.parse::<f64>() {

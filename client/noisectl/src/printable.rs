@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// A text without characters that a terminal obeys: control characters, and those that turn the direction of text, are
-/// written as escapes. Names in files and on servers may hold anything.
+/// A text without characters that a terminal obeys: control characters, and those that turn the direction of
+/// text, are written as escapes. Names in files and on servers may hold anything.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     if !text.contains(is_obeyed) {
         return text.into();

@@ -48,7 +48,8 @@ fn write_json(norms: &[f64]) -> Result<(), Failure> {
         .map_err(|e| Failure::printing(&e))
 }
 
-/// The first rows, and the largest and the mean of all, which are the max and the mean squared error of a decoder.
+/// The first rows, and the largest and the mean of all, which are the max and the mean squared error of a
+/// decoder.
 fn write_table(norms: &RowNorms) -> Result<(), Failure> {
     let RowNorms { values: norms, way } = norms;
     let rows = norms.iter().enumerate().take(TABLE_ROWS);

@@ -22,7 +22,8 @@ pub(crate) struct SourceArgs {
     /// With a source that draws: the standard deviation of the noise before the matrix.
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     stddev: Option<f64>,
-    /// With --source privatize: the format of answers, f32, f64, bf16 or f16. Unless given, that of the gradient.
+    /// With --source privatize: the format of answers, f32, f64, bf16 or f16. Unless given, that of the
+    /// gradient.
     #[arg(long, value_name = "DTYPE")]
     answer_dtype: Option<DType>,
     #[command(flatten)]
@@ -43,8 +44,8 @@ enum SourceKind {
 /// Whose key it is, and how the server goes about drawing.
 #[derive(Debug, Args)]
 pub(crate) struct NoiseArgs {
-    /// With a source that draws: derive the key from the server's master key and this name. Unless this or --noise-key-hex
-    /// is given, the key is a fresh one.
+    /// With a source that draws: derive the key from the server's master key and this name. Unless this or
+    /// --noise-key-hex is given, the key is a fresh one.
     #[arg(long, value_name = "ID")]
     noise_id: Option<String>,
     /// With a source that draws: the key, 64 hexadecimal digits. Whoever knows it knows the noise.
@@ -57,12 +58,12 @@ pub(crate) struct NoiseArgs {
         value_parser = Secret::parse
     )]
     noise_key_hex: Option<Secret>,
-    /// With --noise-id: where that noise was drawn before, begin it again at step 0. Whoever says this answers for no
-    /// noise being put under two gradients.
+    /// With --noise-id: where that noise was drawn before, begin it again at step 0. Whoever says this
+    /// answers for no noise being put under two gradients.
     #[arg(long)]
     start_noise_over: bool,
-    /// With a source that draws: steps whose noise is ready before it is asked for, at most 64. Unless given, the server
-    /// chooses.
+    /// With a source that draws: steps whose noise is ready before it is asked for, at most 64. Unless given,
+    /// the server chooses.
     #[arg(long, value_name = "N")]
     lookahead: Option<u32>,
     /// With a source that draws: what is kept between steps.

@@ -53,8 +53,9 @@ struct Segment {
     stride: u64,
 }
 
-/// Steps in a file: `.npy` with an array of `[steps, lanes]`, for a tree of one format; or `.safetensors` with a tensor
-/// for each leaf, of the leaf's shape with an axis of steps before it, or of just the leaf's shape for one step.
+/// Steps in a file: `.npy` with an array of `[steps, lanes]`, for a tree of one format; or `.safetensors`
+/// with a tensor for each leaf, of the leaf's shape with an axis of steps before it, or of just the leaf's
+/// shape for one step.
 #[derive(Debug)]
 pub(crate) struct StepFile {
     file: File,
@@ -190,12 +191,13 @@ const BLOCK_LANES: u64 = 1024;
 /// Words of the stream that a block may use: a normal takes a little over two.
 const BLOCK_WORDS: u128 = 1 << 14;
 
-/// Standard normals for trying a session out: a function of the seed, the step and the lane of the whole tree, so that
-/// shards put together are the whole.
+/// Standard normals for trying a session out: a function of the seed, the step and the lane of the whole
+/// tree, so that shards put together are the whole.
 ///
-/// ChaCha8 of the `chacha20` crate, its key the seed as eight little-endian bytes and 24 of zero, its stream the step,
-/// each block of 1024 lanes from word 16384 times its number on; `StandardNormal` of the `rand_distr` crate on that,
-/// rounded to the leaf's format. This is not noise for privacy: whoever knows the seed knows all of it.
+/// ChaCha8 of the `chacha20` crate, its key the seed as eight little-endian bytes and 24 of zero, its stream
+/// the step, each block of 1024 lanes from word 16384 times its number on; `StandardNormal` of the
+/// `rand_distr` crate on that, rounded to the leaf's format. This is not noise for privacy: whoever knows the
+/// seed knows all of it.
 #[derive(Debug)]
 pub(crate) struct Generator {
     seed: u64,

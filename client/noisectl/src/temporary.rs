@@ -35,8 +35,8 @@ impl Temporary {
         Ok(self.client.create_session(spec, CreateOptions { id, resume: true, ..options }).await?)
     }
 
-    /// Deletes them, and gives the result of the work that they were made for. What went wrong first is the reason; what
-    /// is left of it is told beside that.
+    /// Deletes them, and gives the result of the work that they were made for. What went wrong first is the
+    /// reason; what is left of it is told beside that.
     pub(crate) async fn end<T>(mut self, done: Result<T, Failure>) -> Result<T, Failure> {
         match (done, self.delete().await) {
             (Ok(done), Ok(())) => Ok(done),

@@ -123,7 +123,8 @@ pub(crate) fn multiply<'py>(
     Ok(product.into_pyarray(py))
 }
 
-/// The expected squared error of each of the first `n` queries at noise of variance 1, and how they were found.
+/// The expected squared error of each of the first `n` queries at noise of variance 1, and how they were
+/// found.
 #[pyfunction]
 pub(crate) fn query_errors<'py>(
     py: Python<'py>,
@@ -147,8 +148,8 @@ pub(crate) fn query_errors<'py>(
     Ok((errors.per_query.into_pyarray(py), errors.way.name()))
 }
 
-/// The sensitivity of the leading block of a strategy, its square, whether it is exact, the rule that it comes from, and the
-/// precision of the session whose sensitivity it is.
+/// The sensitivity of the leading block of a strategy, its square, whether it is exact, the rule that it
+/// comes from, and the precision of the session whose sensitivity it is.
 #[pyfunction]
 pub(crate) fn sensitivity(
     py: Python<'_>,
@@ -172,8 +173,8 @@ pub(crate) fn sensitivity(
     Ok((found.value(), found.squared, found.exact, found.rule.name(), of.name()))
 }
 
-/// The noise that a target takes at an L2 sensitivity, and what else it gives. `given` names the target: `epsilon`, `rho`,
-/// `mu` or `noise_multiplier`.
+/// The noise that a target takes at an L2 sensitivity, and what else it gives. `given` names the target:
+/// `epsilon`, `rho`, `mu` or `noise_multiplier`.
 #[pyfunction]
 pub(crate) fn calibrate<'py>(
     py: Python<'py>,

@@ -21,8 +21,8 @@ pub(crate) struct Connection {
     pub(crate) place: Place,
 }
 
-/// The process that was the first to compute here. A child of it has its memory, with all keys and steps in it, and none of
-/// its threads.
+/// The process that was the first to compute here. A child of it has its memory, with all keys and steps in
+/// it, and none of its threads.
 static FIRST_LOCAL: LazyLock<u32> = LazyLock::new(std::process::id);
 const LOCAL_AND_FORKED: &str = "the process was forked after it used `local:`";
 

@@ -1,5 +1,5 @@
-//! The native module of the Python package `noised`: connections, sessions in bytes, and questions about matrices. What
-//! a Python program sees is written in Python on top of it.
+//! The native module of the Python package `noised`: connections, sessions in bytes, and questions about
+//! matrices. What a Python program sees is written in Python on top of it.
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -7,6 +7,7 @@
 //! | `session` | a session's handle: a step from and into memory of Python's |
 //! | `spec` | what Python says of a session, as the core's types |
 //! | `analysis`, `design`, `strategy` | questions about matrices |
+//! | `accounting` | what a run guarantees, with sampled steps |
 //! | `runtime` | how a Python thread waits |
 //! | `error` | errors as exceptions |
 //! | `log` | what the client reports, for `logging` |
@@ -22,8 +23,9 @@ mod session;
 mod spec;
 mod strategy;
 
-// What a connection reads into and sends from is let go of after each megabyte. glibc gives such memory back to the system
-// and has it again, page by page: 4,000 page faults or more, and half of the client's time in a step of 40 MB up and down.
+// What a connection reads into and sends from is let go of after each megabyte. glibc gives such memory back
+// to the system and has it again, page by page: 4,000 page faults or more, and half of the client's time in a
+// step of 40 MB up and down.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -1,7 +1,8 @@
 //! What the client reports, as records of Python's `logging`.
 //!
-//! An event of the client comes up where no Python code may run. So it waits until a wait has time for the interpreter: where a
-//! handler of a record raises, as a Ctrl-C does, the wait ends as it does for a handler of a signal.
+//! An event of the client comes up where no Python code may run. So it waits until a wait has time for the
+//! interpreter: where a handler of a record raises, as a Ctrl-C does, the wait ends as it does for a handler
+//! of a signal.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Write as _};

@@ -1,4 +1,5 @@
-//! How a Python thread waits: the interpreter is let go, signals are heard, and whoever wants to may call it off.
+//! How a Python thread waits: the interpreter is let go, signals are heard, and whoever wants to may call it
+//! off.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -34,8 +35,8 @@ impl CancelToken {
     }
 }
 
-/// What drives a client's connections. It has no thread of its own: whoever waits drives, which spares every step the
-/// waking of another thread.
+/// What drives a client's connections. It has no thread of its own: whoever waits drives, which spares every
+/// step the waking of another thread.
 pub(crate) struct Driver {
     /// There until it is dropped.
     runtime: Option<Runtime>,
@@ -52,8 +53,8 @@ impl Driver {
     /// Waits for `future` with the interpreter let go.
     ///
     /// # Errors
-    /// What the future fails with; what a handler of a signal raises, and [`Failure::Cancelled`]: the future is dropped
-    /// then.
+    /// What the future fails with; what a handler of a signal raises, and [`Failure::Cancelled`]: the future
+    /// is dropped then.
     pub(crate) fn wait<T: Send>(
         &self,
         py: Python<'_>,
@@ -74,7 +75,8 @@ impl Driver {
         waited.map_err(PyErr::from)
     }
 
-    /// Has `work` done on a thread of its own, and waits for it. `work` is told when nobody waits for it any more.
+    /// Has `work` done on a thread of its own, and waits for it. `work` is told when nobody waits for it any
+    /// more.
     ///
     /// # Errors
     /// As [`wait`](Self::wait).
@@ -86,8 +88,8 @@ impl Driver {
         self.wait_for_news(py, |()| Ok(()), |told, _news| work(told))
     }
 
-    /// The same for work that has news, which are heard in the thread that waits: the other one never enters the
-    /// interpreter, which may end while it still works. Where `hear` fails, so does the wait.
+    /// The same for work that has news, which are heard in the thread that waits: the other one never enters
+    /// the interpreter, which may end while it still works. Where `hear` fails, so does the wait.
     ///
     /// # Errors
     /// As [`wait`](Self::wait), and what `hear` fails with.
@@ -117,7 +119,8 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Whoever lets go of the last reference may be Python's collector, in the middle of anything: nothing is waited for.
+        // Whoever lets go of the last reference may be Python's collector, in the middle of anything: nothing
+        // is waited for.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }

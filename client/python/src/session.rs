@@ -108,8 +108,9 @@ impl Session {
         }
     }
 
-    /// A step of a session in this process that takes a while: on a thread of its own, so that a signal is heard meanwhile.
-    /// A step that the caller gave up is taken all the same; the next request for the step gets its answer.
+    /// A step of a session in this process that takes a while: on a thread of its own, so that a signal is
+    /// heard meanwhile. A step that the caller gave up is taken all the same; the next request for the step
+    /// gets its answer.
     fn take_large(
         &self,
         py: Python<'_>,
@@ -147,7 +148,8 @@ impl Session {
 /// How long a handle waits to be told where a session stands whose rewind broke off.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes of a local step from which on it is taken on a thread of its own: the hand-over is nothing beside it.
+/// Bytes of a local step from which on it is taken on a thread of its own: the hand-over is nothing beside
+/// it.
 const LARGE_STEP: usize = 4 << 20;
 
 #[pymethods]
@@ -253,7 +255,8 @@ impl Session {
         })
     }
 
-    /// Keeps the state of a step. Gives the tokens of the shards with which its noise is gone on with, if the session is gone.
+    /// Keeps the state of a step. Gives the tokens of the shards with which its noise is gone on with, if the
+    /// session is gone.
     fn keep_state(&self, py: Python<'_>, step: u64, release_oldest: bool) -> PyResult<Option<Vec<Vec<u8>>>> {
         let when_full = if release_oldest { WhenFull::ReleaseOldest } else { WhenFull::Refuse };
         self.driver.wait(py, None, async {
@@ -321,7 +324,8 @@ impl Session {
         rewound
     }
 
-    /// What makes the same session again, but for keys: of the matrix and where the input comes from. The tree is in `leaves`.
+    /// What makes the same session again, but for keys: of the matrix and where the input comes from. The
+    /// tree is in `leaves`.
     fn description<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
         let spec = self.driver.wait(py, None, async {
             Ok(match &*self.held.lock().await {
@@ -379,8 +383,8 @@ impl Session {
     }
 }
 
-/// Memory of Python's that stays as it is while the interpreter is let go: `noised` alone holds it then, or says not to
-/// change it.
+/// Memory of Python's that stays as it is while the interpreter is let go: `noised` alone holds it then, or
+/// says not to change it.
 fn slices<'a>(pieces: &'a [PyReadonlyArray1<'_, u8>]) -> PyResult<Vec<&'a [u8]>> {
     pieces.iter().map(|piece| piece.as_slice().map_err(|e| invalid("payload", e))).collect()
 }

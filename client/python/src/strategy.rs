@@ -11,8 +11,8 @@ fn json(made: noised::Result<MatrixSpec>) -> Result<String, Failure> {
     Ok(made?.to_json())
 }
 
-/// Raises where the matrix breaks a rule. A Toeplitz matrix may have more coefficients than a session runs: it may be asked
-/// about.
+/// Raises where the matrix breaks a rule. A Toeplitz matrix may have more coefficients than a session runs:
+/// it may be asked about.
 #[pyfunction]
 pub(crate) fn check(json: &str) -> Result<(), Failure> {
     question("matrix", json, u64::MAX)?;

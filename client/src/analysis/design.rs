@@ -11,12 +11,14 @@ use crate::error::{Error, Result};
 use crate::retry::retrying;
 
 impl Analysis {
-    /// The best strategy of a family that is found. `on_progress` hears of it as it is looked for. Where it answers
-    /// [`Verdict::Finish`], the server ends the search with the best that it has found; where the future is dropped, it stops.
+    /// The best strategy of a family that is found. `on_progress` hears of it as it is looked for. Where it
+    /// answers [`Verdict::Finish`], the server ends the search with the best that it has found; where the
+    /// future is dropped, it stops.
     ///
     /// # Errors
-    /// [`Error::Invalid`] names the field at fault; CANCELLED where `on_progress` answers [`Verdict::Abandon`]; the faults of a connection, of which those that come after the first
-    /// news are not tried again.
+    /// [`Error::Invalid`] names the field at fault; CANCELLED where `on_progress` answers
+    /// [`Verdict::Abandon`]; the faults of a connection, of which those that come after the first news are
+    /// not tried again.
     pub async fn optimize(
         &self,
         family: &Family,
@@ -47,8 +49,8 @@ impl Analysis {
         found.ok_or_else(ended)?.try_into().map_err(unexpected)
     }
 
-    /// The strategies that fit into `max_planes` planes of state a lane, compared, and which to use. `on_progress` as with
-    /// [`optimize`](Self::optimize).
+    /// The strategies that fit into `max_planes` planes of state a lane, compared, and which to use.
+    /// `on_progress` as with [`optimize`](Self::optimize).
     ///
     /// # Errors
     /// As those of [`optimize`](Self::optimize).

@@ -35,7 +35,8 @@ impl Analysis {
         Ok(RowNorms { values, way: known(way)? })
     }
 
-    /// The errors of the first `n` queries of `workload`, the prefix sum where there is none, at noise of variance 1.
+    /// The errors of the first `n` queries of `workload`, the prefix sum where there is none, at noise of
+    /// variance 1.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the field at fault; the faults of a connection.
@@ -48,7 +49,8 @@ impl Analysis {
         self.query_errors_in(mechanism, workload, n, Precision::F64).await
     }
 
-    /// The same where a session of a precision runs the noising matrix: with the numbers of its recurrences rounded to it.
+    /// The same where a session of a precision runs the noising matrix: with the numbers of its recurrences
+    /// rounded to it.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the field at fault; the faults of a connection.
@@ -98,8 +100,9 @@ impl Analysis {
         Ok(self.sensitivity_in(strategy, n, participation, Some(Precision::F64)).await?.0)
     }
 
-    /// The sensitivity of the strategy that a session of a precision realises, and the precision whose it is: see
-    /// [`noised::analysis::sensitivity_in`]. Where no precision is given it is safe for sessions of either.
+    /// The sensitivity of the strategy that a session of a precision realises, and the precision whose it is:
+    /// see [`noised::analysis::sensitivity_in`]. Where no precision is given it is safe for sessions of
+    /// either.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the field at fault; the faults of a connection.
@@ -125,8 +128,8 @@ impl Analysis {
         Ok((answer.try_into().map_err(unexpected)?, of.unwrap_or(Precision::F64)))
     }
 
-    /// The noise that a target takes at an L2 sensitivity, and what else it gives. `delta` is what epsilon is told for
-    /// where the target has none of its own.
+    /// The noise that a target takes at an L2 sensitivity, and what else it gives. `delta` is what epsilon is
+    /// told for where the target has none of its own.
     ///
     /// # Errors
     /// [`Error::Invalid`] names the field at fault; the faults of a connection.

@@ -140,7 +140,8 @@ impl Rows {
     /// The next row, with its entries up to the diagonal, or `None` after the last.
     ///
     /// # Errors
-    /// The faults of a connection. The rows that came are good; the others have to be asked for from the start.
+    /// The faults of a connection. The rows that came are good; the others have to be asked for from the
+    /// start.
     pub async fn next_row(&mut self) -> Result<Option<Vec<f64>>> {
         if self.next == self.n {
             return Ok(None);

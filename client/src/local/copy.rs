@@ -6,8 +6,8 @@ use noised::session::OutputChunk;
 use rayon::iter::{IndexedParallelIterator, IntoParallelIterator, ParallelIterator};
 use rayon::slice::{ParallelSlice, ParallelSliceMut};
 
-/// The chunks of a whole step into `output`, which is as long. One thread does not use all of the memory's bandwidth, and
-/// copying a large step takes as long as drawing it does.
+/// The chunks of a whole step into `output`, which is as long. One thread does not use all of the memory's
+/// bandwidth, and copying a large step takes as long as drawing it does.
 pub(super) fn into(chunks: &[OutputChunk], output: &mut [u8]) {
     for OutputChunk { offset, bytes, replay: _ } in chunks {
         copy_large(bytes, &mut output[*offset..offset + bytes.len()]);
@@ -28,7 +28,8 @@ pub fn copy_large(answer: &[u8], output: &mut [u8]) {
     parts.for_each(|(output, answer)| output.copy_from_slice(answer));
 }
 
-/// Pieces that follow one another into `memory`, which may hold anything and becomes as long as they are together.
+/// Pieces that follow one another into `memory`, which may hold anything and becomes as long as they are
+/// together.
 pub(super) fn gather(pieces: &[&[u8]], memory: &mut BytesMut) {
     let len = pieces.iter().map(|piece| piece.len()).sum();
     memory.resize(len, 0);

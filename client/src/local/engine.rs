@@ -18,8 +18,8 @@ use crate::info::SessionInfo;
 pub(super) struct Engine {
     session: AnySession,
     drawer: Option<NoiseDrawer>,
-    /// Steps that are drawn in one sweep. Nobody draws in the background here: what is missing is drawn as far ahead as the
-    /// options say.
+    /// Steps that are drawn in one sweep. Nobody draws in the background here: what is missing is drawn as
+    /// far ahead as the options say.
     a_pass: usize,
 }
 
@@ -52,7 +52,8 @@ impl Engine {
         self.session.keep_state(step, self.drawer.as_ref(), when_full, most)
     }
 
-    /// Goes back. Where `on_progress` has it called off, the session stands where it has come to: at the step that is told.
+    /// Goes back. Where `on_progress` has it called off, the session stands where it has come to: at the step
+    /// that is told.
     pub(super) fn rewind(
         &mut self,
         to: RewindTo,

@@ -24,8 +24,9 @@ use crate::resume::ResumedNoise;
 
 /// Sessions in this process, by name. Cheap to clone; clones have the same sessions.
 ///
-/// A session lives until it is [deleted](Self::delete_session), or until the last clone of its host and the last of its
-/// handles are gone. What it promises is what a session on a server does; it ends with the process.
+/// A session lives until it is [deleted](Self::delete_session), or until the last clone of its host and the
+/// last of its handles are gone. What it promises is what a session on a server does; it ends with the
+/// process.
 ///
 /// ```
 /// # fn main() -> noised_client::Result<()> {
@@ -69,20 +70,22 @@ impl LocalHost {
 
     /// A host that derives the noise of a `noise_id` from this key, as every server that has it does.
     ///
-    /// Who begins a noise of that key elsewhere is not known here, and nothing is remembered once the host is gone.
+    /// Who begins a noise of that key elsewhere is not known here, and nothing is remembered once the host is
+    /// gone.
     pub fn with_master_key(master_key: MasterKey) -> Self {
         let inner = Inner { master_key: Some(master_key), held: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
     /// Makes a session, or goes on with one. The options mean what they mean to
-    /// [`Client::create_session`](crate::Client::create_session); with a lookahead, so many steps are drawn in one sweep
-    /// through the state, at most [`MAX_STEPS_A_PASS`](noised::limits::MAX_STEPS_A_PASS), when the first of them is asked for.
+    /// [`Client::create_session`](crate::Client::create_session); with a lookahead, so many steps are drawn
+    /// in one sweep through the state, at most [`MAX_STEPS_A_PASS`](noised::limits::MAX_STEPS_A_PASS), when
+    /// the first of them is asked for.
     ///
     /// # Errors
-    /// [`Error::Invalid`], [`Error::AlreadyExists`], [`Error::FingerprintMismatch`]; [`Error::ResourceExhausted`] where the
-    /// system does not give the memory; [`Error::NoiseInUse`], [`Error::NoiseUsed`] and [`Error::NoMasterKey`] where the
-    /// noise has a `noise_id`.
+    /// [`Error::Invalid`], [`Error::AlreadyExists`], [`Error::FingerprintMismatch`];
+    /// [`Error::ResourceExhausted`] where the system does not give the memory; [`Error::NoiseInUse`],
+    /// [`Error::NoiseUsed`] and [`Error::NoMasterKey`] where the noise has a `noise_id`.
     pub fn create_session(&self, spec: &SessionSpec, options: CreateOptions) -> Result<LocalSession> {
         let resolved = spec.clone().resolve()?;
         options.check(&resolved)?;
@@ -156,7 +159,8 @@ impl LocalHost {
         listed.map(|info| SessionInfo { rewinds: Vec::new(), ..info }).collect()
     }
 
-    /// Ends a session once the call under way on it is done, and frees its memory. Its handles find it no more.
+    /// Ends a session once the call under way on it is done, and frees its memory. Its handles find it no
+    /// more.
     ///
     /// # Errors
     /// As [`open_session`](Self::open_session).

@@ -1,7 +1,9 @@
-//! Sessions in this process: the same engine and the same rules as on a server, without a server and a network.
+//! Sessions in this process: the same engine and the same rules as on a server, without a server and a
+//! network.
 //!
-//! A [`LocalHost`] stands where a [`Client`](crate::Client) with its server would, and a [`LocalSession`] where a
-//! [`Session`](crate::Session) would. Nothing here waits for anything but the computation, so nothing is `async`.
+//! A [`LocalHost`] stands where a [`Client`](crate::Client) with its server would, and a [`LocalSession`]
+//! where a [`Session`](crate::Session) would. Nothing here waits for anything but the computation, so nothing
+//! is `async`.
 //!
 //! | room | what is in it |
 //! |---|---|

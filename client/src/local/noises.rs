@@ -1,5 +1,5 @@
-//! Which noises were drawn in this process: that of a `noise_id` is drawn by one session at a time, and not begun again from
-//! step 0 without somebody saying so.
+//! Which noises were drawn in this process: that of a `noise_id` is drawn by one session at a time, and not
+//! begun again from step 0 without somebody saying so.
 
 use std::collections::HashMap;
 use std::ops::Range;

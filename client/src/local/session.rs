@@ -17,12 +17,13 @@ use crate::check;
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
 
-/// A session in this process: [`Session`](crate::Session) without a server. Made by a [`LocalHost`](crate::LocalHost), which holds it; dropping
-/// a handle does not end the session.
+/// A session in this process: [`Session`](crate::Session) without a server. Made by a
+/// [`LocalHost`](crate::LocalHost), which holds it; dropping a handle does not end the session.
 ///
-/// A session may have many handles, on many threads: a step is released once, whichever of them asks for it, and a call
-/// waits for the one before it. Steps are computed on rayon's threads, those of the pool that the caller is in; handles of
-/// one session must not be used by several tasks of one such pool, which would wait for one another.
+/// A session may have many handles, on many threads: a step is released once, whichever of them asks for it,
+/// and a call waits for the one before it. Steps are computed on rayon's threads, those of the pool that the
+/// caller is in; handles of one session must not be used by several tasks of one such pool, which would wait
+/// for one another.
 #[derive(Debug)]
 pub struct LocalSession {
     shared: Arc<Shared>,
@@ -91,14 +92,15 @@ impl LocalSession {
         self.next_step
     }
 
-    /// `(A x)_t` for a step's bytes `x_t`, laid out alike; or, where the source is `privatize`, `g_t + (A z)_t` for the
-    /// gradient's bytes `g_t`. The answer is the session's own memory, shared: nothing is copied.
+    /// `(A x)_t` for a step's bytes `x_t`, laid out alike; or, where the source is `privatize`, `g_t + (A
+    /// z)_t` for the gradient's bytes `g_t`. The answer is the session's own memory, shared: nothing is
+    /// copied.
     ///
     /// # Errors
-    /// [`Error::WrongStep`], [`Error::PayloadMismatch`] and [`Error::Diverged`], which tell the step that the session
-    /// expects; [`Error::PastHorizon`]; [`Error::Invalid`] where the payload has the wrong size, or on `source` where all
-    /// of the input is drawn; [`Error::NotFound`] where the session is deleted; [`Error::DataLoss`] where a call on it
-    /// broke off in the middle.
+    /// [`Error::WrongStep`], [`Error::PayloadMismatch`] and [`Error::Diverged`], which tell the step that the
+    /// session expects; [`Error::PastHorizon`]; [`Error::Invalid`] where the payload has the wrong size, or
+    /// on `source` where all of the input is drawn; [`Error::NotFound`] where the session is deleted;
+    /// [`Error::DataLoss`] where a call on it broke off in the middle.
     pub fn multiply_next(&mut self, step: u64, payload: Bytes) -> Result<Bytes> {
         check::takes_input(self.source())?;
         self.take(step, payload).map(copy::join)
@@ -113,7 +115,8 @@ impl LocalSession {
         self.take_into(step, payload, output)
     }
 
-    /// The same from several pieces of memory that follow one another, such as the leaves of a tree where they lie.
+    /// The same from several pieces of memory that follow one another, such as the leaves of a tree where
+    /// they lie.
     ///
     /// # Errors
     /// As [`multiply_next_into`](Self::multiply_next_into).
@@ -129,11 +132,12 @@ impl LocalSession {
         taken
     }
 
-    /// Pieces of memory that follow one another as the payload of a step, in memory of the handle's. Give it back to
-    /// [`reuse`](Self::reuse) after that step: fresh memory costs more than the step.
+    /// Pieces of memory that follow one another as the payload of a step, in memory of the handle's. Give it
+    /// back to [`reuse`](Self::reuse) after that step: fresh memory costs more than the step.
     ///
     /// # Errors
-    /// [`Error::Invalid`] where together they have the wrong size, or on `source` where all of the input is drawn.
+    /// [`Error::Invalid`] where together they have the wrong size, or on `source` where all of the input is
+    /// drawn.
     pub fn gather(&mut self, pieces: &[&[u8]]) -> Result<Bytes> {
         check::takes_input(self.source())?;
         // Before memory is taken for them.
@@ -151,7 +155,8 @@ impl LocalSession {
     /// [`multiply_next`](Self::multiply_next) of a session that is sure to add noise.
     ///
     /// # Errors
-    /// As [`multiply_next`](Self::multiply_next), and [`Error::Invalid`] on `source` where that is not `privatize`.
+    /// As [`multiply_next`](Self::multiply_next), and [`Error::Invalid`] on `source` where that is not
+    /// `privatize`.
     pub fn privatize(&mut self, step: u64, gradient: Bytes) -> Result<Bytes> {
         check::privatizes(self.source())?;
         self.take(step, gradient).map(copy::join)
@@ -166,13 +171,13 @@ impl LocalSession {
         self.take_into(step, gradient, output)
     }
 
-    /// `(A z)_t`, where all of the input is drawn. The answer is the session's own memory, shared: nothing is copied. That
-    /// memory is used again once the answer is dropped.
+    /// `(A z)_t`, where all of the input is drawn. The answer is the session's own memory, shared: nothing is
+    /// copied. That memory is used again once the answer is dropped.
     ///
     /// # Errors
-    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::TakenByAnother`] where another handle was given the step and
-    /// this one never asked for it; [`Error::Invalid`] on `source` where that is not `gaussian`; [`Error::NotFound`],
-    /// [`Error::DataLoss`].
+    /// [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::TakenByAnother`] where another handle was given
+    /// the step and this one never asked for it; [`Error::Invalid`] on `source` where that is not `gaussian`;
+    /// [`Error::NotFound`], [`Error::DataLoss`].
     pub fn fetch(&mut self, step: u64) -> Result<Bytes> {
         check::is_drawn(self.source())?;
         self.take(step, Bytes::new()).map(copy::join)
@@ -187,14 +192,15 @@ impl LocalSession {
         self.take_into(step, Bytes::new(), output)
     }
 
-    /// Keeps the state of the step that the session expects, so that [`rewind`](Self::rewind) comes back to it at once; or,
-    /// where all of the input is drawn, of the step before: see [`Client::keep_state`](crate::Client::keep_state). Done
-    /// again for a step that is kept, it changes nothing.
+    /// Keeps the state of the step that the session expects, so that [`rewind`](Self::rewind) comes back to
+    /// it at once; or, where all of the input is drawn, of the step before: see
+    /// [`Client::keep_state`](crate::Client::keep_state). Done again for a step that is kept, it changes
+    /// nothing.
     ///
     /// # Errors
-    /// [`Error::WrongStep`] where it is neither of these, or the step is applied in part; [`Error::ResourceExhausted`] where
-    /// [`LocalHost::MAX_KEPT_STATES`](crate::LocalHost::MAX_KEPT_STATES) are kept, or the system does not give the memory; [`Error::NotFound`],
-    /// [`Error::DataLoss`].
+    /// [`Error::WrongStep`] where it is neither of these, or the step is applied in part;
+    /// [`Error::ResourceExhausted`] where [`LocalHost::MAX_KEPT_STATES`](crate::LocalHost::MAX_KEPT_STATES)
+    /// are kept, or the system does not give the memory; [`Error::NotFound`], [`Error::DataLoss`].
     pub fn keep_state(&mut self, step: u64, when_full: WhenFull) -> Result<()> {
         self.shared.with_engine(|engine| {
             check_room(engine.kept_state_bytes()?)?;
@@ -206,23 +212,26 @@ impl LocalSession {
         })
     }
 
-    /// What the session gave when it kept a state last: see [`Session::resume_token`](crate::Session::resume_token). A host of
-    /// the same master key takes it, and so does a server.
+    /// What the session gave when it kept a state last: see
+    /// [`Session::resume_token`](crate::Session::resume_token). A host of the same master key takes it, and
+    /// so does a server.
     pub fn resume_token(&self) -> Option<&[u8]> {
         self.resume_token.as_ref().map(|proof| &proof.as_bytes()[..])
     }
 
-    /// Goes back to `step`, so that it and those after it are asked for again. `on_progress` gets the steps whose state has
-    /// been computed again, and how many have to be, every few steps and at the end; a [`ControlFlow::Break`] calls it off.
-    /// The session then stands at the step that it had come to, from where a rewind also goes forward. No handle of the
-    /// session may be asked for anything but its [`info`](Self::info) from within `on_progress`.
+    /// Goes back to `step`, so that it and those after it are asked for again. `on_progress` gets the steps
+    /// whose state has been computed again, and how many have to be, every few steps and at the end; a
+    /// [`ControlFlow::Break`] calls it off. The session then stands at the step that it had come to, from
+    /// where a rewind also goes forward. No handle of the session may be asked for anything but its
+    /// [`info`](Self::info) from within `on_progress`.
     ///
     /// What comes again is as [`Session::rewind`](crate::Session::rewind) has it.
     ///
     /// # Errors
-    /// [`Error::PastReleased`] where the step was never released; [`Error::NotKept`] where a session of the client's input
-    /// keeps no state of it; [`Error::Other`] of the code [`Cancelled`](Code::Cancelled) where it was called off;
-    /// [`Error::NotFound`], also where the session is deleted meanwhile; [`Error::DataLoss`].
+    /// [`Error::PastReleased`] where the step was never released; [`Error::NotKept`] where a session of the
+    /// client's input keeps no state of it; [`Error::Other`] of the code [`Cancelled`](Code::Cancelled) where
+    /// it was called off; [`Error::NotFound`], also where the session is deleted meanwhile;
+    /// [`Error::DataLoss`].
     pub fn rewind(
         &mut self,
         step: u64,

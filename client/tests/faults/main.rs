@@ -1,6 +1,7 @@
 //! The client against a network that breaks, and a server that says no.
 //!
-//! The server here is the protocol over the core's sessions and nothing more; the program `noised` has its own tests.
+//! The server here is the protocol over the core's sessions and nothing more; the program `noised` has its
+//! own tests.
 //!
 //! | room | what is in it |
 //! |---|---|
@@ -147,7 +148,8 @@ async fn single_steps_survive_cuts() {
     assert!(connections.load(Ordering::Relaxed) > 5);
 }
 
-/// A program that was killed while the answer to a step, and that to the beginning of the next, were on their way.
+/// A program that was killed while the answer to a step, and that to the beginning of the next, were on their
+/// way.
 #[tokio::test]
 async fn the_last_step_can_be_repeated_from_where_the_next_was_cut_off() {
     let spec = spec(300_000);
@@ -258,7 +260,8 @@ async fn a_server_that_is_not_there_is_given_up() {
     }
 }
 
-/// By an error of the caller, and by a future that is dropped; both in the middle of a step, with the next one begun.
+/// By an error of the caller, and by a future that is dropped; both in the middle of a step, with the next
+/// one begun.
 #[tokio::test]
 async fn steps_that_were_broken_off_are_gone_on_with() {
     let spec = spec(300_000);

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A network that breaks each connection once it has carried so many bytes to the client; when the list is used up it
-/// holds.
+/// A network that breaks each connection once it has carried so many bytes to the client; when the list is
+/// used up it holds.
 ///
 /// The counter tells how many connections there were.
 pub(crate) async fn break_after(

@@ -111,7 +111,8 @@ fn what_is_too_long_or_compressed_is_refused_before_it_is_read() {
     assert!(matches!(decode_all(&framed(&long), &[1000]), Err(ServiceError::Malformed(_))));
 }
 
-/// Everything beside the payload is gathered, so all of it counts: names, numbers of either width, fields that are not known.
+/// Everything beside the payload is gathered, so all of it counts: names, numbers of either width, fields
+/// that are not known.
 #[test]
 fn a_head_has_a_bound_whatever_it_is_made_of() {
     let message = |field: &[u8], times: usize| {

@@ -36,7 +36,8 @@ fn at_most(found: usize, most: usize, field: &str, what: &str) -> noised::Result
     Ok(())
 }
 
-/// A list that grew while it was read, without the room that it did not need: a session is charged for its numbers alone.
+/// A list that grew while it was read, without the room that it did not need: a session is charged for its
+/// numbers alone.
 fn fitted<T>(mut list: Vec<T>) -> Vec<T> {
     list.shrink_to_fit();
     list

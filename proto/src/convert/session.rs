@@ -19,7 +19,8 @@ pub struct AskedSession {
     pub noise_state: Option<NoiseState>,
 }
 
-/// Reads what a session is to be made for. The parts of a [`v1::Session`] that only the server sets must not be set.
+/// Reads what a session is to be made for. The parts of a [`v1::Session`] that only the server sets must not
+/// be set.
 ///
 /// # Errors
 /// [`Error::Invalid`] names the field and the rule it breaks.

@@ -21,8 +21,8 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(200);
 type Answers<T> = mpsc::Sender<Result<T, Status>>;
 type Events<T> = ReceiverStream<Result<T, Status>>;
 
-/// The part of a call's deadline after which a search ends with the best that it has found. The rest is for measuring and
-/// sending it.
+/// The part of a call's deadline after which a search ends with the best that it has found. The rest is for
+/// measuring and sending it.
 const SEARCHED_PART: f64 = 0.8;
 
 /// Tells of progress, and says whether to go on.
@@ -67,8 +67,8 @@ impl AnalysisService {
         self.tell_while(deadline, search, work, Event::Progress, message)
     }
 
-    /// Runs `work` on the compute threads, and sends what it tells and what it finds. Its place is free once it has heard
-    /// that nobody waits, and the client has what it takes.
+    /// Runs `work` on the compute threads, and sends what it tells and what it finds. Its place is free once
+    /// it has heard that nobody waits, and the client has what it takes.
     fn tell_while<E: Send + 'static, T: Send + 'static>(
         &self,
         deadline: Option<Duration>,

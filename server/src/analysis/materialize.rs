@@ -35,7 +35,8 @@ impl AnalysisService {
         Ok(ReceiverStream::new(queue))
     }
 
-    /// A message at a time is computed on the compute threads, and waits here for a client that is slow to read.
+    /// A message at a time is computed on the compute threads, and waits here for a client that is slow to
+    /// read.
     async fn send_rows(
         &self,
         run: &Run,

@@ -72,7 +72,8 @@ impl AnalysisService {
         Ok(Run { _permit: permit, cancelled: self.lifecycle.cut.child_token() })
     }
 
-    /// Runs `work` on the compute threads. Where the caller goes away, this future is dropped, and `work` is told so.
+    /// Runs `work` on the compute threads. Where the caller goes away, this future is dropped, and `work` is
+    /// told so.
     async fn run<R: Send + 'static>(
         &self,
         work: impl FnOnce(&dyn Fn() -> bool) -> Result<R, Error> + Send + 'static,

@@ -65,7 +65,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) session: &'a str,
     /// Whether a noise that was drawn before is to begin again at step 0.
     pub(crate) start_over: bool,
-    /// Whether the session goes on with a noise that was drawn before, and draws none of it for other gradients.
+    /// Whether the session goes on with a noise that was drawn before, and draws none of it for other
+    /// gradients.
     pub(crate) goes_on: bool,
 }
 

@@ -45,8 +45,8 @@ fn told(ledger: &Arc<Ledger>, lanes: Range<u64>) -> Option<ServiceError> {
     claim(ledger, lanes, "sessions/asks", false).map(|claim| claim.end(0)).err()
 }
 
-/// Opens a ledger's file that nobody else has. A process that another test starts has every file of this one until it
-/// executes its program, locks and all: that is waited for.
+/// Opens a ledger's file that nobody else has. A process that another test starts has every file of this one
+/// until it executes its program, locks and all: that is waited for.
 fn open_alone(path: &Path) -> anyhow::Result<Arc<Ledger>> {
     for _ in 0..1000 {
         if let Some(ledger) = Ledger::open(path, MOST).transpose() {

@@ -129,8 +129,8 @@ impl SessionsService {
                 "a noise that was drawn before is gone on with"
             );
         }
-        // The way to a step of a noise that is gone on with may be long: a rewind to it tells how far it has come, and may be
-        // called off. Drawing ahead would go it without a word.
+        // The way to a step of a noise that is gone on with may be long: a rewind to it tells how far it has
+        // come, and may be called off. Drawing ahead would go it without a word.
         if goes_on.is_none() {
             entry.draw_ahead(&self.compute);
         }

@@ -23,14 +23,15 @@ impl SessionsService {
 
     /// Ends a session that is in the registry no more, and frees its memory.
     pub(super) async fn end(&self, entry: Arc<Entry>) -> Result<(), ServiceError> {
-        // Whoever has the lock after this finds that the session is gone, so nothing more is released of it. Noise may still
-        // be drawn ahead for it, and does not keep others from beginning the same.
+        // Whoever has the lock after this finds that the session is gone, so nothing more is released of it.
+        // Noise may still be drawn ahead for it, and does not keep others from beginning the same.
         drop(entry.session.lock().await);
-        // A sweep through gigabytes of state takes longer than a caller should wait; its end wipes the key as well.
+        // A sweep through gigabytes of state takes longer than a caller should wait; its end wipes the key as
+        // well.
         let _under_way = tokio::time::timeout(KEY_PATIENCE, entry.wipe_key()).await;
         self.compute.scrub_stacks();
-        // Giving gigabytes back to the system takes a while, and no step waits behind that. Where nothing is under way on
-        // the session, its memory is free once this is answered.
+        // Giving gigabytes back to the system takes a while, and no step waits behind that. Where nothing is
+        // under way on the session, its memory is free once this is answered.
         tokio::task::spawn_blocking(move || {
             entry.end_claim();
             drop(entry);

@@ -12,7 +12,8 @@ impl SessionsService {
         let view = View::asked(view, View::Full)?;
         let entry = self.entry(&name)?;
         if settled {
-            // A rewind has it to its end. Of a session that is damaged or deleted, what is known is told all the same.
+            // A rewind has it to its end. Of a session that is damaged or deleted, what is known is told all
+            // the same.
             drop(Arc::clone(&entry.session).lock_owned().await);
         }
         Ok(view.of(&entry, false))

@@ -88,7 +88,8 @@ impl SessionsService {
         if to_step == step {
             return Ok(steps);
         }
-        // It stands where it came to before it was called off: by its deletion, by the server's end, or by the client.
+        // It stands where it came to before it was called off: by its deletion, by the server's end, or by
+        // the client.
         if entry.deleted.is_cancelled() {
             return Err(entry.not_found());
         }
@@ -106,7 +107,8 @@ impl SessionsService {
         answers: &Answers,
     ) -> Result<u64, ServiceError> {
         entry.reserve_for_held_gradient()?;
-        // Until the end the two halves do not fit each other: where this breaks off, the session is not to be trusted.
+        // Until the end the two halves do not fit each other: where this breaks off, the session is not to be
+        // trusted.
         entry.progress().damaged = true;
         let (mut halves, begun) = {
             let entry = Arc::clone(entry);

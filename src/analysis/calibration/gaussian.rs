@@ -16,8 +16,8 @@ use std::f64::consts::{FRAC_1_SQRT_2, PI};
 /// Relative slack for the rounding of a curve's value, where nothing enlarges it.
 const VALUE_SLACK: f64 = 32.0 * f64::EPSILON;
 
-/// Roundings of the curve's argument, each of which moves its logarithm by as much as the argument has digits before the
-/// point.
+/// Roundings of the curve's argument, each of which moves its logarithm by as much as the argument has digits
+/// before the point.
 const ARGUMENT_ROUNDINGS: f64 = 2.0 * f64::EPSILON;
 
 /// Nodes and weights of the Gauss-Legendre rule of 16 points on `[-1, 1]`, the positive half.
@@ -32,7 +32,8 @@ const LEGENDRE: [(f64, f64); 8] = [
     (0.095_012_509_837_637_44, 0.189_450_610_455_068_5),
 ];
 
-/// Terms of the continued fraction of Mills' ratio; at [`FROM_FRACTION`] and above they leave less than rounding.
+/// Terms of the continued fraction of Mills' ratio; at [`FROM_FRACTION`] and above they leave less than
+/// rounding.
 const FRACTION_TERMS: u32 = 150;
 
 /// Where the continued fraction takes over from `erfc`.
@@ -72,9 +73,9 @@ pub(super) fn fits(mu: f64, epsilon: f64, delta: f64) -> bool {
     upper_tail(-a) + scaled_tail(mu, a) >= (1.0 - delta) * (1.0 + slack)
 }
 
-/// The relative error that rounding may make in a value of the curve, or in its distance to 1. The argument `a` is a
-/// difference of two numbers that are rounded, and the curve's logarithm, `-a^2 / 2` in the tail, falls by `1 + |a|` for each
-/// unit of it: so the slack grows with the logarithm of `delta`.
+/// The relative error that rounding may make in a value of the curve, or in its distance to 1. The argument
+/// `a` is a difference of two numbers that are rounded, and the curve's logarithm, `-a^2 / 2` in the tail,
+/// falls by `1 + |a|` for each unit of it: so the slack grows with the logarithm of `delta`.
 fn slack(mu: f64, a: f64, epsilon: f64) -> f64 {
     let rounded = epsilon / mu + mu / 2.0 + a.abs();
     VALUE_SLACK + ARGUMENT_ROUNDINGS * (1.0 + a.abs()) * rounded

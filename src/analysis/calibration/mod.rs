@@ -1,18 +1,20 @@
 //! From a privacy target to the noise it takes, and back.
 //!
-//! A mechanism that adds Gaussian noise of standard deviation `stddev` to what one user moves by at most `sensitivity` has
-//! the noise multiplier `sigma = stddev / sensitivity`, which alone fixes its privacy: `sigma = 1 / mu` of
-//! [Gaussian differential privacy](https://arxiv.org/abs/1905.02383), `rho = 1 / (2 sigma^2)` of zero-concentrated
-//! differential privacy (arXiv 1605.02065, Proposition 1.6), and the curve `delta(epsilon)` of the analytic Gaussian
-//! mechanism (arXiv 1805.06530, Theorem 8). All of a correlated-noise mechanism's steps are one such release, with the
-//! [sensitivity](super::sensitivity) of its strategy for the pattern in which a user takes part.
+//! A mechanism that adds Gaussian noise of standard deviation `stddev` to what one user moves by at most
+//! `sensitivity` has the noise multiplier `sigma = stddev / sensitivity`, which alone fixes its privacy:
+//! `sigma = 1 / mu` of [Gaussian differential privacy](https://arxiv.org/abs/1905.02383), `rho = 1 / (2
+//! sigma^2)` of zero-concentrated differential privacy (arXiv 1605.02065, Proposition 1.6), and the curve
+//! `delta(epsilon)` of the analytic Gaussian mechanism (arXiv 1805.06530, Theorem 8). All of a
+//! correlated-noise mechanism's steps are one such release, with the [sensitivity](super::sensitivity) of its
+//! strategy for the pattern in which a user takes part.
 //!
-//! What is answered is never less noise than the target takes, rounding included: it is larger by a few units in the last
-//! place. And what is told of a noise is never less loss of privacy than there is: `epsilon`, `delta`, `rho` and `mu` are
-//! rounded up.
+//! What is answered is never less noise than the target takes, rounding included: it is larger by a few units
+//! in the last place. And what is told of a noise is never less loss of privacy than there is: `epsilon`,
+//! `delta`, `rho` and `mu` are rounded up.
 //!
-//! **No amplification by sampling is claimed.** Where batches are drawn at random and the adversary does not know who is in
-//! them, the same noise gives more privacy than is told here: [`accounting`](crate::accounting) counts that.
+//! **No amplification by sampling is claimed.** Where batches are drawn at random and the adversary does not
+//! know who is in them, the same noise gives more privacy than is told here:
+//! [`accounting`](crate::accounting) counts that.
 
 mod gaussian;
 #[cfg(test)]
@@ -52,8 +54,8 @@ pub enum PrivacyTarget {
 /// The least `stddev / sensitivity` that reaches a target.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `epsilon`, `rho` or `mu` where it is not greater than 0 and finite, on `delta` where it is not in
-/// `(0, 1)`, and where the multiplier is not a finite number greater than 0.
+/// [`Error::Invalid`] on `epsilon`, `rho` or `mu` where it is not greater than 0 and finite, on `delta` where
+/// it is not in `(0, 1)`, and where the multiplier is not a finite number greater than 0.
 pub fn noise_multiplier(target: PrivacyTarget) -> Result<f64> {
     let (field, found) = match target {
         PrivacyTarget::ApproximateDp { epsilon, delta } => {
@@ -79,8 +81,8 @@ pub fn noise_multiplier(target: PrivacyTarget) -> Result<f64> {
 /// The least standard deviation of the noise that reaches a target, at a sensitivity.
 ///
 /// # Errors
-/// Those of [`noise_multiplier`]; [`Error::Invalid`] on `sensitivity` where it is not greater than 0 and finite, or the
-/// product is not.
+/// Those of [`noise_multiplier`]; [`Error::Invalid`] on `sensitivity` where it is not greater than 0 and
+/// finite, or the product is not.
 pub fn stddev(target: PrivacyTarget, sensitivity: f64) -> Result<f64> {
     positive("sensitivity", sensitivity)?;
     scaled(noise_multiplier(target)?, sensitivity)
@@ -95,12 +97,12 @@ pub(super) fn scaled(multiplier: f64, sensitivity: f64) -> Result<f64> {
     Ok(stddev)
 }
 
-/// The least `epsilon`, 0 or more, for which noise of a multiplier gives `(epsilon, delta)` differential privacy (arXiv
-/// 1805.06530, Theorem 8).
+/// The least `epsilon`, 0 or more, for which noise of a multiplier gives `(epsilon, delta)` differential
+/// privacy (arXiv 1805.06530, Theorem 8).
 ///
 /// # Errors
-/// [`Error::Invalid`] on `noise_multiplier` where it is not from `1e-153` to `1e153`, or so small that `epsilon` is not
-/// finite; on `delta` where it is not in `(0, 1)`.
+/// [`Error::Invalid`] on `noise_multiplier` where it is not from `1e-153` to `1e153`, or so small that
+/// `epsilon` is not finite; on `delta` where it is not in `(0, 1)`.
 pub fn epsilon(noise_multiplier: f64, delta: f64) -> Result<f64> {
     multiplier(noise_multiplier)?;
     probability(delta)?;
@@ -109,7 +111,8 @@ pub fn epsilon(noise_multiplier: f64, delta: f64) -> Result<f64> {
     if fits(0.0) {
         return Ok(0.0);
     }
-    // At this one the curve is below the probability that a Gaussian exceeds 40, which is less than any delta.
+    // At this one the curve is below the probability that a Gaussian exceeds 40, which is less than any
+    // delta.
     let most = mu * (mu / 2.0 + 40.0);
     let epsilon = boundary(0.0, most, |epsilon| !fits(epsilon));
     let safe = epsilon + ARGUMENT_SLACK * (epsilon + mu * mu);
@@ -124,8 +127,8 @@ pub fn epsilon(noise_multiplier: f64, delta: f64) -> Result<f64> {
 /// the multiplier (arXiv 1805.06530, Theorem 8).
 ///
 /// # Errors
-/// [`Error::Invalid`] on `noise_multiplier` where it is not greater than 0 and finite, on `epsilon` where it is negative or
-/// not finite.
+/// [`Error::Invalid`] on `noise_multiplier` where it is not greater than 0 and finite, on `epsilon` where it
+/// is negative or not finite.
 pub fn delta(noise_multiplier: f64, epsilon: f64) -> Result<f64> {
     multiplier(noise_multiplier)?;
     if !(epsilon >= 0.0 && epsilon.is_finite()) {

@@ -144,7 +144,8 @@ fn what_is_told_is_on_the_safe_side() {
     );
 }
 
-/// Deltas of which nothing is left but an exponent: the curve's logarithm has lost digits that its slack makes up for.
+/// Deltas of which nothing is left but an exponent: the curve's logarithm has lost digits that its slack
+/// makes up for.
 #[test]
 fn small_deltas_are_reached() {
     for exponent in [20, 50, 100, 200, 300] {

@@ -1,4 +1,5 @@
-//! The chain rule from the weights of assignments to the parameters of stages, and from these to those of a description.
+//! The chain rule from the weights of assignments to the parameters of stages, and from these to those of a
+//! description.
 
 use crate::error::{Error, Result};
 use crate::limits::MAX_SCHEDULE;
@@ -101,7 +102,8 @@ fn add_banded(gradient: &mut [Vec<f64>], rows: &BandedRows, inverse: bool, step:
     (1..=held).for_each(|back| entry(back, -by_weight[back] / diagonal));
 }
 
-/// The derivative by the parameters of a description, as a description of the same shape, from those of its stages.
+/// The derivative by the parameters of a description, as a description of the same shape, from those of its
+/// stages.
 pub(super) fn of_spec(spec: &MatrixSpec, plan: &Plan, gradients: Vec<StageGradient>) -> Result<MatrixSpec> {
     let stages = plan.stages().iter().zip(gradients);
     Walk { stages: stages.into_iter() }.matrix(spec, false)
@@ -192,7 +194,8 @@ impl<'a, I: Iterator<Item = (&'a Stage, StageGradient)>> Walk<I> {
         }
     }
 
-    /// The derivatives by the entries of a banded matrix, and by the norms of its columns where there are such.
+    /// The derivatives by the entries of a banded matrix, and by the norms of its columns where there are
+    /// such.
     fn banded(&mut self, inverse: bool, normalized: bool) -> Result<(Vec<Vec<f64>>, Vec<f64>)> {
         let first = if normalized && !inverse { self.scale()? } else { Vec::new() };
         let StageGradient::Banded(entries) = self.next()? else {

@@ -9,15 +9,16 @@ use crate::error::{Error, Result};
 use crate::limits::{MAX_SCAN_BYTES, MAX_STRUCTURED_N};
 use crate::matrix::{MatrixSpec, Plan};
 
-/// How the scan over steps is run where it has to go back through them: what it keeps, and what it computes again. Every way
-/// gives the same bits.
+/// How the scan over steps is run where it has to go back through them: what it keeps, and what it computes
+/// again. Every way gives the same bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Scan {
-    /// What every step overwrites is kept: the fastest, in `O(n planes)` memory for a fixed list of recurrences.
+    /// What every step overwrites is kept: the fastest, in `O(n planes)` memory for a fixed list of
+    /// recurrences.
     #[default]
     StoreAll,
-    /// The state is kept at so many steps, evenly apart, and each segment between two of them is run once more: about
-    /// `sqrt(n)` of them take the least memory.
+    /// The state is kept at so many steps, evenly apart, and each segment between two of them is run once
+    /// more: about `sqrt(n)` of them take the least memory.
     Checkpointed {
         /// States that are kept, at least 1.
         checkpoints: usize,
@@ -30,18 +31,19 @@ pub struct RowNormsGradient {
     /// The squared L2 norm of each row.
     pub row_norms_squared: Vec<f64>,
     /// A description of the matrix's shape that holds, in the place of each parameter, the derivative of
-    /// `sum_t weights_t |row_t|^2` by it. A list whose last entry repeats has there the derivative by all that repeats it.
-    /// It is no matrix to run: a derivative keeps to no rule of a parameter.
+    /// `sum_t weights_t |row_t|^2` by it. A list whose last entry repeats has there the derivative by all
+    /// that repeats it. It is no matrix to run: a derivative keeps to no rule of a parameter.
     pub gradient: MatrixSpec,
 }
 
-/// The squared L2 norm of each of the first `n` rows, and the derivative of `sum_t weights_t |row_t|^2` by every parameter of
-/// the matrix, in `O(n planes^2)`. For a loss `L` of the norms that is no weighted sum, `weights_t` is `dL / d|row_t|^2`.
+/// The squared L2 norm of each of the first `n` rows, and the derivative of `sum_t weights_t |row_t|^2` by
+/// every parameter of the matrix, in `O(n planes^2)`. For a loss `L` of the norms that is no weighted sum,
+/// `weights_t` is `dL / d|row_t|^2`.
 ///
 /// # Errors
-/// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] on `n` where it is 0, over [`MAX_STRUCTURED_N`] or past the end of
-/// the matrix; on `weights` where there are not `n`; on `scan` where it has no checkpoints or would take more than
-/// [`MAX_SCAN_BYTES`]; [`Error::Cancelled`].
+/// Those of [`MatrixSpec::validate`]; [`Error::Invalid`] on `n` where it is 0, over [`MAX_STRUCTURED_N`] or
+/// past the end of the matrix; on `weights` where there are not `n`; on `scan` where it has no checkpoints or
+/// would take more than [`MAX_SCAN_BYTES`]; [`Error::Cancelled`].
 pub fn row_norms_squared_gradient(
     matrix: &MatrixSpec,
     n: u64,

@@ -1,13 +1,14 @@
 //! Norms by covariances: of rows, of columns, and their gradient.
 //!
-//! Feed a list of recurrences white noise of variance 1. The variance of what comes out at step `t` is then the squared norm
-//! of row `t`. It is found by carrying the covariance `K` of all that the recurrences remember, with the value on the wire
-//! between them: each recurrence is a linear map `N` of a few of these variables, and takes `K` to `N K N^T`. That is
-//! `O(planes^2)` a step, whatever changes from step to step.
+//! Feed a list of recurrences white noise of variance 1. The variance of what comes out at step `t` is then
+//! the squared norm of row `t`. It is found by carrying the covariance `K` of all that the recurrences
+//! remember, with the value on the wire between them: each recurrence is a linear map `N` of a few of these
+//! variables, and takes `K` to `N K N^T`. That is `O(planes^2)` a step, whatever changes from step to step.
 //!
-//! Run backwards, the same maps take a quadratic form of the later state, "the sum of squares of all that will come out", to
-//! one of the earlier state: `W` to `N^T W N`. What it says of the input of step `j` is the squared norm of column `j`.
-//! And the derivative of a loss by `K` goes back just as `W` does, which is reverse mode.
+//! Run backwards, the same maps take a quadratic form of the later state, "the sum of squares of all that
+//! will come out", to one of the earlier state: `W` to `N^T W N`. What it says of the input of step `j` is
+//! the squared norm of column `j`. And the derivative of a loss by `K` goes back just as `W` does, which is
+//! reverse mode.
 //!
 //! | room | what is in it |
 //! |---|---|

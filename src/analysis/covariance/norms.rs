@@ -1,4 +1,5 @@
-//! Norms of rows by the covariance carried forwards, norms of columns by the quadratic form carried backwards.
+//! Norms of rows by the covariance carried forwards, norms of columns by the quadratic form carried
+//! backwards.
 
 use super::probe::{self, Line};
 use super::step::{Step, WIRE, slots};

@@ -1,7 +1,8 @@
-//! Single rows and columns, by the step's assignments on a vector: what norms by covariances are checked with.
+//! Single rows and columns, by the step's assignments on a vector: what norms by covariances are checked
+//! with.
 //!
-//! A covariance squares what it is made of, and keeps the rounding of its largest values where recurrences do not forget.
-//! What is small beside these has lost digits, without a trace in the numbers at hand.
+//! A covariance squares what it is made of, and keeps the rounding of its largest values where recurrences do
+//! not forget. What is small beside these has lost digits, without a trace in the numbers at hand.
 
 use super::norms::stride;
 use super::step::{Step, WIRE, slots};
@@ -15,7 +16,8 @@ pub(super) enum Line {
     Column,
 }
 
-/// The largest relative error of some of the norms found: those of both ends, of the middle, and the smallest.
+/// The largest relative error of some of the norms found: those of both ends, of the middle, and the
+/// smallest.
 pub(super) fn error(plan: &Plan, line: Line, norms: &[f64], cancelled: &dyn Fn() -> bool) -> Result<f64> {
     let n = norms.len();
     let smallest = (0..n).min_by(|&i, &j| norms[i].total_cmp(&norms[j])).unwrap_or_default();

@@ -67,7 +67,8 @@ impl Step {
         self.assigns.push(Assign { target, terms: first..self.terms.len() });
     }
 
-    /// Appends a stage whose state begins at `first`. What `chain` makes of the weights follows the order of the terms here.
+    /// Appends a stage whose state begins at `first`. What `chain` makes of the weights follows the order of
+    /// the terms here.
     fn stage(&mut self, stage: &Stage, step: usize, first: usize) {
         match stage {
             Stage::Scale(scale) => self.assign(WIRE, [(WIRE, scale.at(step as u64))]),

@@ -35,8 +35,8 @@ impl Symmetric {
         self.entries.copy_from_slice(entries);
     }
 
-    /// How much cancelled: about `2^-53` times this is the relative error of the results. Where something is not finite, so
-    /// is this.
+    /// How much cancelled: about `2^-53` times this is the relative error of the results. Where something is
+    /// not finite, so is this.
     pub(super) fn cancelled(&self) -> f64 {
         self.cancelled
     }
@@ -74,7 +74,8 @@ impl Symmetric {
         self.cancelled = self.cancelled.max(if ratio.is_nan() { f64::INFINITY } else { ratio });
     }
 
-    /// `N K N^T`, where `N` assigns `sum_j w_j z_j` to variable `target`: what the covariance of the variables becomes.
+    /// `N K N^T`, where `N` assigns `sum_j w_j z_j` to variable `target`: what the covariance of the
+    /// variables becomes.
     pub(super) fn assign(&mut self, target: usize, terms: &[Term]) {
         let size = self.size;
         let mut magnitude = 0.0;
@@ -94,8 +95,9 @@ impl Symmetric {
         self.write(target);
     }
 
-    /// `N^T W N`: what a quadratic form of the variables after the assignment is of those before it. `direction` gets
-    /// `h = W_target` without its entry there, plus `W_target,target w`: for `W = dL/dK`, `2 K h` is the derivative by `w`.
+    /// `N^T W N`: what a quadratic form of the variables after the assignment is of those before it.
+    /// `direction` gets `h = W_target` without its entry there, plus `W_target,target w`: for `W = dL/dK`, `2
+    /// K h` is the derivative by `w`.
     pub(super) fn pull(&mut self, target: usize, terms: &[Term], direction: &mut [f64]) {
         let size = self.size;
         direction.copy_from_slice(&self.entries[target * size..][..size]);
@@ -103,8 +105,8 @@ impl Symmetric {
         self.row.fill(0.0);
         self.write(target);
         terms.iter().for_each(|term| direction[term.slot] += 0.5 * own * term.weight);
-        // W + h w^T + w h^T, where h has taken in half of W_target,target w. Entries on both sides of the diagonal are sums
-        // of the same two products, and so the same.
+        // W + h w^T + w h^T, where h has taken in half of W_target,target w. Entries on both sides of the
+        // diagonal are sums of the same two products, and so the same.
         terms.iter().for_each(|term| self.row[term.slot] = term.weight);
         for r in 0..size {
             let row = &mut self.entries[r * size..][..size];

@@ -54,7 +54,8 @@ fn the_gradient_is_that_of_central_differences() {
             let at = *parameters(&mut moved)[i];
             let width = 1e-5;
             *parameters(&mut moved)[i] = at + width;
-            // Right of the diagonal of a dense matrix there are no parameters, and none of them is written out here.
+            // Right of the diagonal of a dense matrix there are no parameters, and none of them is written
+            // out here.
             let above = loss(&moved);
             *parameters(&mut moved)[i] = at - width;
             let below = loss(&moved);

@@ -6,7 +6,8 @@ use super::super::{Rows, multiply::multiply_plan};
 use crate::error::{Error, Result};
 use crate::matrix::{BandedRows, Plan, Stage};
 
-/// Diagonals of the leading `n x n` block of a matrix from the main one to the last that may hold a number that is not zero.
+/// Diagonals of the leading `n x n` block of a matrix from the main one to the last that may hold a number
+/// that is not zero.
 pub(super) fn bandwidth(plan: &Plan, n: usize) -> usize {
     plan.stages().iter().fold(1, |sum, stage| (sum + bands_of(stage, n) - 1).min(n))
 }

@@ -1,6 +1,6 @@
-//! Bounds from the absolute values of the Gram matrix `X = C^T C`: with unit vectors `u_i` for what a user adds in the
-//! steps of a pattern, `|sum_i C_i u_i|^2 <= sum_ij |X_ij|` (arXiv 2306.08153, Equation 5), with equality where no
-//! `X_ij` is negative.
+//! Bounds from the absolute values of the Gram matrix `X = C^T C`: with unit vectors `u_i` for what a user
+//! adds in the steps of a pattern, `|sum_i C_i u_i|^2 <= sum_ij |X_ij|` (arXiv 2306.08153, Equation 5), with
+//! equality where no `X_ij` is negative.
 
 use rayon::prelude::*;
 
@@ -53,8 +53,8 @@ impl Gram {
         Ok(Self { n, bands, rows })
     }
 
-    /// That of the leading `n x n` block of a lower-triangular Toeplitz matrix, whose first column is zero past the end of
-    /// `column`: `X_ij = X_(i+1)(j+1) + c_(n-1-i) c_(n-1-j)`.
+    /// That of the leading `n x n` block of a lower-triangular Toeplitz matrix, whose first column is zero
+    /// past the end of `column`: `X_ij = X_(i+1)(j+1) + c_(n-1-i) c_(n-1-j)`.
     pub(super) fn of_toeplitz(column: &[f64], n: usize) -> Self {
         let bands = column.len().clamp(1, n);
         let mut rows = vec![0.0; n * bands];
@@ -104,8 +104,8 @@ impl Gram {
         if high - low < self.bands { self.rows[low * self.bands + high - low] } else { 0.0 }
     }
 
-    /// What a pattern reaches where every participation adds the same vector or its opposite, and what it is bounded by.
-    /// Signs are chosen one step after the other, so that as much as can be adds up.
+    /// What a pattern reaches where every participation adds the same vector or its opposite, and what it is
+    /// bounded by. Signs are chosen one step after the other, so that as much as can be adds up.
     fn of_pattern(&self, steps: &[usize]) -> Bound {
         let mut bound = Bound { reached: 0.0, upper: 0.0 };
         let mut signs: Vec<f64> = Vec::with_capacity(steps.len());
@@ -131,9 +131,9 @@ impl Gram {
         (0..apart).into_par_iter().map(class).reduce(Bound::default, Bound::or)
     }
 
-    /// Over the patterns of at most `most` steps at least `apart` from each other: arXiv 2306.08153, Algorithm 4, with
-    /// entries left out that no pattern has together. The bound is reached where the pattern that it comes from does so. Where
-    /// it does not, the worst pattern is looked for.
+    /// Over the patterns of at most `most` steps at least `apart` from each other: arXiv 2306.08153,
+    /// Algorithm 4, with entries left out that no pattern has together. The bound is reached where the
+    /// pattern that it comes from does so. Where it does not, the worst pattern is looked for.
     pub(super) fn of_spaced(&self, apart: usize, most: usize, cancelled: &dyn Fn() -> bool) -> Result<Bound> {
         let mut row_bounds = Vec::with_capacity(self.n);
         for start in (0..self.n).step_by(BOUNDS_A_BLOCK) {
@@ -156,8 +156,8 @@ impl Gram {
         Ok(Bound { reached: reached.max(bound.reached), upper: found.upper.min(bound.upper) })
     }
 
-    /// Whether the worst of the patterns of at most `most` steps at least `apart` from each other can be looked for in about
-    /// `most_work` operations.
+    /// Whether the worst of the patterns of at most `most` steps at least `apart` from each other can be
+    /// looked for in about `most_work` operations.
     pub(super) fn can_search(&self, apart: usize, most: usize, most_work: usize) -> bool {
         self.n.saturating_mul(most) <= MAX_TABLE_ENTRIES
             && table_work(self.n, self.bands, apart, most) <= most_work

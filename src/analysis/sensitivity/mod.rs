@@ -20,10 +20,12 @@ use gram::Gram;
 use patterns::{NEAR, Search};
 use spaced::largest_spaced_sum;
 
-/// What rounding may make of a number that is zero, or of two that are equal, in units of the largest there is.
+/// What rounding may make of a number that is zero, or of two that are equal, in units of the largest there
+/// is.
 const ROUNDING: f64 = 1e-13;
 
-/// Diagonals of the leading `n x n` block of a matrix from the main one to the last that may hold a number that is not zero.
+/// Diagonals of the leading `n x n` block of a matrix from the main one to the last that may hold a number
+/// that is not zero.
 pub(crate) fn strategy_bands(matrix: &MatrixSpec, n: u64) -> Result<u64> {
     let plan = Plan::for_question(matrix, n)?;
     let rows = usize::try_from(n).unwrap_or(usize::MAX);
@@ -39,8 +41,8 @@ pub struct Sensitivity {
     value: f64,
     /// Its square.
     pub squared: f64,
-    /// Whether it is the sensitivity itself, up to rounding (2e-9 of it at most, where column norms come by way of covariances);
-    /// else an upper bound, which is safe to calibrate noise with.
+    /// Whether it is the sensitivity itself, up to rounding (2e-9 of it at most, where column norms come by
+    /// way of covariances); else an upper bound, which is safe to calibrate noise with.
     pub exact: bool,
     /// What it comes from.
     pub rule: SensitivityRule,
@@ -81,13 +83,13 @@ impl Sensitivity {
 pub enum SensitivityRule {
     /// The largest norm of a column, for one participation; exact.
     LargestColumn,
-    /// The norm of the sum of the columns `0, b, 2b, ...` of a Toeplitz matrix without negative entries, for `min_sep`
-    /// one whose first column does not increase (arXiv 2405.13763, Theorem 2); exact.
+    /// The norm of the sum of the columns `0, b, 2b, ...` of a Toeplitz matrix without negative entries, for
+    /// `min_sep` one whose first column does not increase (arXiv 2405.13763, Theorem 2); exact.
     ShiftedColumns,
     /// The norms of columns that share no row with each other (arXiv 2306.08153, Algorithm 3); exact.
     DisjointColumns,
-    /// Sums of `|C^T C|` over the patterns (arXiv 2306.08153, Equation 5 and Algorithm 4); exact where the pattern that
-    /// it comes from reaches it.
+    /// Sums of `|C^T C|` over the patterns (arXiv 2306.08153, Equation 5 and Algorithm 4); exact where the
+    /// pattern that it comes from reaches it.
     GramSums,
     /// The sum of the norms of a pattern's columns, by the triangle inequality; an upper bound.
     SumOfNorms,
@@ -157,19 +159,20 @@ impl Pattern {
     }
 }
 
-/// The sensitivity of the leading `n x n` block of a strategy: the most that the measurements `C G` move in L2 norm
-/// (Frobenius norm, with a gradient a row of `G`) where one user, who takes part in a pattern of steps that
-/// `participation` allows, adds a vector of norm at most 1 to each of them.
+/// The sensitivity of the leading `n x n` block of a strategy: the most that the measurements `C G` move in
+/// L2 norm (Frobenius norm, with a gradient a row of `G`) where one user, who takes part in a pattern of
+/// steps that `participation` allows, adds a vector of norm at most 1 to each of them.
 ///
-/// With `X = C^T C` that is the largest `sum_ij X_ij <u_i, u_j>` over patterns and unit vectors, which where its entries
-/// are not negative is the largest `sum_ij X_ij` (arXiv 2306.08153, Equation 5). The answer tells which
-/// [rule](SensitivityRule) it comes from and whether it is exact. It takes `O(n)` for Toeplitz matrices without negative
-/// entries, and little more for matrices with at most `min_sep` diagonals; the Gram matrix of others is written out where
-/// it has at most [`MAX_GRAM_ENTRIES`] entries, and past that what is left is the sum of the columns' norms.
+/// With `X = C^T C` that is the largest `sum_ij X_ij <u_i, u_j>` over patterns and unit vectors, which where
+/// its entries are not negative is the largest `sum_ij X_ij` (arXiv 2306.08153, Equation 5). The answer tells
+/// which [rule](SensitivityRule) it comes from and whether it is exact. It takes `O(n)` for Toeplitz matrices
+/// without negative entries, and little more for matrices with at most `min_sep` diagonals; the Gram matrix
+/// of others is written out where it has at most [`MAX_GRAM_ENTRIES`] entries, and past that what is left is
+/// the sum of the columns' norms.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `n` where it is 0, past the end of the matrix or over what the columns can be found for; on
-/// `matrix` where it breaks a rule or its sensitivity is not finite in f64; those of
+/// [`Error::Invalid`] on `n` where it is 0, past the end of the matrix or over what the columns can be found
+/// for; on `matrix` where it breaks a rule or its sensitivity is not finite in f64; those of
 /// [`Participation::true_max_participations`]; [`Error::Cancelled`].
 pub fn sensitivity(
     strategy: &MatrixSpec,
@@ -180,14 +183,16 @@ pub fn sensitivity(
     Question { n, participation, cancelled }.of(&plan_of(strategy, n)?)
 }
 
-/// The sensitivity of the strategy that a session realises: the one whose inverse has the numbers of the session's
-/// recurrences, rounded to its precision. With it comes the precision of the session whose sensitivity it is.
+/// The sensitivity of the strategy that a session realises: the one whose inverse has the numbers of the
+/// session's recurrences, rounded to its precision. With it comes the precision of the session whose
+/// sensitivity it is.
 ///
-/// Where no precision is given it is the larger of those of sessions in f32 and in f64, so that noise calibrated with it
-/// serves both. Where no session in f32 can run the inverse, it is that in f64.
+/// Where no precision is given it is the larger of those of sessions in f32 and in f64, so that noise
+/// calibrated with it serves both. Where no session in f32 can run the inverse, it is that in f64.
 ///
 /// # Errors
-/// As [`sensitivity`], and [`Error::Invalid`] on `matrix` where no session of the given precision can run the inverse.
+/// As [`sensitivity`], and [`Error::Invalid`] on `matrix` where no session of the given precision can run the
+/// inverse.
 pub fn sensitivity_in(
     strategy: &MatrixSpec,
     n: u64,
@@ -335,8 +340,8 @@ pub(crate) enum Columns<'a> {
     Banded(&'a [Vec<f64>]),
 }
 
-/// The worst patterns of a strategy of `n` steps, or
-/// `None` where looking through them takes more than about `most_work` operations. For a search that lowers what they come to.
+/// The worst patterns of a strategy of `n` steps, or `None` where looking through them takes more than about
+/// `most_work` operations. For a search that lowers what they come to.
 ///
 /// # Errors
 /// Those of [`Participation::true_max_participations`]; [`Error::Cancelled`].
@@ -390,8 +395,9 @@ impl CommonSign {
     }
 }
 
-/// Signs that leave no entry negative, where there are such: the same for all of them, or alternating from diagonal to
-/// diagonal. `D C D` with `D` of alternating signs has the sensitivity of `C`, since a user's vectors may have any sign.
+/// Signs that leave no entry negative, where there are such: the same for all of them, or alternating from
+/// diagonal to diagonal. `D C D` with `D` of alternating signs has the sensitivity of `C`, since a user's
+/// vectors may have any sign.
 fn common_sign(coefs: &[f64]) -> Option<CommonSign> {
     let least = -ROUNDING * coefs.iter().fold(0.0, |most: f64, c| most.max(c.abs()));
     [(1.0, 1.0), (1.0, -1.0), (-1.0, -1.0), (-1.0, 1.0)]
@@ -409,11 +415,12 @@ fn is_non_increasing(coefs: &[f64], sign: CommonSign) -> bool {
     })
 }
 
-/// `|sum over m < count of C_{m apart}|^2` of the lower-triangular Toeplitz matrix of `coefs` (arXiv 2405.13763,
-/// Theorem 2), in `O(n)`.
+/// `|sum over m < count of C_{m apart}|^2` of the lower-triangular Toeplitz matrix of `coefs` (arXiv
+/// 2405.13763, Theorem 2), in `O(n)`.
 ///
-/// Entry `t` of the sum has the last `count` of the terms `c_t, c_{t - apart}, ...`. They are a run of whole blocks of
-/// `count` terms, or the end of one block and the start of the next: nothing is subtracted, and so nothing cancels.
+/// Entry `t` of the sum has the last `count` of the terms `c_t, c_{t - apart}, ...`. They are a run of whole
+/// blocks of `count` terms, or the end of one block and the start of the next: nothing is subtracted, and so
+/// nothing cancels.
 fn shifted_columns(coefs: &[f64], sign: CommonSign, apart: usize, count: usize) -> Upward {
     let n = coefs.len();
     let mut starts: Vec<f64> = sign.applied(coefs).collect();

@@ -1,7 +1,8 @@
 //! The pattern whose entries of `|C^T C|` add up to the most.
 //!
-//! Where a participation shares rows with its neighbours alone, dynamic programming finds the pattern. Where it shares rows
-//! with more of them, the same table bounds what a beginning can still come to, and branch and bound looks through the rest.
+//! Where a participation shares rows with its neighbours alone, dynamic programming finds the pattern. Where
+//! it shares rows with more of them, the same table bounds what a beginning can still come to, and branch and
+//! bound looks through the rest.
 
 use super::gram::Gram;
 use crate::error::{Error, Result};
@@ -25,7 +26,8 @@ pub(super) struct Search<'a> {
     most: usize,
     /// Earlier participations that one shares rows with.
     met: usize,
-    /// At most what a pattern adds from a step on that it has, with `q` more steps after it: entry `step * most + q`.
+    /// At most what a pattern adds from a step on that it has, with `q` more steps after it: entry `step *
+    /// most + q`.
     here: Vec<f64>,
     /// The largest of these for this step or any later one.
     later: Vec<f64>,
@@ -126,7 +128,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// A pattern for each second step, from the first step that the table says is worst, each going on as the table says.
+    /// A pattern for each second step, from the first step that the table says is worst, each going on as the
+    /// table says.
     fn traced(&self) -> Vec<Vec<usize>> {
         let n = self.gram.n();
         let all = self.most - 1;
@@ -174,7 +177,8 @@ impl<'a> Search<'a> {
         pattern
     }
 
-    /// Steps with what a pattern can come to by them at most, the largest first, as far as that is more than is reached.
+    /// Steps with what a pattern can come to by them at most, the largest first, as far as that is more than
+    /// is reached.
     fn ordered(
         &self,
         steps: std::ops::Range<usize>,
@@ -188,8 +192,8 @@ impl<'a> Search<'a> {
         order
     }
 
-    /// Looks at every pattern that goes on from `picks` with one of the steps of `order`. `sum` is that of the picks, and
-    /// `extra` what a later step shares with them.
+    /// Looks at every pattern that goes on from `picks` with one of the steps of `order`. `sum` is that of
+    /// the picks, and `extra` what a later step shares with them.
     fn branch(
         &mut self,
         order: &[(usize, f64)],
@@ -247,14 +251,16 @@ impl<'a> Search<'a> {
             let after = others.get(at(step) + search.apart).copied().unwrap_or(0.0);
             sum + extra(step) + after + search.here[step * most + left - 1]
         };
-        // Past the window nothing is shared with the picks: the table tells whether anything there can be worse.
+        // Past the window nothing is shared with the picks: the table tells whether anything there can be
+        // worse.
         let end = if sum + self.later[window.end * most + left - 1] > self.best { n } else { window.end };
         let order = self.ordered(window.start..end, bound);
         self.branch(&order, picks, sum, &extra, left, cancelled)
     }
 }
 
-/// The largest sums of up to 0, 1, ..., `most` of `values` from each place on, at least `apart` from each other.
+/// The largest sums of up to 0, 1, ..., `most` of `values` from each place on, at least `apart` from each
+/// other.
 fn spaced_from(values: &[f64], apart: usize, most: usize) -> Vec<Vec<f64>> {
     let mut sums = vec![vec![0.0; values.len() + 1]];
     for picks in 1..=most {

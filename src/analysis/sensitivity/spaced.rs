@@ -20,8 +20,8 @@ pub(super) struct Spaced {
 
 /// The largest sum of at most `most` of `values` whose indices are at least `apart` from each other.
 ///
-/// No value is negative. It takes `O(len)` where every pick that fits is allowed, `O(len * most)` for few picks and
-/// some 60 `O(len)` else.
+/// No value is negative. It takes `O(len)` where every pick that fits is allowed, `O(len * most)` for few
+/// picks and some 60 `O(len)` else.
 ///
 /// # Errors
 /// [`Error::Cancelled`].
@@ -109,9 +109,9 @@ fn by_table(values: &[f64], apart: usize, most: usize, cancelled: &dyn Fn() -> b
 /// The same with the number of picks priced instead of counted: `min over penalty >= 0` of
 /// `max over picks of sum(value - penalty) + penalty * most`.
 ///
-/// Any penalty gives an upper bound, and the best gives the maximum itself: each run of `apart` entries holds one pick
-/// at most, a program whose constraints (with the count among them) are intervals, so it is integral, and its value is
-/// concave in the count.
+/// Any penalty gives an upper bound, and the best gives the maximum itself: each run of `apart` entries holds
+/// one pick at most, a program whose constraints (with the count among them) are intervals, so it is
+/// integral, and its value is concave in the count.
 fn by_multiplier(values: &[f64], apart: usize, most: usize, cancelled: &dyn Fn() -> bool) -> Result<Spaced> {
     let (mut low, mut high) = (0.0, values.iter().copied().fold(0.0, f64::max));
     let mut few = Vec::new();

@@ -1,12 +1,12 @@
 //! The best banded Toeplitz matrix, as strategy or as noising matrix.
 //!
-//! Both are a banded `T` with coefficients `c`, of which `x = T^-1 r` is taken: of a strategy the prefix sums of its
-//! inverse (`r` = 1, 1, ...), of a noising matrix the sum of the columns of its inverse in which a user takes part
-//! (`r` = 1 at steps `0, b, 2b, ...`; arXiv 2405.13763, Theorem 2).
+//! Both are a banded `T` with coefficients `c`, of which `x = T^-1 r` is taken: of a strategy the prefix sums
+//! of its inverse (`r` = 1, 1, ...), of a noising matrix the sum of the columns of its inverse in which a
+//! user takes part (`r` = 1 at steps `0, b, 2b, ...`; arXiv 2405.13763, Theorem 2).
 //!
-//! Participations at `0, b, 2b, ...` are the worst where the strategy's first column does not rise, and are never worse than
-//! the worst. So the optimum for them is the optimum itself wherever its own sensitivity is that. Mostly it is. Where it is
-//! not, `worst` lowers the largest of what the patterns come to.
+//! Participations at `0, b, 2b, ...` are the worst where the strategy's first column does not rise, and are
+//! never worse than the worst. So the optimum for them is the optimum itself wherever its own sensitivity is
+//! that. Mostly it is. Where it is not, `worst` lowers the largest of what the patterns come to.
 
 mod parts;
 #[cfg(test)]
@@ -26,11 +26,12 @@ use crate::matrix::{MatrixSpec, strategy};
 use parts::Gradients;
 pub(super) use worst::log_power_sum;
 
-/// The best Toeplitz strategy with `bands` bands (arXiv 2405.15913), from the banded square root (arXiv 2405.13763).
+/// The best Toeplitz strategy with `bands` bands (arXiv 2405.15913), from the banded square root (arXiv
+/// 2405.13763).
 ///
 /// # Errors
-/// [`Error::Invalid`] on `bands` where it is 0, over `n` or over [`MAX_BANDS`], on a workload that is not Toeplitz;
-/// [`Error::Cancelled`].
+/// [`Error::Invalid`] on `bands` where it is 0, over `n` or over [`MAX_BANDS`], on a workload that is not
+/// Toeplitz; [`Error::Cancelled`].
 pub(super) fn optimize_banded_toeplitz(
     problem: &Problem,
     bands: usize,
@@ -40,8 +41,8 @@ pub(super) fn optimize_banded_toeplitz(
     Setting::new(problem, bands, Side::Strategy)?.best(known, watch)
 }
 
-/// The best strategy whose noising matrix is Toeplitz with `bands` bands, from the banded inverse square root (arXiv
-/// 2505.12128).
+/// The best strategy whose noising matrix is Toeplitz with `bands` bands, from the banded inverse square root
+/// (arXiv 2505.12128).
 ///
 /// # Errors
 /// As those of [`optimize_banded_toeplitz`].
@@ -111,7 +112,8 @@ impl<'a> Setting<'a> {
             return Err(Error::invalid("bands", rule));
         }
         let (n, separation) = (n as usize, separation as usize);
-        // Of every step the coefficients that reach it: those of overlapping participations, or of the workload.
+        // Of every step the coefficients that reach it: those of overlapping participations, or of the
+        // workload.
         let overlapping = if participations > 1 { n * bands.div_ceil(separation) } else { 0 };
         let by_workload = if workload.is_some() { n * bands } else { 0 };
         if overlapping.max(by_workload) > MAX_OPTIMIZED_TERMS {
@@ -187,8 +189,8 @@ impl<'a> Setting<'a> {
         }
     }
 
-    /// Coefficients near `start` with a lower loss among strategies whose first column does not rise. `None` where that of
-    /// `start` does.
+    /// Coefficients near `start` with a lower loss among strategies whose first column does not rise. `None`
+    /// where that of `start` does.
     fn lower_falling(&self, start: &[f64], watch: &Watch<'_>) -> Result<Option<Vec<f64>>> {
         let falling = |coef: &[f64], gradients: Gradients<'_>| {
             let column = self.column(coef)?.entries;

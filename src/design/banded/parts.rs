@@ -1,8 +1,8 @@
 //! The two factors of the loss of a banded `T`, with their gradients by its coefficients.
 //!
-//! Of `x = T^-1 r` the weighted squares and their gradient cost one forward and one backward substitution. Such an `x` settles:
-//! on `1 / sum(c)`, or on zero. From there on it is not computed, so that the cost does not depend on `n` once `n` is long
-//! against the time that takes.
+//! Of `x = T^-1 r` the weighted squares and their gradient cost one forward and one backward substitution.
+//! Such an `x` settles: on `1 / sum(c)`, or on zero. From there on it is not computed, so that the cost does
+//! not depend on `n` once `n` is long against the time that takes.
 
 use super::{Setting, Side};
 use crate::design::Objective;
@@ -33,8 +33,8 @@ impl Setting<'_> {
         }
     }
 
-    /// The strategy's first column as far as it is not zero, with what takes a gradient by its entries to one by the
-    /// coefficients.
+    /// The strategy's first column as far as it is not zero, with what takes a gradient by its entries to one
+    /// by the coefficients.
     pub(super) fn column(&self, coef: &[f64]) -> Option<Column> {
         Some(match self.side {
             Side::Strategy => Column { entries: coef[..coef.len().min(self.n)].to_vec(), solution: None },
@@ -168,8 +168,9 @@ pub(super) struct Solution {
 impl Solution {
     /// Solves for `r` = 1, 1, ... for up to `n` steps, or until `x` has settled on its `limit`, `1 / sum(c)`.
     ///
-    /// What is solved for is how far `x` is from the limit: `T (x - limit)` is the limit times the sum of the coefficients
-    /// after the `t`-th. That falls to zero with all its digits, while `x` itself comes to rest only to within its rounding.
+    /// What is solved for is how far `x` is from the limit: `T (x - limit)` is the limit times the sum of the
+    /// coefficients after the `t`-th. That falls to zero with all its digits, while `x` itself comes to rest
+    /// only to within its rounding.
     pub(super) fn prefix_sums(coef: &[f64], n: usize, limit: f64) -> Option<Self> {
         let mut left: Vec<f64> = coef[1..]
             .iter()
@@ -185,8 +186,8 @@ impl Solution {
         Some(solution)
     }
 
-    /// Solves for up to `n` steps, or until `x` has been zero for as many steps as there are bands, later than step
-    /// `settles`, where `r` is zero from there on. `None` where it runs away.
+    /// Solves for up to `n` steps, or until `x` has been zero for as many steps as there are bands, later
+    /// than step `settles`, where `r` is zero from there on. `None` where it runs away.
     pub(super) fn new(
         coef: &[f64],
         n: usize,
@@ -229,8 +230,8 @@ impl Solution {
         total
     }
 
-    /// Takes the gradient by the solution to that by the matrix: subtracts the sums over `t` of `lambda_t x_(t-i)`, where
-    /// `T^T lambda` is the gradient by the solution.
+    /// Takes the gradient by the solution to that by the matrix: subtracts the sums over `t` of `lambda_t
+    /// x_(t-i)`, where `T^T lambda` is the gradient by the solution.
     fn pull_back(&self, coef: &[f64], mut by_solution: impl FnMut(usize) -> f64, gradient: &mut [f64]) {
         let (x, bands) = (&self.x, coef.len());
         let mut lambda = vec![0.0; x.len()];

@@ -158,7 +158,8 @@ fn what_cannot_be_designed_is_refused() {
     }
 }
 
-/// Losses that random restarts found, where the largest sum of the columns is not that of participations as close as may be.
+/// Losses that random restarts found, where the largest sum of the columns is not that of participations as
+/// close as may be.
 #[test]
 fn overlapping_participations_reach_the_losses_that_are_known() {
     let min_sep = |min_sep, most| Participation::MinSep { min_sep, max_participations: Some(most) };

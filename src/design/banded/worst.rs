@@ -1,9 +1,10 @@
 //! Lowering the worst of all patterns of participations.
 //!
-//! What a pattern `S` comes to, `sum over i, j in S of |X_ij|`, `X = C^T C`, is a smooth function of the strategy as long as no
-//! entry changes its sign: a piece. The largest of all pieces is the squared sensitivity. It has no gradient where two share
-//! it, which is where its optimum lies. So the search collects the pieces that matter: it minimises a mean of a high power of
-//! those that it has, asks which pattern is the worst of what that gives, and goes on until it has that one already.
+//! What a pattern `S` comes to, `sum over i, j in S of |X_ij|`, `X = C^T C`, is a smooth function of the
+//! strategy as long as no entry changes its sign: a piece. The largest of all pieces is the squared
+//! sensitivity. It has no gradient where two share it, which is where its optimum lies. So the search
+//! collects the pieces that matter: it minimises a mean of a high power of those that it has, asks which
+//! pattern is the worst of what that gives, and goes on until it has that one already.
 
 use super::{Setting, Side};
 use crate::analysis::{Columns, worst_patterns};
@@ -15,7 +16,8 @@ use crate::error::{Error, Result};
 const POWER: f64 = 64.0;
 const POWER_STEP: f64 = 8.0;
 
-/// The highest: the mean of all pieces that the optimum has in common is within a ten-thousandth of the largest.
+/// The highest: the mean of all pieces that the optimum has in common is within a ten-thousandth of the
+/// largest.
 const MOST_POWER: f64 = 32_768.0;
 
 /// A pattern that is worse than all collected ones by less than this part does not call for another search.
@@ -109,8 +111,8 @@ pub(in crate::design) fn log_power_sum(values: &[f64], power: f64) -> (f64, Vec<
 }
 
 impl Setting<'_> {
-    /// Coefficients of a lower loss than `start` in the worst of all patterns, or `None` where there are too many of them to
-    /// look through, or where `start` has no loss.
+    /// Coefficients of a lower loss than `start` in the worst of all patterns, or `None` where there are too
+    /// many of them to look through, or where `start` has no loss.
     pub(super) fn lower_worst(&self, start: &[f64], watch: &Watch<'_>) -> Result<Option<Vec<f64>>> {
         let mut point: Vec<f64> = start.iter().map(|c| c / start[0]).collect();
         let mut best = (f64::INFINITY, point.clone());

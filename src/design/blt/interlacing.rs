@@ -39,8 +39,9 @@ impl Setting<'_> {
         OF_BUFFERS.get((point.len() / 2).checked_sub(1)?)?(self, point, gradient)
     }
 
-    /// The squared norm of the sum of the columns `0, b, 2b, ...`, in blocks of `b` steps: those from step 1 of block `m` on
-    /// are `sum_a w_a theta_a^(r-1) (1 + theta_a^b + ... + theta_a^(m b))`, with as many terms as there were participations.
+    /// The squared norm of the sum of the columns `0, b, 2b, ...`, in blocks of `b` steps: those from step 1
+    /// of block `m` on are `sum_a w_a theta_a^(r-1) (1 + theta_a^b + ... + theta_a^(m b))`, with as many
+    /// terms as there were participations.
     pub(super) fn sensitivity_squared<const W: usize>(
         &self,
         rates: &[Dual<W>],
@@ -55,12 +56,14 @@ impl Setting<'_> {
                 })
                 .sum()
         };
-        // What a buffer is worth at the last step before the next block, and how much of it is left a block later.
+        // What a buffer is worth at the last step before the next block, and how much of it is left a block
+        // later.
         let carried: Vec<_> =
             rates.iter().zip(weights).map(|(rate, &w)| w * rate.scale(1.0 - b as f64).exp()).collect();
         let kept: Vec<_> = rates.iter().map(|rate| rate.scale(-(b as f64)).exp()).collect();
-        // Of block `m`, what earlier participations left at its first step is `sum_i carried_i u_i(m)`, and its other steps have
-        // the scales `w_i u_i(m + 1)`, with `u_i(m)` the sum of the first `m` powers of `kept_i`. All but the last are whole.
+        // Of block `m`, what earlier participations left at its first step is `sum_i carried_i u_i(m)`, and
+        // its other steps have the scales `w_i u_i(m + 1)`, with `u_i(m)` the sum of the first `m` powers of
+        // `kept_i`. All but the last are whole.
         let earlier = BlockSums::new(&kept, k - 1);
         let mut total = Dual::constant(k as f64);
         for (&carried, &sum) in carried.iter().zip(&earlier.sums) {
@@ -109,7 +112,8 @@ impl Setting<'_> {
         limit.square().scale(ones) + (limit * cross).scale(2.0) + square
     }
 
-    /// The same for another Toeplitz workload, step by step: `x_t = a_t - sum_k w_k s_k; s_k = theta_k s_k + x_t`.
+    /// The same for another Toeplitz workload, step by step: `x_t = a_t - sum_k w_k s_k; s_k = theta_k s_k +
+    /// x_t`.
     pub(super) fn toeplitz_error<const W: usize>(
         &self,
         rates: &[Dual<W>],
@@ -134,7 +138,8 @@ impl Setting<'_> {
     }
 }
 
-/// Sums over blocks `1, ..., m` of `u_i`, the sum of the first so many powers of `kept_i`: for each buffer and each pair.
+/// Sums over blocks `1, ..., m` of `u_i`, the sum of the first so many powers of `kept_i`: for each buffer
+/// and each pair.
 struct BlockSums<const W: usize> {
     blocks: u64,
     /// `u_i(m)`.
@@ -169,8 +174,8 @@ impl<const W: usize> BlockSums<W> {
         found
     }
 
-    /// These blocks and as many more as `other` has: `u(a + m) = u(a) + kept^a u(m)`. All that is added is positive, so no
-    /// digit is lost.
+    /// These blocks and as many more as `other` has: `u(a + m) = u(a) + kept^a u(m)`. All that is added is
+    /// positive, so no digit is lost.
     fn then(&self, other: &Self) -> Self {
         let more = other.blocks as f64;
         let each = 0..self.last.len();
@@ -208,7 +213,8 @@ fn weighted<const W: usize>(rate: Dual<W>, n: u64) -> Dual<W> {
     rate.map(sums.weighted, sums.weighted_derivative)
 }
 
-/// Interlacing decays, as rates `-ln theta`: at even places those of the BLT, at odd ones those of its inverse.
+/// Interlacing decays, as rates `-ln theta`: at even places those of the BLT, at odd ones those of its
+/// inverse.
 pub(super) struct Pair<const W: usize> {
     pub(super) rates: Vec<Dual<W>>,
     gaps: Vec<Dual<W>>,
@@ -246,8 +252,8 @@ impl<const W: usize> Pair<W> {
         self.rates.iter().step_by(2).copied().collect()
     }
 
-    /// The sizes of the weights of the BLT (`side` 0) or of its inverse (1): `prod_j |theta_a - theta^_j|` over
-    /// `prod_{j != a} |theta_a - theta_j|` (arXiv 2504.21413, Theorem 2).
+    /// The sizes of the weights of the BLT (`side` 0) or of its inverse (1): `prod_j |theta_a - theta^_j|`
+    /// over `prod_{j != a} |theta_a - theta_j|` (arXiv 2504.21413, Theorem 2).
     pub(super) fn weights(&self, side: usize) -> Vec<Dual<W>> {
         let places = 0..self.rates.len();
         let weight = |a: usize| {

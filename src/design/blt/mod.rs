@@ -1,20 +1,22 @@
 //! The best BLT.
 //!
-//! A BLT and its inverse are given by the pair of their decays (arXiv 2404.16706, Lemma 5.2; arXiv 2504.21413, Theorem 2).
-//! Where these interlace, `1 > theta_1 > theta^_1 > theta_2 > ... > theta^_d > 0`, the weights of the BLT are positive and
-//! those of its inverse negative, the coefficients fall, and so the sensitivity for participations `b` apart is that of
-//! participations at `0, b, 2b, ...` (arXiv 2405.13763, Theorem 2). The optimiser sees the logarithms of the gaps of
-//! `-ln theta`: every point is such a pair, no constraint is left.
+//! A BLT and its inverse are given by the pair of their decays (arXiv 2404.16706, Lemma 5.2; arXiv
+//! 2504.21413, Theorem 2). Where these interlace, `1 > theta_1 > theta^_1 > theta_2 > ... > theta^_d > 0`,
+//! the weights of the BLT are positive and those of its inverse negative, the coefficients fall, and so the
+//! sensitivity for participations `b` apart is that of participations at `0, b, 2b, ...` (arXiv 2405.13763,
+//! Theorem 2). The optimiser sees the logarithms of the gaps of `-ln theta`: every point is such a pair, no
+//! constraint is left.
 //!
-//! Everything else is sums of positive terms. With `theta = exp(-tau)`, prefix sums of the inverse's coefficients are
-//! `b_s = b_inf + sum_a beta_a theta^_a^s`, `b_inf` and all `beta` positive, so that errors are a constant plus sums of
-//! powers, for any number of steps, and no digit is lost where decays come near 1 or each other (`interlacing`).
+//! Everything else is sums of positive terms. With `theta = exp(-tau)`, prefix sums of the inverse's
+//! coefficients are `b_s = b_inf + sum_a beta_a theta^_a^s`, `b_inf` and all `beta` positive, so that errors
+//! are a constant plus sums of powers, for any number of steps, and no digit is lost where decays come near 1
+//! or each other (`interlacing`).
 //!
-//! For several participations BLTs with weights of both signs may be better. They are searched as far as their coefficients
-//! are not negative and do not increase, so that their sensitivity is exact (`signed`).
+//! For several participations BLTs with weights of both signs may be better. They are searched as far as
+//! their coefficients are not negative and do not increase, so that their sensitivity is exact (`signed`).
 //!
-//! What is told of a BLT is measured on the numbers that are given away. A BLT whose decays lie so near each other that their
-//! rounding shows is not given where one of fewer buffers is there.
+//! What is told of a BLT is measured on the numbers that are given away. A BLT whose decays lie so near each
+//! other that their rounding shows is not given where one of fewer buffers is there.
 
 mod interlacing;
 mod signed;
@@ -48,12 +50,13 @@ const MOST_CANCELLED: f64 = 1e-9;
 /// The same where one of them computes as a session does, in f32.
 const MOST_ROUNDED: f64 = 0.01;
 
-/// The best BLT with at most `buffers` buffers, or with as many as help. It has fewer than were asked for where more would
-/// not be better.
+/// The best BLT with at most `buffers` buffers, or with as many as help. It has fewer than were asked for
+/// where more would not be better.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `buffers` where it is 0 or over [`MAX_OPTIMIZED_BUFFERS`], on `max_participations` where there are
-/// more than [`MAX_OPTIMIZED_PARTICIPATIONS`], on a workload that is not Toeplitz; [`Error::Cancelled`].
+/// [`Error::Invalid`] on `buffers` where it is 0 or over [`MAX_OPTIMIZED_BUFFERS`], on `max_participations`
+/// where there are more than [`MAX_OPTIMIZED_PARTICIPATIONS`], on a workload that is not Toeplitz;
+/// [`Error::Cancelled`].
 pub(super) fn optimize_blt(problem: &Problem, buffers: Option<usize>, watch: &Watch<'_>) -> Result<Design> {
     if buffers.is_some_and(|buffers| buffers == 0 || buffers > MAX_OPTIMIZED_BUFFERS) {
         let found = buffers.unwrap_or_default();
@@ -77,8 +80,8 @@ pub(super) fn optimize_each_blt(problem: &Problem, most: usize, watch: &Watch<'_
     Setting::new(problem)?.designs(most.min(MAX_OPTIMIZED_BUFFERS), false, watch)
 }
 
-/// Where to start with `count` buffers: rates spread evenly on a logarithmic scale, and the best of one buffer less with a
-/// pair put in that nearly cancels, at every place.
+/// Where to start with `count` buffers: rates spread evenly on a logarithmic scale, and the best of one
+/// buffer less with a pair put in that nearly cancels, at every place.
 fn starts(n: u64, count: usize, best: Option<&Minimum>) -> Vec<Vec<f64>> {
     let parameters = |rates: &[f64]| -> Vec<f64> {
         let before = std::iter::once(0.0).chain(rates.iter().copied());
@@ -130,8 +133,8 @@ impl<'a> Setting<'a> {
         Ok(Self { asked, problem })
     }
 
-    /// The best designs with at most one buffer, two, and so on, each better than the one before it: up to `most` buffers, or
-    /// as many as each help where `while_it_helps`.
+    /// The best designs with at most one buffer, two, and so on, each better than the one before it: up to
+    /// `most` buffers, or as many as each help where `while_it_helps`.
     fn designs(&self, most: usize, while_it_helps: bool, watch: &Watch<'_>) -> Result<Vec<Design>> {
         // Two parameters a buffer: with more of them than a Toeplitz matrix has coefficients, none is better.
         let most = most.min((self.problem.n / 2).max(1) as usize);
@@ -214,8 +217,8 @@ impl<'a> Setting<'a> {
     }
 
     fn measured(&self, buf_decay: Vec<f64>, output_scale: Vec<f64>, watch: &Watch<'_>) -> Result<Design> {
-        // Numbers that a session in f32 has as well: what is told of the strategy holds in either precision. Near 1, decays that
-        // round to others would make another strategy.
+        // Numbers that a session in f32 has as well: what is told of the strategy holds in either precision.
+        // Near 1, decays that round to others would make another strategy.
         let in_f32 = |list: Vec<f64>| list.into_iter().map(|value| f64::from(value as f32)).collect();
         let (buf_decay, output_scale) = (in_f32(buf_decay), in_f32(output_scale));
         let strategy = MatrixSpec::BufferedToeplitz { buf_decay, output_scale };
@@ -223,8 +226,8 @@ impl<'a> Setting<'a> {
         Design::of(strategy, noising_matrix, self.asked, &|| watch.abandoned())
     }
 
-    /// Whether the errors of a design do not hang on digits that rounding takes: two ways in f64 agree, and so does the
-    /// arithmetic of a session in f32.
+    /// Whether the errors of a design do not hang on digits that rounding takes: two ways in f64 agree, and
+    /// so does the arithmetic of a session in f32.
     fn is_sound(&self, design: &Design) -> bool {
         let MatrixSpec::BufferedToeplitz { buf_decay, output_scale } = &design.strategy else { return false };
         if self.problem.workload.is_some() {
@@ -244,8 +247,8 @@ impl<'a> Setting<'a> {
     }
 }
 
-/// The largest error of the noise that a session in f32 makes: the sum of the squares of the prefix sums of what its
-/// recurrence answers to an impulse.
+/// The largest error of the noise that a session in f32 makes: the sum of the squares of the prefix sums of
+/// what its recurrence answers to an impulse.
 fn max_error_in_f32(buf_decay: &[f64], output_scale: &[f64], n: u64) -> f64 {
     let single = |list: &[f64]| -> Vec<f32> { list.iter().map(|&value| value as f32).collect() };
     let (decays, weights) = (single(buf_decay), single(output_scale));

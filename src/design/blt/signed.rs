@@ -1,10 +1,11 @@
 //! BLTs with weights of both signs, for several participations.
 //!
-//! Sums of exponentials with weights of both signs fall faster than those with positive weights can, as a strategy wants it
-//! whose participations are a number of steps apart. Their inverse's decays may be complex, so that there is no closed form:
-//! loss and gradient come from one sweep forwards and one backwards over the steps. A point whose coefficients are negative, or
-//! rise where participations are not at fixed steps, is outside of the domain; all others have an exact sensitivity (arXiv
-//! 2405.13763, Theorem 2). So does every point for one participation.
+//! Sums of exponentials with weights of both signs fall faster than those with positive weights can, as a
+//! strategy wants it whose participations are a number of steps apart. Their inverse's decays may be complex,
+//! so that there is no closed form: loss and gradient come from one sweep forwards and one backwards over the
+//! steps. A point whose coefficients are negative, or rise where participations are not at fixed steps, is
+//! outside of the domain; all others have an exact sensitivity (arXiv 2405.13763, Theorem 2). So does every
+//! point for one participation.
 
 use super::Setting;
 use super::interlacing::Pair;
@@ -42,8 +43,8 @@ const WORTH_IT: f64 = 1e-6;
 pub(super) type Point = Vec<f64>;
 
 impl Setting<'_> {
-    /// The best BLT with weights of any sign that is found from decays that lie close together and from `fewer`, one of less
-    /// buffers, where it is better than the best one with positive weights.
+    /// The best BLT with weights of any sign that is found from decays that lie close together and from
+    /// `fewer`, one of less buffers, where it is better than the best one with positive weights.
     pub(super) fn signed(
         &self,
         count: usize,
@@ -105,8 +106,8 @@ impl Setting<'_> {
         Ok(Some((best.point, design)).filter(|(_, design)| design.sensitivity.exact))
     }
 
-    /// Whether weights of any sign can be better. For one buffer or one participation positive ones are best, but where the
-    /// last decay of the inverse would rather be negative.
+    /// Whether weights of any sign can be better. For one buffer or one participation positive ones are best,
+    /// but where the last decay of the inverse would rather be negative.
     fn may_gain(&self, count: usize, positive: &Minimum) -> bool {
         let last = positive.point.iter().map(|gap| gap.exp()).sum::<f64>();
         let several = count > 1 && self.problem.participations > 1;
@@ -126,8 +127,8 @@ impl Setting<'_> {
         [0.3, 2.0, 10.0, 40.0].map(with).into()
     }
 
-    /// Decays close together, with the weights that come nearest to the coefficients of the best positive BLT; and with
-    /// equal weights of the same sum.
+    /// Decays close together, with the weights that come nearest to the coefficients of the best positive
+    /// BLT; and with equal weights of the same sum.
     fn signed_starts(&self, count: usize, positive: &Minimum) -> Vec<Point> {
         let pair = Pair::<0>::constant(&positive.point);
         let rates: Vec<f64> = pair.decay_rates().iter().map(|rate| rate.value).collect();
@@ -216,8 +217,8 @@ impl Setting<'_> {
         Some(sums.iter().map(|y| y * y).sum())
     }
 
-    /// The error `sum_t weight_t x_t^2`, `x_t = a_t - sum_k w_k s_k; s_k = theta_k s_k + x_t`; its gradient by decays and
-    /// weights.
+    /// The error `sum_t weight_t x_t^2`, `x_t = a_t - sum_k w_k s_k; s_k = theta_k s_k + x_t`; its gradient
+    /// by decays and weights.
     fn signed_error(&self, decays: &[f64], weights: &[f64], gradient: &mut [f64]) -> Option<f64> {
         let (n, count) = (self.problem.n as usize, decays.len());
         let steps = n as f64;
@@ -254,8 +255,8 @@ impl Setting<'_> {
     }
 }
 
-/// Weights for `near` rates whose sum of exponentials comes nearest, in the squares over the steps up to the next
-/// participation, to that of `rates` and `weights`. `None` where rates lie too close to tell.
+/// Weights for `near` rates whose sum of exponentials comes nearest, in the squares over the steps up to the
+/// next participation, to that of `rates` and `weights`. `None` where rates lie too close to tell.
 fn fit(rates: &[f64], weights: &[f64], near: &[f64], steps: u64) -> Option<Vec<f64>> {
     let count = near.len();
     let inner = |a: f64, b: f64| {

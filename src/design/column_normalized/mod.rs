@@ -1,9 +1,11 @@
-//! Banded strategies with columns of norm 1, by L-BFGS over all their entries (arXiv 2306.08153, Section 4; 2405.15913).
+//! Banded strategies with columns of norm 1, by L-BFGS over all their entries (arXiv 2306.08153, Section 4;
+//! 2405.15913).
 //!
-//! Where two participations of a user are at least as far apart as there are bands, the columns that they meet have no row
-//! in common, so that the squared sensitivity is the number of participations whatever the entries (arXiv 2306.08153,
-//! Theorem 2). Since columns are normalised, the search is over all of space, without constraints. With more bands than that
-//! the error alone is lowered first; then, for small matrices, the loss in the worst of all patterns.
+//! Where two participations of a user are at least as far apart as there are bands, the columns that they
+//! meet have no row in common, so that the squared sensitivity is the number of participations whatever the
+//! entries (arXiv 2306.08153, Theorem 2). Since columns are normalised, the search is over all of space,
+//! without constraints. With more bands than that the error alone is lowered first; then, for small matrices,
+//! the loss in the worst of all patterns.
 
 mod worst;
 
@@ -36,8 +38,9 @@ const COARSE_TOLERANCE: f64 = 1e-6;
 /// Steps that the search remembers.
 const MEMORY: usize = 10;
 
-/// The best column-normalised strategy of so many bands that is found: with more bands than there are steps between
-/// participations, the best of those of the least error, of fewer bands, and of what is found near these.
+/// The best column-normalised strategy of so many bands that is found: with more bands than there are steps
+/// between participations, the best of those of the least error, of fewer bands, and of what is found near
+/// these.
 ///
 /// # Errors
 /// As those of [`least_error`].
@@ -73,12 +76,12 @@ pub(super) fn optimize_column_normalized(
 }
 
 /// The strategy of so many bands whose error is least. The largest error has no gradient where two queries
-/// share it: in its place stand means of rising powers of the errors, and of their optima the one is taken whose largest error
-/// is least.
+/// share it: in its place stand means of rising powers of the errors, and of their optima the one is taken
+/// whose largest error is least.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `n` where that makes more than [`MAX_DESIGNED_ENTRIES`] entries, on `bands` where there are none or
-/// more than `n`, and on `workload`; [`Error::Cancelled`].
+/// [`Error::Invalid`] on `n` where that makes more than [`MAX_DESIGNED_ENTRIES`] entries, on `bands` where
+/// there are none or more than `n`, and on `workload`; [`Error::Cancelled`].
 fn least_error(problem: &Problem, bands: usize, watch: &Watch<'_>) -> Result<Design> {
     check(problem, bands)?;
     let start = strategy::column_normalized_banded(problem.n as usize, bands)?;
@@ -126,8 +129,9 @@ impl<'a> Search<'a> {
         query_errors(Mechanism::Strategy(strategy), workload, self.problem.n, &|| watch.abandoned())
     }
 
-    /// Minimises means of rising powers, each from the last optimum. At the optimum of one, its weights say that no strategy
-    /// near it has a weighted mean below that one, and so no largest error below it either: that tells when to end.
+    /// Minimises means of rising powers, each from the last optimum. At the optimum of one, its weights say
+    /// that no strategy near it has a weighted mean below that one, and so no largest error below it either:
+    /// that tells when to end.
     fn least_max(&mut self, start: MatrixSpec, watch: &Watch<'_>) -> Result<MatrixSpec> {
         let (mut found, mut power) = (start, POWER);
         let mut best = (self.errors(&found, watch)?.max(), found.clone());
@@ -162,8 +166,8 @@ impl<'a> Search<'a> {
         let mut value_and_gradient = |point: &[f64], gradient: &mut [f64]| {
             match self.value_and_gradient(point, power, gradient, watch) {
                 Ok(value) => value.is_finite().then_some(value),
-                // A step too far, where a diagonal entry is zero or something overflows, is one to take back. A search that is
-                // told to end takes no more steps.
+                // A step too far, where a diagonal entry is zero or something overflows, is one to take back.
+                // A search that is told to end takes no more steps.
                 Err(Error::Invalid { .. } | Error::Cancelled) => None,
                 Err(error) => {
                     failed = Some(error);

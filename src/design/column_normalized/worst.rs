@@ -1,5 +1,5 @@
-//! Columns that one user can meet twice: lowering the worst of all patterns, as for banded Toeplitz strategies
-//! (`banded::worst`), over all entries of a small matrix.
+//! Columns that one user can meet twice: lowering the worst of all patterns, as for banded Toeplitz
+//! strategies (`banded::worst`), over all entries of a small matrix.
 
 use super::{COARSE_TOLERANCE, MEMORY, Search, entries};
 use crate::analysis::{Columns, worst_patterns};
@@ -13,7 +13,8 @@ use crate::matrix::MatrixSpec;
 /// Entries of a strategy that is searched so.
 const MAX_ENTRIES: usize = 1 << 12;
 
-/// The power of the first mean that stands for the largest, by how much each next one is higher, and the highest.
+/// The power of the first mean that stands for the largest, by how much each next one is higher, and the
+/// highest.
 const POWER: f64 = 64.0;
 const POWER_STEP: f64 = 8.0;
 const MOST_POWER: f64 = 32_768.0;
@@ -35,8 +36,8 @@ const MAX_WORK: usize = 1 << 22;
 type Piece = Vec<(usize, usize, f64)>;
 
 impl Search<'_> {
-    /// A strategy near `start` with a lower loss in the worst of all patterns; `None` where there are too many entries or
-    /// patterns.
+    /// A strategy near `start` with a lower loss in the worst of all patterns; `None` where there are too
+    /// many entries or patterns.
     pub(super) fn lower_worst(
         &mut self,
         start: &MatrixSpec,

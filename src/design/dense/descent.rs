@@ -1,7 +1,7 @@
 //! Several participations: L-BFGS over the entries of `X` that the constraint leaves free.
 //!
-//! The gradient of `tr(M X^-1)` is `-X^-1 M X^-1`, and its second derivative takes `D` to
-//! `X^-1 D V + V D X^-1`, `V = X^-1 M X^-1`, where at the optimum `V` is near a multiple of the identity. Its inverse on the
+//! The gradient of `tr(M X^-1)` is `-X^-1 M X^-1`, and its second derivative takes `D` to `X^-1 D V + V D
+//! X^-1`, `V = X^-1 M X^-1`, where at the optimum `V` is near a multiple of the identity. Its inverse on the
 //! free entries is about `(X G + G X) / 2`, and that is what L-BFGS starts from in every step.
 
 use std::collections::VecDeque;
@@ -140,8 +140,8 @@ pub(super) fn minimize(
     Ok(point.matrix)
 }
 
-/// The strategy of the prefix sum's square root, cut to what is free, and mixed with the identity until it is positive
-/// definite.
+/// The strategy of the prefix sum's square root, cut to what is free, and mixed with the identity until it is
+/// positive definite.
 fn start(space: &Space, gram: &Mat<f64>) -> Result<Point> {
     let (n, constraint) = (space.n, space.constraint);
     let mut coefs = vec![1.0; n];

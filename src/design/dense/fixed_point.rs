@@ -7,9 +7,9 @@
 //! X(v) = V^-1/2 R(v) V^-1/2
 //! ```
 //!
-//! and at its solution `X(v)_ii = 1`. For any `v`, `tr(R)^2 / sum v` (the best multiple of `v`) is no more than the least
-//! loss, and `X(v)` with its rows and columns scaled to a unit diagonal has no less: the two close in on the optimum, and
-//! tell how far it is.
+//! and at its solution `X(v)_ii = 1`. For any `v`, `tr(R)^2 / sum v` (the best multiple of `v`) is no more
+//! than the least loss, and `X(v)` with its rows and columns scaled to a unit diagonal has no less: the two
+//! close in on the optimum, and tell how far it is.
 
 use faer::{Mat, Side};
 
@@ -60,7 +60,8 @@ pub(super) fn minimize(gram: &Mat<f64>, on_iteration: OnIteration<'_>) -> Result
         if loss - bound <= GAP * bound {
             break;
         }
-        // The published v <- v X_ii halves the distance of a common factor to its place; its square takes it there.
+        // The published v <- v X_ii halves the distance of a common factor to its place; its square takes it
+        // there.
         multipliers.iter_mut().zip(&excess).for_each(|(v, excess)| *v *= excess * excess);
     }
     best.map(|(_, found)| found).ok_or_else(not_definite)

@@ -1,12 +1,14 @@
-//! Strategies without any structure but the triangle: the optimum among those that a participation pattern's constraints leave.
+//! Strategies without any structure but the triangle: the optimum among those that a participation pattern's
+//! constraints leave.
 //!
-//! With `X = C^T C`, `A` the workload and `M = A^T A / n` the mean squared error is `tr(M X^-1)`, which is convex in `X`, and
-//! what a participation pattern allows is linear in `X`:
+//! With `X = C^T C`, `A` the workload and `M = A^T A / n` the mean squared error is `tr(M X^-1)`, which is
+//! convex in `X`, and what a participation pattern allows is linear in `X`:
 //!
 //! - one participation: a unit diagonal (arXiv 2202.08312);
-//! - participations `min_sep` apart: a unit diagonal, and zeros from `min_sep` away from it, so that columns of one pattern
-//!   are orthogonal whatever the pattern is (arXiv 2306.08153);
-//! - fixed epochs: zeros between the steps of one user, and a fixed sum of their diagonal entries (arXiv 2211.06530).
+//! - participations `min_sep` apart: a unit diagonal, and zeros from `min_sep` away from it, so that columns
+//!   of one pattern are orthogonal whatever the pattern is (arXiv 2306.08153);
+//! - fixed epochs: zeros between the steps of one user, and a fixed sum of their diagonal entries (arXiv
+//!   2211.06530).
 //!
 //! The first is solved by a fixed point of its dual, the others by descent over the free entries of `X`.
 
@@ -31,7 +33,8 @@ enum Constraint {
     UnitDiagonal,
     /// A unit diagonal, and zeros from the `bands`-th diagonal on.
     Banded { bands: usize },
-    /// Zeros between steps that are a multiple of `apart` from each other, whose diagonal entries sum up to their number.
+    /// Zeros between steps that are a multiple of `apart` from each other, whose diagonal entries sum up to
+    /// their number.
     Orthogonal { apart: usize },
 }
 
@@ -61,17 +64,18 @@ impl Constraint {
 /// Hears of each iteration, and tells whether to go on.
 type OnIteration<'a> = &'a mut dyn FnMut(u64, f64) -> bool;
 
-/// The lower-triangular strategy with the least mean squared error at a sensitivity of 1, of those whose columns that one user
-/// can meet are orthogonal (so that the sensitivity is that of each alone; with fewer participations than fit, others may be
-/// better), to a relative `1e-6` of the loss
-/// or so for one participation (a duality gap, which is checked), and to where descent no longer helps else.
+/// The lower-triangular strategy with the least mean squared error at a sensitivity of 1, of those whose
+/// columns that one user can meet are orthogonal (so that the sensitivity is that of each alone; with fewer
+/// participations than fit, others may be better), to a relative `1e-6` of the loss or so for one
+/// participation (a duality gap, which is checked), and to where descent no longer helps else.
 ///
 /// Where the optimum has at most [`MAX_BANDS`] diagonals, of columns of norm 1, it comes as
 /// [`MatrixSpec::ColumnNormalizedBanded`], whose noising matrix keeps as many planes.
 ///
 /// # Errors
-/// [`Error::Invalid`] on `n` where it is 0 or over [`MAX_DENSE_N`], on `objective` where it is not the mean, on
-/// `problem.workload` where it is zero; those of the participation and of the workload; [`Error::Cancelled`].
+/// [`Error::Invalid`] on `n` where it is 0 or over [`MAX_DENSE_N`], on `objective` where it is not the mean,
+/// on `problem.workload` where it is zero; those of the participation and of the workload;
+/// [`Error::Cancelled`].
 pub(crate) fn optimize_dense(problem: &Problem, watch: &Watch<'_>) -> Result<Design> {
     let Problem { n, participation, objective, workload } = problem;
     if *n == 0 || *n > MAX_DENSE_N as u64 {
@@ -96,11 +100,12 @@ pub(crate) fn optimize_dense(problem: &Problem, watch: &Watch<'_>) -> Result<Des
     Design::of(strategy, noising_matrix, problem, &|| watch.abandoned())
 }
 
-/// What is added to the diagonal of the Gram matrix of a singular workload, in units of its mean: the optimum for it is that
-/// of the workload as near as the search comes to it.
+/// What is added to the diagonal of the Gram matrix of a singular workload, in units of its mean: the optimum
+/// for it is that of the workload as near as the search comes to it.
 const SINGULAR_SHARE: f64 = 1e-7;
 
-/// `A^T A / n`. A workload with zeros on its diagonal, such as a learning rate that begins with 0, gets a little more.
+/// `A^T A / n`. A workload with zeros on its diagonal, such as a learning rate that begins with 0, gets a
+/// little more.
 fn workload_gram(workload: &MatrixSpec, n: usize) -> Result<Mat<f64>> {
     let mut matrix = Mat::<f64>::zeros(n, n);
     let mut is_singular = false;

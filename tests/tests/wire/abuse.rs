@@ -1,5 +1,5 @@
-//! What no client of this protocol would send: random bytes, messages too long, connections that speak no HTTP. Each is
-//! answered with an error, and the server goes on serving.
+//! What no client of this protocol would send: random bytes, messages too long, connections that speak no
+//! HTTP. Each is answered with an error, and the server goes on serving.
 
 use bytes::Bytes;
 use bytesize::ByteSize;
@@ -289,8 +289,8 @@ async fn messages_of_empty_parts_are_refused() {
     .await;
 }
 
-/// Calls that keep the server waiting for their end, with long descriptions sent: there may be so many of them, and
-/// whatever is short is answered.
+/// Calls that keep the server waiting for their end, with long descriptions sent: there may be so many of
+/// them, and whatever is short is answered.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn so_many_bytes_of_descriptions_are_held_at_once() {
     let options = Options { max_message_bytes: Some(ByteSize::mib(1)), ..Options::default() };

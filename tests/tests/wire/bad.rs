@@ -1,4 +1,5 @@
-//! Descriptions that break a rule, over the wire: INVALID_ARGUMENT with the field and the rule, and nothing is made.
+//! Descriptions that break a rule, over the wire: INVALID_ARGUMENT with the field and the rule, and nothing
+//! is made.
 
 use noised::limits::MAX_HORIZON;
 use noised::{DType, Leaf, MatrixSpec, SessionSpec};

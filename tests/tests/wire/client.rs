@@ -1,4 +1,5 @@
-//! The client library against a server: steps by message and by stream, restarts, a network that is cut, typed errors.
+//! The client library against a server: steps by message and by stream, restarts, a network that is cut,
+//! typed errors.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Where the keys of noises come from: one for each session, from a master key and a public name, or from the client; and
-//! what a server remembers of the noises that it drew.
+//! Where the keys of noises come from: one for each session, from a master key and a public name, or from the
+//! client; and what a server remembers of the noises that it drew.
 
 use std::path::Path;
 
@@ -309,7 +309,8 @@ async fn a_ledger_survives_a_restart() {
             let told = assert_refused(&status, Code::FailedPrecondition, "NOISE_USED");
             assert_eq!(told.number("next_step"), Some(steps));
         }
-        // How far one came that there was when the server stopped depends on whether it had the time to note it.
+        // How far one came that there was when the server stopped depends on whether it had the time to note
+        // it.
         let status = client.create_session(noises::request("s", &resumed)).await.unwrap_err();
         assert_refused(&status, Code::FailedPrecondition, "NOISE_USED");
         let made = client.create_session(noises::request("unused", &unused)).await.unwrap().into_inner();

@@ -143,7 +143,8 @@ async fn streams_that_are_idle_do_not_hold_a_drain_up() {
         let job = job(1);
         let mut client = server.sessions().await;
         let name = job.create(&mut client, "").await;
-        // One that has sent nothing yet, one that has sent a step and not read its answer, a connection without calls.
+        // One that has sent nothing yet, one that has sent a step and not read its answer, a connection
+        // without calls.
         let mut silent = StepStream::open(&client);
         let mut unread = StepStream::open(&client);
         job.frames(&name, 0, 0, &[4096]).into_iter().for_each(|frame| unread.send(frame));
@@ -179,7 +180,8 @@ async fn a_drain_has_a_bound() {
     }
 }
 
-/// Streams that send step after step as fast as they can: whatever answer came was right, and the server stops.
+/// Streams that send step after step as fast as they can: whatever answer came was right, and the server
+/// stops.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_under_load() {
     for transport in [Transport::Tcp, Transport::Unix] {
@@ -243,7 +245,8 @@ async fn a_drain_under_load() {
     }
 }
 
-/// A client that does not read its answers keeps only its own stream back, and holds no memory of a deleted session.
+/// A client that does not read its answers keeps only its own stream back, and holds no memory of a deleted
+/// session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_that_does_not_read_harms_nobody_else() {
     let lanes = 4 << 20;
@@ -262,8 +265,8 @@ async fn a_client_that_does_not_read_harms_nobody_else() {
             unread.send(wire::frame(&made.name, 0, offset, vec![1; 1 << 20].into()));
         }
         let _first = unread.next().await.unwrap();
-        // Until it stands still: what the windows and queues hold is full. (Were that said too early, the test would
-        // ask for less.)
+        // Until it stands still: what the windows and queues hold is full. (Were that said too early, the
+        // test would ask for less.)
         let (mut position, mut still) = ((0, 0), 0);
         while still < 300 {
             let now = wire::position(&mut client, &made.name).await;

@@ -332,8 +332,8 @@ async fn an_optimisation_that_nobody_waits_for_frees_its_place() {
         }
         place_is_free(server).await;
 
-        // Nothing is found by then. The timer of the client, which covers the beginning of the answer, may be the
-        // first to end the call: its code is another.
+        // Nothing is found by then. The timer of the client, which covers the beginning of the answer, may be
+        // the first to end the call: its code is another.
         let mut request = tonic::Request::new(long_optimisation());
         request.set_timeout(Duration::from_millis(1));
         let ended = stream_error(client.optimize_strategy(request).await).await;

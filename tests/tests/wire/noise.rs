@@ -1,5 +1,5 @@
-//! Sessions whose noise the server draws, over gRPC: the bits that a session in this process draws, each step released
-//! once, and nothing lost with a connection.
+//! Sessions whose noise the server draws, over gRPC: the bits that a session in this process draws, each step
+//! released once, and nothing lost with a connection.
 
 use bytes::Bytes;
 use noised::{DType, Leaf, MatrixSpec, Precision, SessionSpec, Shard, Tree};

@@ -1,4 +1,5 @@
-//! Gradients that the server adds noise to: by message and by stream, cut and gone on with, each step under one gradient.
+//! Gradients that the server adds noise to: by message and by stream, cut and gone on with, each step under
+//! one gradient.
 
 use bytes::Bytes;
 use noised::session::NoiseState;

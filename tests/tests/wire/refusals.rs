@@ -1,4 +1,5 @@
-//! Steps that are refused: the wrong step, other bytes, bytes out of order, past the horizon, of a deleted session.
+//! Steps that are refused: the wrong step, other bytes, bytes out of order, past the horizon, of a deleted
+//! session.
 
 use bytes::Bytes;
 use noised::{DType, MatrixSpec, SessionSpec};

@@ -1,5 +1,5 @@
-//! Going back: to kept states and to others, the same bits come again; each act is counted; what breaks off leaves a session
-//! that goes on.
+//! Going back: to kept states and to others, the same bits come again; each act is counted; what breaks off
+//! leaves a session that goes on.
 
 use bytes::Bytes;
 use noised::{DType, SessionSpec, ShardCut, Tree};
@@ -295,7 +295,8 @@ impl Long {
     }
 }
 
-/// A client that goes away leaves a session that stands somewhere, gives the right bits there, and goes back from there.
+/// A client that goes away leaves a session that stands somewhere, gives the right bits there, and goes back
+/// from there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_is_given_up_leaves_a_session_that_goes_on() {
     on_both(Options::default(), async |server: &mut Server| {

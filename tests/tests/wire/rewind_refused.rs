@@ -1,5 +1,5 @@
-//! What keeping states and going back may not do: more states than are allowed, more memory than there is, one noise under
-//! two gradients.
+//! What keeping states and going back may not do: more states than are allowed, more memory than there is,
+//! one noise under two gradients.
 
 use bytes::Bytes;
 use bytesize::ByteSize;

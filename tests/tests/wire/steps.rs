@@ -1,5 +1,5 @@
-//! Steps over gRPC: every answer has the bits of a session in this process, each step is released once, and a broken
-//! connection loses nothing.
+//! Steps over gRPC: every answer has the bits of a session in this process, each step is released once, and a
+//! broken connection loses nothing.
 
 use noised::{DType, Precision, SessionSpec, Shard};
 use noised_server::config::Options;
@@ -126,7 +126,8 @@ async fn a_stream_cut_in_the_middle_of_a_step_is_resumed() {
         let mut client = server.sessions().await;
         let job = job(8);
         let name = job.create(&mut client, "").await;
-        // Cut after so many bytes: within the first tile, at the end of a tile, within a later one, before the last byte.
+        // Cut after so many bytes: within the first tile, at the end of a tile, within a later one, before
+        // the last byte.
         for (step, cut) in [(0, 1), (1, 4096), (2, 4097), (3, 12_288), (4, 20_000), (5, job.total() - 1)] {
             let whole = *job.bounds.iter().rfind(|&&bound| bound <= cut).unwrap();
             let mut stream = StepStream::open(&client);

@@ -131,8 +131,8 @@ impl Case {
     }
 }
 
-/// Numbers of random sign and mantissa, and magnitude 1 to 2: nothing compresses them, and no sum of them runs into
-/// infinities or denormals, which processors may be slow at.
+/// Numbers of random sign and mantissa, and magnitude 1 to 2: nothing compresses them, and no sum of them
+/// runs into infinities or denormals, which processors may be slow at.
 fn random_input(dtype: DType, len: usize) -> Bytes {
     // The exponent of 1, and the bits of the sign and the mantissa.
     let (one, free): (u64, u64) = match dtype {

@@ -20,7 +20,8 @@ fn title(report: &Report) -> String {
     format!("noised at {}: {}", report.server, settings.unwrap_or_default())
 }
 
-/// What is told apart is how many steps are slower, 1 in 10, 1 in 100, and so on: all else is above 99 percent.
+/// What is told apart is how many steps are slower, 1 in 10, 1 in 100, and so on: all else is above 99
+/// percent.
 fn latency_panel(cases: &[Measured]) -> Panel {
     let percentiles =
         [(1.0, "0"), (2.0, "50"), (10.0, "90"), (1e2, "99"), (1e3, "99.9"), (1e4, "99.99"), (1e5, "99.999")];

@@ -64,8 +64,8 @@ The JSON report:
 #[derive(Debug, clap::Args)]
 #[command(after_long_help = HELP)]
 pub(crate) struct Args {
-    /// The matrix: JSON such as '{"kind":"prefix_sum"}', @FILE with it, or @- for stdin. Unless given, the inverse of a
-    /// BLT with 4 buffers.
+    /// The matrix: JSON such as '{"kind":"prefix_sum"}', @FILE with it, or @- for stdin. Unless given, the
+    /// inverse of a BLT with 4 buffers.
     #[arg(long, value_name = "JSON|@FILE", default_value = DEFAULT_MATRIX, hide_default_value = true)]
     matrix: String,
     /// Lanes of a step; a case for each.

@@ -17,8 +17,8 @@ const USAGE: &str = "noisectl account [OPTIONS] -n <N> --noise-multiplier <S> --
 pub(crate) struct Args {
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// The noise multiplier. With sampling, the standard deviation of the noise over the clip norm times the strategy's
-    /// largest column norm; without, over the clip norm times the strategy's sensitivity.
+    /// The noise multiplier. With sampling, the standard deviation of the noise over the clip norm times the
+    /// strategy's largest column norm; without, over the clip norm times the strategy's sensitivity.
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     noise_multiplier: f64,
     /// Tell the epsilon of this delta.

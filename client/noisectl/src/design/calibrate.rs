@@ -36,8 +36,8 @@ pub(crate) struct Args {
     /// The delta of the target, or what epsilon is told for.
     #[arg(long, value_name = "D", allow_negative_numbers = true)]
     delta: Option<f64>,
-    /// The L2 sensitivity, as `noisectl sensitivity` tells it; with --sampling, the strategy's largest column norm. Unless
-    /// given, that of --strategy, or 1.
+    /// The L2 sensitivity, as `noisectl sensitivity` tells it; with --sampling, the strategy's largest column
+    /// norm. Unless given, that of --strategy, or 1.
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     sensitivity: Option<f64>,
     #[command(flatten)]

@@ -34,7 +34,8 @@ pub(crate) struct Args {
     /// Bands, of a banded family.
     #[arg(long, value_name = "P")]
     bands: Option<usize>,
-    /// Buffers at most, of buffered_toeplitz. Unless given, they are added one at a time until that no longer helps.
+    /// Buffers at most, of buffered_toeplitz. Unless given, they are added one at a time until that no longer
+    /// helps.
     #[arg(long, value_name = "D", conflicts_with = "bands")]
     buffers: Option<usize>,
     #[command(flatten)]

@@ -11,7 +11,8 @@ use crate::interrupt::Interrupt;
 use crate::output::short;
 use crate::printable::printable;
 
-/// A search under way, here or on a server. The first Ctrl-C ends it with the best that it has found, the second without.
+/// A search under way, here or on a server. The first Ctrl-C ends it with the best that it has found, the
+/// second without.
 pub(super) struct Search<'a> {
     bar: ProgressBar,
     interrupt: &'a Interrupt,
@@ -32,7 +33,8 @@ impl<'a> Search<'a> {
         if self.interrupt.is_raised() { Verdict::Finish } else { Verdict::Continue }
     }
 
-    /// Takes the line away and gives the result; where there is no result since it was interrupted, how far it had come.
+    /// Takes the line away and gives the result; where there is no result since it was interrupted, how far
+    /// it had come.
     pub(super) fn end<T>(self, found: Result<T, Failure>) -> Result<T, Failure> {
         self.bar.finish_and_clear();
         found.map_err(|failure| {

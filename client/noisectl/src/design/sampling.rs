@@ -18,8 +18,8 @@ pub(crate) enum Scheme {
     None,
     /// Every step takes every example with one probability.
     Poisson,
-    /// The examples are split into --bands groups; the groups take turns, and a step takes every example of its group with
-    /// one probability. For banded strategies.
+    /// The examples are split into --bands groups; the groups take turns, and a step takes every example of
+    /// its group with one probability. For banded strategies.
     #[value(name = "cyclic_poisson", alias = "cyclic-poisson")]
     CyclicPoisson,
     /// Every step draws --batch-size of --examples without replacement.
@@ -36,12 +36,12 @@ pub(crate) struct SamplingArgs {
     /// Steps.
     #[arg(short = 'n', value_name = "N")]
     n: Option<u64>,
-    /// With --sampling cyclic_poisson: the bands of the strategy, and so the groups of examples. Unless given, those of a
-    /// Toeplitz --strategy.
+    /// With --sampling cyclic_poisson: the bands of the strategy, and so the groups of examples. Unless
+    /// given, those of a Toeplitz --strategy.
     #[arg(long, value_name = "B")]
     bands: Option<u64>,
-    /// The probability of an example in a step in which it may take part. Unless given, --batch-size over the examples of a
-    /// step's group.
+    /// The probability of an example in a step in which it may take part. Unless given, --batch-size over the
+    /// examples of a step's group.
     #[arg(long, value_name = "Q", allow_negative_numbers = true)]
     sampling_probability: Option<f64>,
     /// Examples of a step: expected ones with Poisson sampling.
@@ -50,8 +50,8 @@ pub(crate) struct SamplingArgs {
     /// All examples.
     #[arg(long, value_name = "L")]
     examples: Option<u64>,
-    /// The strategy C: JSON, @FILE with it, or @- for stdin. It is checked to fit the sampling, and what the noise
-    /// multiplier is over is told.
+    /// The strategy C: JSON, @FILE with it, or @- for stdin. It is checked to fit the sampling, and what the
+    /// noise multiplier is over is told.
     #[arg(long, value_name = "JSON|@FILE")]
     strategy: Option<String>,
     #[command(flatten)]

@@ -20,8 +20,8 @@ pub(crate) struct Args {
     n: u64,
     #[command(flatten)]
     participation: ParticipationArgs,
-    /// The precision of the session that runs the inverse, f32 or f64, to which it rounds. Unless given, the larger
-    /// sensitivity of the two, which is safe for both.
+    /// The precision of the session that runs the inverse, f32 or f64, to which it rounds. Unless given, the
+    /// larger sensitivity of the two, which is safe for both.
     #[arg(long)]
     precision: Option<Precision>,
     #[command(flatten)]

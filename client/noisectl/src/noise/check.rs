@@ -23,7 +23,8 @@ const USAGE: &str = "noisectl noise check --input <FILE.npy> --matrix <JSON|@FIL
 #[derive(Debug, clap::Args)]
 #[command(override_usage = USAGE)]
 pub(crate) struct Args {
-    /// The steps as they were released: .npy of f32 or f64 with [steps, lanes], as `session run --out` writes it.
+    /// The steps as they were released: .npy of f32 or f64 with [steps, lanes], as `session run --out` writes
+    /// it.
     #[arg(long, value_name = "FILE.npy")]
     input: PathBuf,
     #[command(flatten)]

@@ -28,7 +28,8 @@ const INK: RGBColor = RGBColor(40, 44, 52);
 const GRID: RGBColor = RGBColor(212, 216, 222);
 const LIGHT_GRID: RGBColor = RGBColor(237, 239, 242);
 const GUIDE: RGBColor = RGBColor(176, 182, 192);
-/// Those of Okabe and Ito, which are told apart also by people who see fewer; the yellow darkened for white ground.
+/// Those of Okabe and Ito, which are told apart also by people who see fewer; the yellow darkened for white
+/// ground.
 const COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
@@ -170,8 +171,8 @@ impl Pen {
         DASHES[i % DASHES.len()].map(|(dash, gap)| (self.px(dash), self.px(gap)))
     }
 
-    /// The outline, around its place, of a mark of its own for each number. Marks of one place leave something to see of
-    /// each other.
+    /// The outline, around its place, of a mark of its own for each number. Marks of one place leave
+    /// something to see of each other.
     fn mark(self, i: usize) -> PathElement<(i32, i32)> {
         let shape: &[(i32, i32)] = match i % DASHES.len() {
             0 => &[(-2, -2), (2, -2), (2, 2), (-2, 2), (-2, -2), (2, 2)],

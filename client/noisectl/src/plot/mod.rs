@@ -1,7 +1,7 @@
 //! Figures: panels with axes and lines side by side, as SVG or PNG.
 //!
-//! A command describes a [`Figure`] and has an [`ImageFile`] write it. `axis` knows ranges and numbers, `draw` colours
-//! and places, `image` files.
+//! A command describes a [`Figure`] and has an [`ImageFile`] write it. `axis` knows ranges and numbers,
+//! `draw` colours and places, `image` files.
 
 mod axis;
 mod draw;
@@ -42,8 +42,8 @@ pub(crate) struct Series {
 enum Look {
     Line(usize),
     Marker(usize),
-    /// A line with a mark at each point. Those of different numbers have other dashes and marks, too, so that each is seen
-    /// where they lie on each other.
+    /// A line with a mark at each point. Those of different numbers have other dashes and marks, too, so that
+    /// each is seen where they lie on each other.
     Marked(usize),
     /// A faint line behind the others.
     Guide,

@@ -26,7 +26,8 @@ pub(crate) enum Command {
     List(list::Args),
     /// End a session and free its memory.
     Delete(delete::Args),
-    /// Take a session to --steps steps in all, from where it stands: making it, or going on after an interruption.
+    /// Take a session to --steps steps in all, from where it stands: making it, or going on after an
+    /// interruption.
     Run(run::Args),
     /// Keep the state of the step that a session expects, so that it goes back to it at once.
     Keep(keep::Args),

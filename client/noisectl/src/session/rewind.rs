@@ -12,8 +12,8 @@ pub(crate) struct Args {
     id: String,
     /// The step to be expected next: any up to the last that was ever released.
     step: u64,
-    /// Of a session that privatizes: let steps that were released be asked again with another gradient. One noise under
-    /// two gradients gives their difference away; whoever says this accounts for that elsewhere.
+    /// Of a session that privatizes: let steps that were released be asked again with another gradient. One
+    /// noise under two gradients gives their difference away; whoever says this accounts for that elsewhere.
     #[arg(long)]
     allow_divergence: bool,
     #[command(flatten)]

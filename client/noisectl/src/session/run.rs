@@ -25,8 +25,8 @@ const INPUTS_AHEAD: usize = 1;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The session's name, under which a run that was interrupted goes on. Unless given, the session is deleted when the
-    /// run has ended, however it ends.
+    /// The session's name, under which a run that was interrupted goes on. Unless given, the session is
+    /// deleted when the run has ended, however it ends.
     #[arg(long, default_value = "", hide_default_value = true)]
     id: String,
     #[command(flatten)]
@@ -34,7 +34,8 @@ pub(crate) struct Args {
     /// The step to stop before. Unless given, the end of the input, or the horizon.
     #[arg(long, value_name = "T")]
     steps: Option<u64>,
-    /// Steps or gradients from a file: .npy with [steps, lanes], or .safetensors with a tensor for each leaf, steps first.
+    /// Steps or gradients from a file: .npy with [steps, lanes], or .safetensors with a tensor for each leaf,
+    /// steps first.
     #[arg(long, value_name = "FILE", conflicts_with = "seed")]
     input: Option<PathBuf>,
     /// Standard normals from a seed, for trying things out; no private noise.
