@@ -27,6 +27,7 @@ from noised.errors import InvalidArgumentError, NoisedError
 loose: Any = noised
 PREFIX = noised.prefix_sum()
 STRATEGY = noised.BufferedToeplitz.build([0.9], [0.2])
+SAMPLING = noised.Sampling.poisson(0.1)
 TREE = {"w": np.zeros(3, np.float32)}
 
 
@@ -219,6 +220,30 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
             "client": None,
         },
     ),
+    "noised.account": (
+        noised.account,
+        {
+            "n": 4,
+            "sampling": SAMPLING,
+            "noise_multiplier": 1.0,
+            "epsilon": None,
+            "delta": 1e-5,
+            "strategy": None,
+            "participation": None,
+            "client": None,
+        },
+    ),
+    "noised.epsilon": (
+        noised.epsilon,
+        {"n": 4, "sampling": SAMPLING, "noise_multiplier": 1.0, "delta": 1e-5, "client": None},
+    ),
+    "noised.Sampling": (
+        lambda **arguments: noised.epsilon(4, noised.Sampling(**arguments), noise_multiplier=1.0, delta=1e-5),
+        {"scheme": "poisson", "probability": 0.1, "bands": None, "batch_size": None, "examples": None},
+    ),
+    "Sampling.poisson": (noised.Sampling.poisson, {"probability": 0.1}),
+    "Sampling.cyclic_poisson": (noised.Sampling.cyclic_poisson, {"probability": 0.1, "bands": 2}),
+    "Sampling.fixed_size": (noised.Sampling.fixed_size, {"batch_size": 1, "examples": 10}),
     "noised.optimize": (
         noised.optimize,
         {"family": "banded_toeplitz", "n": 4, "bands": 2, "buffers": None, **QUESTION},
@@ -385,6 +410,7 @@ CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 #: What takes no argument that could be wrong, or is told of by what is above.
 EXEMPT = {
+    "noised.Account",
     "noised.Calibration",
     "noised.Client",
     "noised.Design",

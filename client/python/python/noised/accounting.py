@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from noised import _noised
-from noised._check import is_a, maybe_real, real, whole
+from noised._check import is_a, maybe_real, maybe_whole, one_of, real, whole
 from noised._html import table
 from noised.errors import InvalidArgumentError
 from noised.participation import Participation
@@ -33,6 +33,18 @@ class Sampling:
     bands: int | None = None
     batch_size: int | None = None
     examples: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses what is of another type, by its name."""
+        one_of("scheme", self.scheme, ("none", "poisson", "cyclic_poisson", "fixed_size"))
+        checked = {
+            "probability": maybe_real("sampling_probability", self.probability),
+            "bands": maybe_whole("bands", self.bands),
+            "batch_size": maybe_whole("batch_size", self.batch_size),
+            "examples": maybe_whole("examples", self.examples),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def none(cls) -> Sampling:
