@@ -3,9 +3,10 @@
 //! A cell holds the outputs whose loss lies between two neighbours of the grid, `l` and `l + h`. It has mass
 //! `a` under `P` and `b` under `Q`.
 //!
-//! - *Connect the dots* (arXiv 2207.04380) splits a cell's mass between both ends so that `a` and `b` stay what they are:
-//!   the end `l` gets the integral of `(e^(l + h - L) - 1) / (e^h - 1)` over `dP`, the end `l + h` that of
-//!   `(1 - e^(l - L)) / (1 - e^-h)`. It is the least curve with kinks on the grid alone that is nowhere below the truth.
+//! - *Connect the dots* (arXiv 2207.04380) splits a cell's mass between both ends so that `a` and `b` stay
+//!   what they are: the end `l` gets the integral of `(e^(l + h - L) - 1) / (e^h - 1)` over `dP`, the end
+//!   `l + h` that of `(1 - e^(l - L)) / (1 - e^-h)`. It is the least curve with kinks on the grid alone that
+//!   is nowhere below the truth.
 //! - *Rounding up* gives all of a cell's mass to its upper end.
 //! - *Merging* gives a lower bound: outputs between two thresholds are told apart no more, which by the data
 //!   processing inequality takes privacy loss away. The thresholds are such that the merged outputs' loss,

@@ -19,10 +19,6 @@
 //! | [`SessionSpec`], [`ResolvedSpec`] | what a session is bound to; what it costs; its fingerprint |
 //! | `range` | whether its noise fits the numbers that it is answered in |
 //! | [`Session`] | the state, and the rule above |
-//! | `noise`, `privatize` | the half that answers where noise is drawn; gradients under which noise is released |
-//! | `drawer`, `buffers` | the half that draws; the memory that it draws into |
-//! | `track` | the rule above, for tiles that a client sends |
-//! | `kept` | states to go back to, and the acts of going back |
 //! | [`AnySession`], [`Standing`] | a session of any source behind one set of methods; where it stands |
 //! | [`Assembler`] | a stream's frames of any size, as runs of whole tiles |
 //! | `track` | the rule for steps that a client sends bytes for |
