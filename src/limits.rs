@@ -32,6 +32,10 @@ pub const LOOKAHEAD_BYTES: u64 = 256 << 20;
 /// that is drawn because it was asked for, and answers that are still on their way.
 pub const MAX_STEPS_UNDER_WAY: usize = 4;
 
+/// Steps past the last one that a store knows of with which a session of `gaussian` goes on where its client
+/// asks for them. Each of them is drawn again.
+pub const MAX_STEPS_UNKNOWN: u64 = 1 << 20;
+
 /// Steps that a session may have ready ahead of its client.
 pub const MAX_LOOKAHEAD: u32 = 64;
 

@@ -134,7 +134,7 @@ pub(crate) fn replayed(bands: usize, lookahead: u32, lanes: usize, rounds: usize
         for ((session, drawer), samples) in sessions.iter_mut().zip(&mut samples) {
             let mut times = Vec::new();
             for _ in 0..4 {
-                let buffers = session.take_buffers(steps);
+                let buffers = session.take_buffers(steps, drawer);
                 let start = Instant::now();
                 let drawn = drawer.draw(buffers);
                 times.push(start.elapsed().as_secs_f64() * 1e3 / steps as f64);

@@ -25,7 +25,7 @@ impl Entry {
         let (entry, compute) = (Arc::clone(self), Arc::clone(compute));
         let task = tokio::spawn(async move {
             // A session without a drawer never asks for noise: to ask again would go on for ever.
-            let Some(drawer) = entry.lock_drawer().await? else { return Err(ServiceError::Internal) };
+            let Some(mut drawer) = entry.lock_drawer().await? else { return Err(ServiceError::Internal) };
             let buffers = {
                 let mut session = entry.lock().await?;
                 if !session.needs_noise() {
@@ -35,7 +35,7 @@ impl Entry {
                 if steps == 0 {
                     return Err(answers_are_held());
                 }
-                session.take_buffers(steps)
+                session.take_buffers(steps, Some(&mut *drawer))
             };
             entry.draw(&compute, drawer, buffers).await
         });
@@ -63,7 +63,7 @@ impl Entry {
 
     async fn draw_until_enough(self: &Arc<Self>, compute: &Compute) -> Result<(), ServiceError> {
         loop {
-            let Some(drawer) = self.lock_drawer().await? else { return Ok(()) };
+            let Some(mut drawer) = self.lock_drawer().await? else { return Ok(()) };
             let buffers = {
                 let mut session = self.lock().await?;
                 let steps = session.wanted_steps().min(session.room());
@@ -74,7 +74,7 @@ impl Entry {
                     self.stop_drawing_ahead();
                     return Ok(());
                 }
-                session.take_buffers(steps)
+                session.take_buffers(steps, Some(&mut *drawer))
             };
             self.draw(compute, drawer, buffers).await?;
         }

@@ -1,6 +1,7 @@
 //! [`AnySession`]: a session of any source behind one set of methods. Nobody outside of this file asks which
 //! source a session has to drive it.
 
+use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -15,10 +16,10 @@ use crate::noise::NoiseKey;
 /// The answering half of a session, whatever its source. Where noise is drawn, a [`NoiseDrawer`] is the other
 /// half.
 #[derive(Debug)]
-pub struct AnySession(Half);
+pub struct AnySession(pub(super) Half);
 
 #[derive(Debug)]
-enum Half {
+pub(super) enum Half {
     Input(Session),
     Noise(NoiseSession),
 }
@@ -167,11 +168,11 @@ impl AnySession {
         }
     }
 
-    /// Memory for so many steps, to be drawn into; none where nothing is drawn.
-    pub fn take_buffers(&mut self, count: usize) -> Vec<StepBuffer> {
-        match &mut self.0 {
-            Half::Input(_) => Vec::new(),
-            Half::Noise(session) => session.take_buffers(count),
+    /// Memory for so many steps, to be drawn into by `drawer`, the other half; none where nothing is drawn.
+    pub fn take_buffers(&mut self, count: usize, drawer: Option<&mut NoiseDrawer>) -> Vec<StepBuffer> {
+        match (&mut self.0, drawer) {
+            (Half::Noise(session), Some(drawer)) => session.take_buffers(count, drawer),
+            (Half::Input(_) | Half::Noise(_), _) => Vec::new(),
         }
     }
 
@@ -185,6 +186,18 @@ impl AnySession {
                 Err(Error::invalid("source", "must be `gaussian` or `privatize` to take noise"))
             }
             Half::Noise(session) => session.supply(steps),
+        }
+    }
+
+    /// Writes the state of a session of the client's input out; nothing of another, whose state can be drawn
+    /// again.
+    ///
+    /// # Errors
+    /// As [`Session::snapshot`].
+    pub fn snapshot(&self, writer: impl io::Write) -> io::Result<()> {
+        match &self.0 {
+            Half::Input(session) => session.snapshot(writer),
+            Half::Noise(_) => Ok(()),
         }
     }
 

@@ -168,7 +168,7 @@ impl NoiseDrawer {
             match ask(session)? {
                 Outcome::Answer(chunks) => return Ok(chunks),
                 Outcome::NeedsNoise => {
-                    let buffers = session.take_buffers(session.wanted_steps().max(1));
+                    let buffers = session.take_buffers(session.wanted_steps().max(1), self);
                     session.supply(self.draw(buffers))?;
                 }
             }

@@ -49,6 +49,11 @@ impl Rewinds {
         Self { released: step, ..Self::default() }
     }
 
+    /// Acts that are known of a session that ever released so many steps.
+    pub(super) fn known(last: Vec<Rewind>, count: u64, released: u64) -> Self {
+        Self { last: last.into(), count, released }
+    }
+
     /// Notes one, of a session that had ever released so many steps.
     pub(super) fn note(&mut self, rewind: Rewind, released: u64) {
         if self.last.len() == MAX_REWINDS_KEPT {

@@ -27,6 +27,7 @@
 //! | `noise` | the half that answers where the server draws |
 //! | `privatize` | noise released under gradients, each step under one gradient |
 //! | `kept` | states that are kept, and going back to them |
+//! | `recovery` | going on with a session that a store gives back |
 //! | `buffers` | memory for drawn steps, used again |
 //! | `outputs` | the kept output |
 //! | `snapshot` | the state as bytes and back |
@@ -49,6 +50,7 @@ mod noise;
 mod outputs;
 mod privatize;
 mod range;
+mod recovery;
 mod snapshot;
 mod source;
 mod spec;
@@ -60,6 +62,8 @@ pub use buffers::StepBuffer;
 pub use drawer::{DrawnStep, NoiseDrawer};
 pub use kept::WhenFull;
 pub use noise::{NoiseRewind, NoiseSession, Outcome};
+pub use privatize::GradientDigest;
+pub use recovery::Recovered;
 pub use source::{KeyOrigin, Noise, NoiseOptions, NoiseState, Rewind, Source};
 pub use spec::{Fingerprint, ResolvedSpec, SessionCost, SessionSpec};
 

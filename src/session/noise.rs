@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,24 +22,28 @@ use crate::noise::NoiseKey;
 
 /// The answering half of a session whose noise the server draws.
 pub struct NoiseSession {
-    resolved: Arc<ResolvedSpec>,
+    pub(super) resolved: Arc<ResolvedSpec>,
     options: NoiseOptions,
     /// The noise of the next step and those after it, as far as it is drawn.
-    drawn: VecDeque<DrawnStep>,
+    pub(super) drawn: VecDeque<DrawnStep>,
     /// Memory to draw into.
     buffers: Buffers,
-    release: Release,
+    pub(super) release: Release,
     kept: BTreeMap<u64, Kept>,
-    rewinds: Rewinds,
+    pub(super) rewinds: Rewinds,
+    /// Of a session that a store gave back: with which step it may go on. None once it went on.
+    pub(super) open: Option<RangeInclusive<u64>>,
 }
 
 /// How noise is released.
-enum Release {
+pub(super) enum Release {
     /// As it is.
     Gaussian {
         next_step: u64,
         /// The answer to the step before, unless the session went back since.
         last: Option<Bytes>,
+        /// A step of which a client may have a part already, from a server that is gone.
+        in_part: Option<u64>,
     },
     /// Under a gradient.
     Privatize(Box<Privatize>),
@@ -105,7 +110,7 @@ impl NoiseSession {
         step: u64,
     ) -> Result<(Self, NoiseDrawer)> {
         let (mut session, mut drawer) = Self::new(resolved, key, options)?;
-        let Release::Gaussian { next_step, last: _ } = &mut session.release else {
+        let Release::Gaussian { next_step, .. } = &mut session.release else {
             let rule = "must be `gaussian`: of another source nobody knows which gradients had the noise of the steps before";
             return Err(Error::invalid("source", rule));
         };
@@ -131,7 +136,9 @@ impl NoiseSession {
         let resolved = resolved.into();
         resolved.check_noise_options(options)?;
         let release = match resolved.spec.source {
-            Source::Input | Source::Gaussian(_) => Release::Gaussian { next_step: 0, last: None },
+            Source::Input | Source::Gaussian(_) => {
+                Release::Gaussian { next_step: 0, last: None, in_part: None }
+            }
             Source::Privatize { .. } => {
                 Release::Privatize(Box::new(Privatize::new(Arc::clone(&resolved), backend, &key)))
             }
@@ -147,6 +154,7 @@ impl NoiseSession {
             release,
             kept: BTreeMap::new(),
             rewinds: Rewinds::default(),
+            open: None,
         };
         Ok((session, drawer))
     }
@@ -169,7 +177,7 @@ impl NoiseSession {
     /// The step that is expected next.
     pub fn next_step(&self) -> u64 {
         match &self.release {
-            Release::Gaussian { next_step, last: _ } => *next_step,
+            Release::Gaussian { next_step, .. } => *next_step,
             Release::Privatize(privatize) => privatize.next_step(),
         }
     }
@@ -197,13 +205,14 @@ impl NoiseSession {
     /// past the end; [`Error::WrongStep`], [`Error::PastHorizon`]; [`Error::NoiseNotFinite`], at which the
     /// session ends.
     pub fn fetch(&mut self, step: u64, offset: usize) -> Result<Outcome> {
-        let Release::Gaussian { next_step, last } = &mut self.release else {
-            return Err(Error::invalid("source", "must be `gaussian` for a step without a payload"));
-        };
         let length = self.resolved.layout.byte_len();
-        if offset >= length {
+        if self.draws_all() && offset >= length {
             return Err(Error::invalid("offset", format!("must be less than the step's {length} bytes")));
         }
+        self.go_on_with(step);
+        let Release::Gaussian { next_step, last, in_part } = &mut self.release else {
+            return Err(Error::invalid("source", "must be `gaussian` for a step without a payload"));
+        };
         let answer = |bytes: &Bytes, replay| {
             Outcome::Answer(vec![OutputChunk { offset, bytes: bytes.slice(offset..), replay }])
         };
@@ -216,7 +225,7 @@ impl NoiseSession {
         if step != *next_step {
             return Err(Error::WrongStep { requested: step, expected: *next_step });
         }
-        if offset != 0 {
+        if offset != 0 && *in_part != Some(step) {
             return Err(Error::invalid("offset", format!("must be 0: step {step} is not released yet")));
         }
         // The answer to the step before has arrived: its memory is free for this one.
@@ -228,6 +237,7 @@ impl NoiseSession {
             return Ok(Outcome::NeedsNoise);
         };
         *next_step += 1;
+        *in_part = None;
         // What comes again after a rewind is the same bits.
         let replay = step < self.rewinds.released(0, false);
         Ok(answer(last.insert(drawn.bytes), replay))
@@ -244,6 +254,7 @@ impl NoiseSession {
     /// [`Error::Diverged`] where the step was released under another gradient before the session went back;
     /// [`Error::NoiseNotFinite`], at which the session ends.
     pub fn apply(&mut self, step: u64, offset: usize, pieces: Vec<Bytes>) -> Result<Outcome> {
+        self.go_on_with(step);
         let Release::Privatize(privatize) = &mut self.release else {
             return Err(Error::invalid("payload", "must be empty: the source is `gaussian`"));
         };
@@ -251,6 +262,7 @@ impl NoiseSession {
             Taken::NeedsNoise => return Ok(Outcome::NeedsNoise),
             Taken::Part(chunks) => chunks,
             Taken::Last(chunks) => {
+                self.open = None;
                 self.drawn.pop_front();
                 chunks
             }
@@ -266,6 +278,10 @@ impl NoiseSession {
     /// How many steps should be drawn now, to have as many ready as the options say: none while there are
     /// enough, and else about half of them, so that one sweep through the state draws several.
     pub fn wanted_steps(&self) -> usize {
+        if self.open.is_some() {
+            // Nobody knows yet which steps these are.
+            return 0;
+        }
         let lookahead = self.options.lookahead as usize;
         let a_pass = (lookahead / 2).clamp(1, MAX_STEPS_A_PASS);
         let room = lookahead.saturating_sub(self.drawn.len());
@@ -282,8 +298,10 @@ impl NoiseSession {
         most.saturating_sub(self.buffers.used())
     }
 
-    /// Memory for so many steps, to be drawn into.
-    pub fn take_buffers(&mut self, count: usize) -> Vec<StepBuffer> {
+    /// Memory for so many steps, to be drawn into by `drawer`, the other half of this session. It goes past
+    /// the steps that are not wanted of it first.
+    pub fn take_buffers(&mut self, count: usize, drawer: &mut NoiseDrawer) -> Vec<StepBuffer> {
+        drawer.begin_at(self.next_step() + self.drawn.len() as u64);
         (0..count).map(|_| self.buffers.take()).collect()
     }
 
@@ -299,6 +317,7 @@ impl NoiseSession {
             }
         }
         self.drawn.extend(steps);
+        self.close();
         Ok(())
     }
 
@@ -322,6 +341,7 @@ impl NoiseSession {
         if self.kept.contains_key(&step) {
             return Ok(());
         }
+        self.go_on_with(step);
         let expected = self.next_step();
         let is_held = self.held().is_some_and(|held| held.step == step);
         if !is_held && (step != expected || self.next_offset() > 0) {
@@ -359,7 +379,7 @@ impl NoiseSession {
 
     /// Of a `gaussian` source: the step before the one that comes next, while its answer is held.
     fn held(&self) -> Option<DrawnStep> {
-        let Release::Gaussian { next_step, last: Some(last) } = &self.release else { return None };
+        let Release::Gaussian { next_step, last: Some(last), .. } = &self.release else { return None };
         // Nothing else is ever released.
         Some(DrawnStep { step: next_step.checked_sub(1)?, bytes: last.clone(), finite: true })
     }
@@ -380,7 +400,8 @@ impl NoiseSession {
     ///
     /// # Errors
     /// [`Error::PastReleased`]; nothing is changed then.
-    pub fn begin_rewind(&self, step: u64, drawer: &mut NoiseDrawer) -> Result<NoiseRewind> {
+    pub fn begin_rewind(&mut self, step: u64, drawer: &mut NoiseDrawer) -> Result<NoiseRewind> {
+        self.go_on_with(step);
         let released = self.released_steps();
         if step > released {
             return Err(Error::PastReleased { requested: step, released });
@@ -416,10 +437,12 @@ impl NoiseSession {
         let (from_step, released) = (self.next_step(), self.released_steps());
         let to_step = drawn.front().map_or(drawer.next_step(), |drawn| drawn.step);
         self.drawn = drawn;
+        self.open = None;
         match &mut self.release {
-            Release::Gaussian { next_step, last } => {
+            Release::Gaussian { next_step, last, in_part } => {
                 *next_step = to_step;
                 *last = None;
+                *in_part = None;
             }
             Release::Privatize(privatize) => {
                 // Where it was called off on its way, nothing is allowed for the steps before the one that

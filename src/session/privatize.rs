@@ -14,8 +14,8 @@ use crate::kernel::{Backend, Sum, all_finite, decode, gradient_range};
 use crate::limits::PARALLEL_GRAIN_BYTES;
 use crate::noise::NoiseKey;
 
-/// A digest of a step's gradient: nobody without the noise's key can make two gradients agree in it.
-type Digest = [u8; 16];
+/// A digest of a step's gradient. Nobody without the noise's key can make two gradients agree in it.
+pub type GradientDigest = [u8; 16];
 
 /// Takes gradients in, and remembers which it took.
 pub(super) struct Privatize {
@@ -26,13 +26,15 @@ pub(super) struct Privatize {
     hash: Zeroizing<blake3::Hasher>,
     /// Of the gradients under which steps 0, 1, ... were released. None where a step may be released under
     /// any: it was not, or only in part, or may be released under another.
-    released: Vec<Option<Digest>>,
+    released: Vec<Option<GradientDigest>>,
     /// The beginnings of the gradients of other steps, in the middle of which the session went back.
     released_in_part: BTreeMap<u64, ReleasedInPart>,
     /// The gradient of a step that was released before, as far as it has come. Its answer waits for the rest:
     /// until then nobody knows whether it is the same gradient. The bytes are copied: a piece may keep a
     /// longer message alive, and the session answers for as many bytes as a gradient has.
     held: Vec<u8>,
+    /// Whether no part of any answer goes out before all of the gradient has come.
+    whole: bool,
 }
 
 /// What came of a run of tiles.
@@ -48,7 +50,7 @@ pub(super) enum Taken {
 #[derive(Clone, Copy, Debug)]
 struct ReleasedInPart {
     bytes: usize,
-    digest: Digest,
+    digest: GradientDigest,
 }
 
 impl Privatize {
@@ -62,7 +64,19 @@ impl Privatize {
             released: Vec::new(),
             released_in_part: BTreeMap::new(),
             held: Vec::new(),
+            whole: false,
         }
+    }
+
+    /// From now on, answers nothing of a step before all of its gradient has come.
+    pub(super) fn take_whole_steps(&mut self) {
+        self.whole = true;
+    }
+
+    /// Goes on before `step` as one that released the steps before under gradients of these digests.
+    pub(super) fn go_on(&mut self, step: u64, released: Vec<Option<GradientDigest>>) {
+        self.released = released;
+        self.restart_at(step, None);
     }
 
     pub(super) fn next_step(&self) -> u64 {
@@ -81,7 +95,8 @@ impl Privatize {
         pieces: Vec<Bytes>,
         drawn: Option<&DrawnStep>,
     ) -> Result<Taken> {
-        if step == self.track.step && self.was_released(step) && self.track.tiles_done == 0 {
+        let waits = self.whole || self.was_released(step);
+        if step == self.track.step && waits && self.track.tiles_done == 0 {
             return self.hold(step, offset, pieces, drawn);
         }
         self.apply_fresh(step, offset, &pieces, drawn)
@@ -189,7 +204,7 @@ impl Privatize {
     }
 
     /// The digest of the gradient under which all of a step was released.
-    fn digest_of(&self, step: u64) -> Option<Digest> {
+    pub(super) fn digest_of(&self, step: u64) -> Option<GradientDigest> {
         self.released.get(usize::try_from(step).ok()?).copied().flatten()
     }
 
@@ -232,9 +247,8 @@ impl Privatize {
         }
         let held = self.held.len();
         if offset != held {
-            let rule = format!(
-                "must be {held}, found {offset}: step {step} was released before, and is taken as a whole"
-            );
+            let why = if self.whole { "and so is every step" } else { "since it was released before" };
+            let rule = format!("must be {held}, found {offset}: step {step} is taken as a whole, {why}");
             return Err(Error::invalid("offset", rule));
         }
         pieces.iter().for_each(|piece| self.held.extend_from_slice(piece));
@@ -295,8 +309,8 @@ fn hash_of_step(key: &[u8; 32], step: u64) -> Zeroizing<blake3::Hasher> {
     hash
 }
 
-fn digest(hash: &blake3::Hasher) -> Digest {
-    let mut digest = Digest::default();
+fn digest(hash: &blake3::Hasher) -> GradientDigest {
+    let mut digest = GradientDigest::default();
     hash.finalize_xof().fill(&mut digest);
     digest
 }

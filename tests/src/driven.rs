@@ -44,7 +44,8 @@ impl Driven {
 
     /// Draws so many steps.
     pub fn draw(&mut self, steps: usize) {
-        let drawn = self.drawer.draw(self.session.take_buffers(steps));
+        let buffers = self.session.take_buffers(steps, &mut self.drawer);
+        let drawn = self.drawer.draw(buffers);
         self.session.supply(drawn).unwrap();
     }
 

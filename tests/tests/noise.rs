@@ -261,7 +261,8 @@ fn noise_that_is_not_next_is_not_taken() {
     let mut driven = Driven::new(gaussian(specs::noising(), tree()), options(1, KEPT));
     let mut other = Driven::new(gaussian(specs::noising(), tree()), options(1, KEPT));
     other.fetch(0).unwrap();
-    let drawn = other.drawer.draw(other.session.take_buffers(1));
+    let buffers = other.session.take_buffers(1, &mut other.drawer);
+    let drawn = other.drawer.draw(buffers);
     assert!(matches!(driven.session.supply(drawn), Err(Error::WrongStep { .. })));
 }
 

@@ -144,7 +144,8 @@ fn noise_for_narrow_gradients_is_not_narrow() {
     assert_eq!(spec.precision, Precision::F32);
     let options = NoiseOptions { lookahead: 1, state: NoiseState::Kept };
     let (mut session, mut drawer) = NoiseSession::new(spec.resolve().unwrap(), key(9), options).unwrap();
-    let drawn = drawer.draw(session.take_buffers(1));
+    let buffers = session.take_buffers(1, &mut drawer);
+    let drawn = drawer.draw(buffers);
     session.supply(drawn).unwrap();
     let gradient = bytes::Bytes::from(vec![0; 2 * LANES]);
     let Outcome::Answer(answer) = session.apply(0, 0, vec![gradient]).unwrap() else {

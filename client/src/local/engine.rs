@@ -38,7 +38,7 @@ impl Engine {
             if let Outcome::Answer(chunks) = session.take(step, 0, std::slice::from_ref(input))? {
                 return Ok(chunks);
             }
-            let buffers = session.take_buffers(*a_pass);
+            let buffers = session.take_buffers(*a_pass, drawer.as_mut());
             session.supply(drawer.as_mut().map_or_else(Vec::new, |drawer| drawer.draw(buffers)))?;
         }
     }
