@@ -55,7 +55,7 @@ impl Entry {
         tokio::spawn(async move {
             let drawing = DrawingAhead(&entry);
             if let Err(error) = entry.draw_until_enough(&compute).await {
-                tracing::debug!(session = %entry.name, %error, "no more is drawn ahead");
+                tracing::debug!(session = %entry.key, %error, "no more is drawn ahead");
             }
             drop(drawing);
         });
@@ -129,7 +129,7 @@ impl Entry {
             compute.run(work).await
         };
         let (_drawer, drawn) = drawn.inspect_err(|_| {
-            tracing::error!(session = %self.name, "drawing panicked; the session is damaged");
+            tracing::error!(session = %self.key, "drawing panicked; the session is damaged");
         })?;
         Ok(self.lock().await?.supply(drawn)?)
     }

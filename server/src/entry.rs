@@ -19,6 +19,7 @@ use tokio::sync::{OwnedMappedMutexGuard, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::compute::Compute;
+use crate::identity::SessionKey;
 use crate::last_use::LastUse;
 use crate::ledger::Claim;
 use crate::registry::{Memory, Reservation};
@@ -30,7 +31,7 @@ pub(crate) const INLINE_WORK: usize = 128 * TILE_LANES;
 /// A session and where it stands.
 #[derive(Debug)]
 pub(crate) struct Entry {
-    pub(crate) name: String,
+    pub(crate) key: SessionKey,
     /// Whether the client chose the name, so that somebody may come back to the session.
     pub(crate) named: bool,
     pub(crate) last_use: LastUse,
@@ -119,7 +120,7 @@ impl Entry {
                     return Err(self.not_found());
                 }
                 applied.unwrap_or_else(|broken| {
-                    tracing::error!(session = %self.name, step, "a computation panicked; the session is damaged");
+                    tracing::error!(session = %self.key, step, "a computation panicked; the session is damaged");
                     Err(broken)
                 })
             };
@@ -299,7 +300,7 @@ impl Entry {
     }
 
     pub(crate) fn not_found(&self) -> ServiceError {
-        ServiceError::SessionNotFound { name: self.name.clone() }
+        ServiceError::SessionNotFound { name: self.key.name.clone() }
     }
 }
 

@@ -9,6 +9,7 @@ use noised_proto::ServiceError;
 use zeroize::Zeroizing;
 
 use crate::entry::Entry;
+use crate::identity::SessionKey;
 use crate::ledger::{Claim, Ledger, Wanted};
 use crate::registry::{AskedNoise, Resumed};
 
@@ -40,7 +41,7 @@ impl Keys {
     /// The key of a session; `None` where the server draws nothing for it.
     pub(crate) fn key_of(
         &self,
-        session: &str,
+        holder: &SessionKey,
         resolved: &ResolvedSpec,
         asked: AskedNoise,
     ) -> Result<Option<Keyed>, ServiceError> {
@@ -64,7 +65,7 @@ impl Keys {
                 }
                 // Going on draws no noise for other gradients than before: it is not begun again.
                 let goes_on = resumed.is_some();
-                let wanted = Wanted { noise_id, fingerprint, lanes, session, start_over, goes_on };
+                let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on };
                 let claim = self.ledger.claim(wanted)?;
                 Keyed { key, claim: Some(claim) }
             }

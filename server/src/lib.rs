@@ -13,7 +13,8 @@
 //! | `keys`, `ledger` | the keys of noises, and which of them were drawn before |
 //! | `given_key` | keys that clients give, taken out of requests before those are decoded |
 //! | [`secrets`] | where the master key comes from, and what keeps secrets within the process |
-//! | `registry` | the sessions by name, and the memory promised to them |
+//! | `identity` | who makes a call: its tenant, and where it comes from; the key of a session |
+//! | `registry` | the sessions by tenant and name, and the memory promised to them |
 //! | `last_use` | when a session was last used |
 //! | `compute` | the threads that multiply, and how an async task waits for them |
 //! | `sessions` | the service Sessions, one operation a file |
@@ -27,6 +28,7 @@ mod drawing;
 mod entry;
 mod gate;
 mod given_key;
+mod identity;
 mod intake;
 mod keys;
 mod last_use;

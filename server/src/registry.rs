@@ -1,4 +1,4 @@
-//! The sessions by name, and the memory promised to them.
+//! The sessions by tenant and name, and the memory promised to them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -12,6 +12,7 @@ use noised_proto::ServiceError;
 use tokio_util::sync::CancellationToken;
 
 use crate::entry::{Entry, NoiseHalf, Progress};
+use crate::identity::SessionKey;
 use crate::keys::{Keyed, Keys};
 use crate::last_use::LastUse;
 use crate::ledger::Ledger;
@@ -56,7 +57,7 @@ pub(crate) struct Resumed {
 /// The sessions of a server.
 #[derive(Debug)]
 pub(crate) struct Registry {
-    sessions: Mutex<BTreeMap<String, Arc<Entry>>>,
+    sessions: Mutex<BTreeMap<SessionKey, Arc<Entry>>>,
     /// Held while a session is made.
     creating: Arc<tokio::sync::Mutex<()>>,
     max_sessions: usize,
@@ -120,8 +121,8 @@ impl Registry {
     ///
     /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait
     /// for a [turn](Self::turn_to_create) first.
-    pub(crate) fn create(&self, name: String, asked: Asked) -> Result<(Arc<Entry>, bool), ServiceError> {
-        if let Some(found) = self.find(&self.sessions(), &name, &asked)? {
+    pub(crate) fn create(&self, key: SessionKey, asked: Asked) -> Result<(Arc<Entry>, bool), ServiceError> {
+        if let Some(found) = self.find(&self.sessions(), &key, &asked)? {
             Keys::check_same(&found, asked.noise.given_key.as_ref())?;
             found.last_use.note();
             let is_repeated = !asked.resume && found.is_made_by(&asked.request_id);
@@ -130,7 +131,7 @@ impl Registry {
         let Asked { resolved, resume: _, named, must_exist: _, request_id, noise } = asked;
         let (resumed, start_over) = (noise.resumed, noise.start_over);
         let (options, reservation) = self.reserve(&resolved, noise.lookahead, noise.state)?;
-        let keyed = self.keys.key_of(&name, &resolved, noise)?;
+        let keyed = self.keys.key_of(&key, &resolved, noise)?;
         let resolved = Arc::new(resolved);
         let (drawing, keyed) = match keyed {
             None => (None, None),
@@ -154,7 +155,7 @@ impl Registry {
         });
         let progress = Progress { standing: session.standing(), damaged: false };
         let entry = Arc::new(Entry {
-            name: name.clone(),
+            key: key.clone(),
             named,
             last_use: LastUse::now(),
             request_id,
@@ -168,7 +169,7 @@ impl Registry {
             kept_memory: Mutex::default(),
             held_memory: Mutex::default(),
         });
-        self.sessions().insert(name, Arc::clone(&entry));
+        self.sessions().insert(key, Arc::clone(&entry));
         Ok((entry, false))
     }
 
@@ -206,17 +207,17 @@ impl Registry {
     /// The session of that name, where it may be resumed; `None` where one may be made.
     fn find(
         &self,
-        sessions: &BTreeMap<String, Arc<Entry>>,
-        name: &str,
+        sessions: &BTreeMap<SessionKey, Arc<Entry>>,
+        key: &SessionKey,
         asked: &Asked,
     ) -> Result<Option<Arc<Entry>>, ServiceError> {
-        match sessions.get(name) {
+        match sessions.get(key) {
             Some(entry) if asked.resume || entry.is_made_by(&asked.request_id) => {
                 entry.resolved.check_same(&asked.resolved)?;
                 Ok(Some(Arc::clone(entry)))
             }
-            Some(_) => Err(ServiceError::SessionExists { name: name.to_owned() }),
-            None if asked.must_exist => Err(ServiceError::SessionNotFound { name: name.to_owned() }),
+            Some(_) => Err(ServiceError::SessionExists { name: key.name.clone() }),
+            None if asked.must_exist => Err(ServiceError::SessionNotFound { name: key.name.clone() }),
             None if sessions.len() >= self.max_sessions => {
                 Err(ServiceError::SessionQuota { limit: self.max_sessions })
             }
@@ -224,15 +225,15 @@ impl Registry {
         }
     }
 
-    pub(crate) fn get(&self, name: &str) -> Result<Arc<Entry>, ServiceError> {
-        let found = self.sessions().get(name).cloned();
-        found.ok_or_else(|| ServiceError::SessionNotFound { name: name.to_owned() })
+    pub(crate) fn get(&self, key: &SessionKey) -> Result<Arc<Entry>, ServiceError> {
+        let found = self.sessions().get(key).cloned();
+        found.ok_or_else(|| ServiceError::SessionNotFound { name: key.name.clone() })
     }
 
     /// Ends a session. Its memory is free once the steps under way on it have noticed.
-    pub(crate) fn delete(&self, name: &str) -> Result<Arc<Entry>, ServiceError> {
-        let removed = self.sessions().remove(name);
-        let entry = removed.ok_or_else(|| ServiceError::SessionNotFound { name: name.to_owned() })?;
+    pub(crate) fn delete(&self, key: &SessionKey) -> Result<Arc<Entry>, ServiceError> {
+        let removed = self.sessions().remove(key);
+        let entry = removed.ok_or_else(|| ServiceError::SessionNotFound { name: key.name.clone() })?;
         entry.deleted.cancel();
         Ok(entry)
     }
@@ -245,9 +246,9 @@ impl Registry {
         let idle = |entry: &Arc<Entry>| {
             !entry.named && Arc::strong_count(entry) == 1 && entry.last_use.idle_time() >= limit
         };
-        let names: Vec<String> =
-            sessions.iter().filter(|(_, entry)| idle(entry)).map(|(name, _)| name.clone()).collect();
-        let removed: Vec<_> = names.iter().filter_map(|name| sessions.remove(name)).collect();
+        let keys: Vec<SessionKey> =
+            sessions.iter().filter(|(_, entry)| idle(entry)).map(|(key, _)| key.clone()).collect();
+        let removed: Vec<_> = keys.iter().filter_map(|key| sessions.remove(key)).collect();
         removed.iter().for_each(|entry| entry.deleted.cancel());
         removed
     }
@@ -255,22 +256,23 @@ impl Registry {
     /// Takes back a session whose name nobody was told.
     pub(crate) fn take_back(&self, entry: &Arc<Entry>) {
         let mut sessions = self.sessions();
-        if sessions.get(&entry.name).is_some_and(|found| Arc::ptr_eq(found, entry)) {
-            sessions.remove(&entry.name);
+        if sessions.get(&entry.key).is_some_and(|found| Arc::ptr_eq(found, entry)) {
+            sessions.remove(&entry.key);
             entry.deleted.cancel();
         }
     }
 
-    /// At most `count` sessions after `name`, in the order of names, and whether there are more.
-    pub(crate) fn page(&self, name: &str, count: usize) -> (Vec<Arc<Entry>>, bool) {
+    /// At most `count` sessions of a key's tenant, those after the key in the order of names; and whether
+    /// there are more.
+    pub(crate) fn page(&self, after: &SessionKey, count: usize) -> (Vec<Arc<Entry>>, bool) {
         let sessions = self.sessions();
-        let mut rest =
-            sessions.range::<str, _>((Bound::Excluded(name), Bound::Unbounded)).map(|(_, entry)| entry);
+        let range = sessions.range((Bound::Excluded(after), Bound::Unbounded));
+        let mut rest = range.take_while(|(key, _)| key.tenant == after.tenant).map(|(_, entry)| entry);
         let page = rest.by_ref().take(count).cloned().collect();
         (page, rest.next().is_some())
     }
 
-    fn sessions(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Entry>>> {
+    fn sessions(&self) -> MutexGuard<'_, BTreeMap<SessionKey, Arc<Entry>>> {
         // The map is changed by one call at a time, each of which leaves it whole.
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -281,6 +283,8 @@ mod tests {
     use noised::session::{KeyOrigin, Noise, Source};
     use noised::{DType, Error, MatrixSpec, SessionSpec, Tree};
 
+    use crate::identity::Tenant;
+
     use super::*;
 
     fn resolved(lanes: u64) -> ResolvedSpec {
@@ -289,6 +293,10 @@ mod tests {
 
     fn registry(max_sessions: usize, max_session_bytes: u64) -> Registry {
         Registry::new(max_sessions, max_session_bytes, Keys::new(None, Ledger::in_memory(10)))
+    }
+
+    fn key(name: &str) -> SessionKey {
+        SessionKey { tenant: Tenant::default(), name: name.into() }
     }
 
     fn asked(lanes: u64, resume: bool) -> Asked {
@@ -304,20 +312,20 @@ mod tests {
     #[test]
     fn memory_is_promised_and_given_back() {
         let registry = registry(10, bytes(1000) + bytes(500));
-        let (held, _) = registry.create("a".into(), asked(1000, false)).unwrap();
-        let refused = registry.create("b".into(), asked(501, false)).unwrap_err();
+        let (held, _) = registry.create(key("a"), asked(1000, false)).unwrap();
+        let refused = registry.create(key("b"), asked(501, false)).unwrap_err();
         let expected = ServiceError::MemoryQuota {
             needed: bytes(501),
             free: bytes(500),
             limit: bytes(1000) + bytes(500),
         };
         assert_eq!(refused, expected);
-        registry.create("b".into(), asked(500, false)).unwrap();
+        registry.create(key("b"), asked(500, false)).unwrap();
         // What a step under way holds is not free yet.
-        registry.delete("a").unwrap();
-        assert!(registry.create("c".into(), asked(1000, false)).is_err());
+        registry.delete(&key("a")).unwrap();
+        assert!(registry.create(key("c"), asked(1000, false)).is_err());
         drop(held);
-        registry.create("c".into(), asked(1000, false)).unwrap();
+        registry.create(key("c"), asked(1000, false)).unwrap();
     }
 
     #[test]
@@ -334,7 +342,7 @@ mod tests {
             let noise = AskedNoise { state, ..AskedNoise::default() };
             let asked = Asked { resolved: resolved(), noise, ..asked(1, false) };
             registry(10, room)
-                .create("a".into(), asked)
+                .create(key("a"), asked)
                 .map(|(entry, _)| entry.noise.as_ref().unwrap().options.state)
         };
         assert_eq!(state_of(kept, None).unwrap(), NoiseState::Kept);
@@ -346,38 +354,38 @@ mod tests {
     #[test]
     fn a_session_that_no_memory_could_hold_is_refused_before_it_is_taken() {
         let registry = registry(10, 1 << 20);
-        let error = registry.create("a".into(), asked(1 << 40, false)).unwrap_err();
+        let error = registry.create(key("a"), asked(1 << 40, false)).unwrap_err();
         assert!(matches!(error, ServiceError::MemoryQuota { .. }));
     }
 
     #[test]
     fn names_are_taken_once_and_resumed_for_the_same() {
         let registry = registry(2, 1 << 20);
-        assert!(!registry.create("a".into(), asked(5, false)).unwrap().1);
+        assert!(!registry.create(key("a"), asked(5, false)).unwrap().1);
         assert!(matches!(
-            registry.create("a".into(), asked(5, false)),
+            registry.create(key("a"), asked(5, false)),
             Err(ServiceError::SessionExists { .. })
         ));
-        assert!(registry.create("a".into(), asked(5, true)).unwrap().1);
+        assert!(registry.create(key("a"), asked(5, true)).unwrap().1);
         assert_eq!(
-            registry.create("a".into(), asked(6, true)).unwrap_err(),
+            registry.create(key("a"), asked(6, true)).unwrap_err(),
             Error::FingerprintMismatch { field: "tree" }.into()
         );
         let gone = Asked { must_exist: true, ..asked(5, true) };
         let missing = ServiceError::SessionNotFound { name: "b".into() };
-        assert_eq!(registry.create("b".into(), gone).unwrap_err(), missing);
+        assert_eq!(registry.create(key("b"), gone).unwrap_err(), missing);
         // A request that is repeated is answered as it was the first time.
         let by = |id: &str, lanes| Asked { request_id: id.into(), ..asked(lanes, false) };
-        assert!(!registry.create("b".into(), by("one", 5)).unwrap().1);
-        assert!(!registry.create("b".into(), by("one", 5)).unwrap().1);
-        let other = registry.create("b".into(), by("one", 6)).unwrap_err();
+        assert!(!registry.create(key("b"), by("one", 5)).unwrap().1);
+        assert!(!registry.create(key("b"), by("one", 5)).unwrap().1);
+        let other = registry.create(key("b"), by("one", 6)).unwrap_err();
         assert_eq!(other, Error::FingerprintMismatch { field: "tree" }.into());
         for id in ["two", ""] {
-            let taken = registry.create("b".into(), by(id, 5)).unwrap_err();
+            let taken = registry.create(key("b"), by(id, 5)).unwrap_err();
             assert_eq!(taken, ServiceError::SessionExists { name: "b".into() });
         }
         assert_eq!(
-            registry.create("c".into(), asked(5, false)).unwrap_err(),
+            registry.create(key("c"), asked(5, false)).unwrap_err(),
             ServiceError::SessionQuota { limit: 2 }
         );
     }

@@ -28,6 +28,8 @@ use anyhow::{Context, bail};
 use noised::session::Fingerprint;
 use noised_proto::ServiceError;
 
+use crate::identity::SessionKey;
+
 use self::file::{Fault, LedgerFile};
 use self::record::{Event, NoiseName, Record};
 use self::uses::{NOISE_BYTES, Prior, Uses};
@@ -61,8 +63,8 @@ pub(crate) struct Wanted<'a> {
     /// That of the whole tree's session.
     pub(crate) fingerprint: Fingerprint,
     pub(crate) lanes: Range<u64>,
-    /// `sessions/{session_id}`.
-    pub(crate) session: &'a str,
+    /// The session.
+    pub(crate) holder: &'a SessionKey,
     /// Whether a noise that was drawn before is to begin again at step 0.
     pub(crate) start_over: bool,
     /// Whether the session goes on with a noise that was drawn before, and draws none of it for other
@@ -151,7 +153,7 @@ impl Ledger {
 
     /// Begins to draw lanes of a noise from step 0.
     pub(crate) fn claim(self: &Arc<Self>, wanted: Wanted<'_>) -> Result<Claim, ServiceError> {
-        let Wanted { noise_id, fingerprint, lanes, session, start_over, goes_on } = wanted;
+        let Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on } = wanted;
         let noise = NoiseName { noise_id: noise_id.to_owned(), fingerprint: fingerprint.to_string() };
         let mut inner = self.inner();
         let Inner { uses, file } = &mut *inner;
@@ -171,11 +173,11 @@ impl Ledger {
         if let Some(file) = file {
             let unix_seconds =
                 SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            let event = Event::Begun { session: session.to_owned(), unix_seconds };
+            let event = Event::Begun { session: holder.name.clone(), unix_seconds };
             let record = Record { noise: noise.clone(), lanes: lanes.clone(), event, started_over };
             file.append(&record).map_err(|fault| unavailable(&fault))?;
         }
-        uses.begin(&noise, &lanes, session, started_over);
+        uses.begin(&noise, &lanes, &holder.name, started_over);
         self.noted(&mut inner);
         drop(inner);
         Ok(Claim { ledger: Arc::clone(self), noise, lanes, started_over, released_steps: 0 })

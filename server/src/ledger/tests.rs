@@ -7,6 +7,7 @@ use noised::{DType, MatrixSpec, SessionSpec, Tree};
 use tempfile::TempDir;
 
 use super::*;
+use crate::identity::Tenant;
 
 const MOST: usize = 1 << 20;
 
@@ -15,12 +16,17 @@ fn fingerprint(lanes: u64) -> Fingerprint {
     SessionSpec::new(MatrixSpec::PrefixSum, tree).resolve().unwrap().fingerprint()
 }
 
+/// A key for as long as the tests run.
+fn key(name: &str) -> &'static SessionKey {
+    Box::leak(Box::new(SessionKey { tenant: Tenant::default(), name: name.into() }))
+}
+
 fn wanted(noise_id: &str, lanes: Range<u64>) -> Wanted<'_> {
     Wanted {
         noise_id,
         fingerprint: fingerprint(5),
         lanes,
-        session: "sessions/a",
+        holder: key("sessions/a"),
         start_over: false,
         goes_on: false,
     }
@@ -32,7 +38,7 @@ fn claim(
     session: &str,
     start_over: bool,
 ) -> Result<Claim, ServiceError> {
-    ledger.claim(Wanted { session, start_over, ..wanted("run", lanes) })
+    ledger.claim(Wanted { holder: key(session), start_over, ..wanted("run", lanes) })
 }
 
 fn used(next_step: impl Into<Option<u64>>) -> ServiceError {

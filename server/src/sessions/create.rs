@@ -14,9 +14,10 @@ use zeroize::Zeroizing;
 
 use crate::entry::Entry;
 use crate::given_key::GivenKey;
+use crate::identity::Caller;
 use crate::registry::{Asked, AskedNoise, Registry, Resumed};
 
-use super::audit::{Peer, note_refusal};
+use super::audit::note_refusal;
 use super::{STATUS_BYTES, SessionsService, View};
 
 /// Bytes of a request's id.
@@ -46,7 +47,7 @@ impl SessionsService {
         &self,
         request: v1::CreateSessionRequest,
         given: Option<GivenKey>,
-        peer: Peer,
+        caller: &Caller,
     ) -> Result<(v1::Session, Option<Untold>), ServiceError> {
         self.lifecycle.check_open()?;
         let v1::CreateSessionRequest {
@@ -80,8 +81,8 @@ impl SessionsService {
         }
         let registry = Arc::clone(&self.registry);
         let turn = registry.turn_to_create().await;
-        let session_name = name::session_name(&id);
-        let name = session_name.clone();
+        let session_key = caller.key(name::session_name(&id));
+        let key = session_key.clone();
         // A description may hold millions of numbers, each of which is checked, and a session gigabytes, each
         // of which is cleared. No step waits behind that: there is a thread for it, and no more than one,
         // since creations take turns.
@@ -93,15 +94,15 @@ impl SessionsService {
             let start_over = start_noise_over;
             let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over, resumed: goes_on };
             let asked = Asked { resolved: spec.resolve()?, resume, named, must_exist, request_id, noise };
-            let (entry, resumed) = registry.create(name, asked)?;
+            let (entry, resumed) = registry.create(key, asked)?;
             let untold = (!named).then(|| Untold::new(registry, Arc::clone(&entry)));
             Ok::<_, ServiceError>((entry, resumed, untold))
         });
         let made = made.await.map_err(|_| ServiceError::Internal)?;
-        let (entry, resumed, untold) = made.inspect_err(|error| note_refusal(error, &session_name, peer))?;
-        let spec = entry.resolved.spec();
+        let (entry, resumed, untold) = made.inspect_err(|error| note_refusal(error, &session_key, caller))?;
+        let (spec, peer) = (entry.resolved.spec(), caller.peer);
         tracing::info!(
-            session = %entry.name,
+            session = %entry.key,
             %peer,
             resumed,
             matrix = spec.matrix.kind(),
@@ -117,12 +118,12 @@ impl SessionsService {
             .noise()
             .filter(|_| !resumed && entry.noise.as_ref().is_some_and(|noise| noise.started_over))
         {
-            tracing::warn!(session = %entry.name, %peer, noise_id, "a noise that was drawn before begins again");
+            tracing::warn!(session = %entry.key, %peer, noise_id, "a noise that was drawn before begins again");
         }
         if let Some(Resumed { step, proof: _ }) = goes_on.filter(|_| !resumed) {
             let released_steps = entry.progress().standing.released_steps;
             tracing::warn!(
-                session = %entry.name,
+                session = %entry.key,
                 %peer,
                 step,
                 released_steps,
@@ -168,7 +169,7 @@ impl Drop for Naming {
     fn drop(&mut self) {
         let Some(entry) = self.entry.take() else { return };
         if !*self.told.get_mut() {
-            tracing::info!(session = %entry.name, "session taken back: its caller is gone");
+            tracing::info!(session = %entry.key, "session taken back: its caller is gone");
             self.registry.take_back(&entry);
         }
         // Nobody else may have the session by now. What it came to is written to the disk then, and gigabytes
@@ -198,8 +199,8 @@ mod tests {
     /// The names of the sessions once no session is being made.
     async fn names(service: &SessionsService) -> Vec<String> {
         drop(service.registry.turn_to_create().await);
-        let (page, _) = service.registry.page("", 100);
-        page.into_iter().map(|entry| entry.name.clone()).collect()
+        let (page, _) = service.registry.page(&Caller::default().key(""), 100);
+        page.into_iter().map(|entry| entry.key.name.clone()).collect()
     }
 
     async fn until_empty(service: &SessionsService) {
@@ -217,22 +218,24 @@ mod tests {
         // Gone while the session is made. A call that is done by then is not heard either.
         for _ in 0..5 {
             drop(
-                tokio::time::timeout(Duration::ZERO, service.create(request(""), None, Peer::Unknown)).await,
+                tokio::time::timeout(Duration::ZERO, service.create(request(""), None, &Caller::default()))
+                    .await,
             );
         }
         until_empty(&service).await;
         // Gone before the answer was written.
-        let (told, untold) = service.create(request(""), None, Peer::Unknown).await.unwrap();
+        let (told, untold) = service.create(request(""), None, &Caller::default()).await.unwrap();
         assert_eq!(names(&service).await, [told.name]);
         drop(untold);
         until_empty(&service).await;
         // Told, or named by the caller, who can ask again.
-        let (told, untold) = service.create(request(""), None, Peer::Unknown).await.unwrap();
+        let (told, untold) = service.create(request(""), None, &Caller::default()).await.unwrap();
         untold.unwrap().told();
-        let (_, none) = service.create(request("zzz"), None, Peer::Unknown).await.unwrap();
+        let (_, none) = service.create(request("zzz"), None, &Caller::default()).await.unwrap();
         assert!(none.is_none());
         drop(
-            tokio::time::timeout(Duration::ZERO, service.create(request("zzzz"), None, Peer::Unknown)).await,
+            tokio::time::timeout(Duration::ZERO, service.create(request("zzzz"), None, &Caller::default()))
+                .await,
         );
         assert_eq!(names(&service).await, [&told.name, "sessions/zzz", "sessions/zzzz"]);
     }
@@ -243,8 +246,8 @@ mod tests {
         let runtime = runtime.max_blocking_threads(1).enable_all().build().unwrap();
         runtime.block_on(async {
             let service = service();
-            let (told, untold) = service.create(request(""), None, Peer::Unknown).await.unwrap();
-            let entry = Arc::downgrade(&service.registry.get(&told.name).unwrap());
+            let (told, untold) = service.create(request(""), None, &Caller::default()).await.unwrap();
+            let entry = Arc::downgrade(&service.registry.get(&Caller::default().key(&told.name)).unwrap());
             // The one thread for what blocks has something else to do.
             let (done, until_done) = std::sync::mpsc::channel::<()>();
             let busy = tokio::task::spawn_blocking(move || until_done.recv());

@@ -7,17 +7,22 @@ use noised_proto::{ServiceError, name, v1};
 
 use super::SessionsService;
 use crate::entry::Entry;
+use crate::identity::Caller;
 
 /// How long a deletion waits for the drawing that is under way to be done with the key.
 const KEY_PATIENCE: Duration = Duration::from_secs(1);
 
 impl SessionsService {
-    pub(super) async fn delete(&self, request: v1::DeleteSessionRequest) -> Result<(), ServiceError> {
+    pub(super) async fn delete(
+        &self,
+        request: v1::DeleteSessionRequest,
+        caller: &Caller,
+    ) -> Result<(), ServiceError> {
         let v1::DeleteSessionRequest { name: session_name } = request;
         name::session_id(&session_name)?;
-        let entry = self.registry.delete(&session_name)?;
+        let entry = self.registry.delete(&caller.key(session_name))?;
         let next_step = entry.progress().standing.next_step;
-        tracing::info!(session = %entry.name, next_step, "session deleted");
+        tracing::info!(session = %entry.key, next_step, "session deleted");
         self.end(entry).await
     }
 

@@ -5,12 +5,17 @@ use std::sync::Arc;
 use noised_proto::{ServiceError, v1};
 
 use super::{SessionsService, View};
+use crate::identity::Caller;
 
 impl SessionsService {
-    pub(super) async fn get(&self, request: v1::GetSessionRequest) -> Result<v1::Session, ServiceError> {
+    pub(super) async fn get(
+        &self,
+        request: v1::GetSessionRequest,
+        caller: &Caller,
+    ) -> Result<v1::Session, ServiceError> {
         let v1::GetSessionRequest { name, view, settled } = request;
         let view = View::asked(view, View::Full)?;
-        let entry = self.entry(&name)?;
+        let entry = self.entry(caller, &name)?;
         if settled {
             // A rewind has it to its end. Of a session that is damaged or deleted, what is known is told all
             // the same.

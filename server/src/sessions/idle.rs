@@ -24,7 +24,7 @@ impl SessionsService {
             }
             for entry in self.registry.remove_idle(limit) {
                 tracing::info!(
-                    session = %entry.name,
+                    session = %entry.key,
                     next_step = entry.progress().standing.next_step,
                     idle = ?entry.last_use.idle_time(),
                     "idle session deleted"

@@ -7,6 +7,7 @@ use noised_proto::{ServiceError, SessionStatus, name, session_summary_to_wire, v
 
 use super::{STATUS_BYTES, SessionsService, status};
 use crate::entry::Entry;
+use crate::identity::Caller;
 
 const DEFAULT_PAGE: usize = 100;
 const LARGEST_PAGE: usize = 1000;
@@ -16,6 +17,7 @@ impl SessionsService {
     pub(super) fn list(
         &self,
         request: v1::ListSessionsRequest,
+        caller: &Caller,
     ) -> Result<v1::ListSessionsResponse, ServiceError> {
         let v1::ListSessionsRequest { page_size, page_token } = request;
         let count = match usize::try_from(page_size) {
@@ -28,9 +30,9 @@ impl SessionsService {
         }
         // A page fits a message; what does not is on the next.
         let count = count.min(self.max_message_bytes / STATUS_BYTES).max(1);
-        let (page, more) = self.registry.page(&page_token, count);
+        let (page, more) = self.registry.page(&caller.key(page_token), count);
         let next_page_token =
-            page.last().filter(|_| more).map_or_else(String::new, |entry| entry.name.clone());
+            page.last().filter(|_| more).map_or_else(String::new, |entry| entry.key.name.clone());
         let summary = |entry: &Arc<Entry>| {
             let status = SessionStatus { rewinds: Vec::new(), ..status(entry, false) };
             session_summary_to_wire(&entry.resolved, status)

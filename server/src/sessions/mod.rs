@@ -27,9 +27,9 @@ use crate::compute::Compute;
 use crate::config::MAX_KEPT_STATES;
 use crate::entry::{Entry, Progress};
 use crate::given_key::GivenKey;
+use crate::identity::Caller;
 use crate::lifecycle::Lifecycle;
 use crate::registry::Registry;
-use audit::Peer;
 pub(crate) use carrying::{Carrying, STEP_PATH, STREAM_PATH};
 
 /// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers,
@@ -51,14 +51,14 @@ pub(crate) struct SessionsService {
 }
 
 impl SessionsService {
-    fn entry(&self, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
+    fn entry(&self, caller: &Caller, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
         name::session_id(session_name)?;
-        self.registry.get(session_name)
+        self.registry.get(&caller.key(session_name))
     }
 
     /// The same for a call that uses the session, and does not only look at it.
-    fn used_entry(&self, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
-        let entry = self.entry(session_name)?;
+    fn used_entry(&self, caller: &Caller, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
+        let entry = self.entry(caller, session_name)?;
         entry.last_use.note();
         Ok(entry)
     }
@@ -114,7 +114,7 @@ fn status(entry: &Entry, resumed: bool) -> SessionStatus {
     let Progress { standing, damaged: _ } = entry.progress().clone();
     let Standing { next_step, next_offset, released_steps, kept_steps, rewinds, rewind_count } = standing;
     SessionStatus {
-        name: entry.name.clone(),
+        name: entry.key.name.clone(),
         next_step,
         next_offset: next_offset as u64,
         memory_bytes: entry.memory_bytes(),
@@ -135,9 +135,9 @@ impl Sessions for SessionsService {
         &self,
         request: Request<v1::CreateSessionRequest>,
     ) -> Result<Response<v1::Session>, Status> {
-        let peer = Peer::of(request.extensions());
+        let caller = Caller::of(request.extensions());
         let given = request.extensions().get::<GivenKey>().cloned();
-        let (session, untold) = self.create(request.into_inner(), given, peer).await?;
+        let (session, untold) = self.create(request.into_inner(), given, &caller).await?;
         let mut response = Response::new(session);
         if let Some(untold) = untold {
             // Until the answer is written: see `Carrying`.
@@ -150,21 +150,24 @@ impl Sessions for SessionsService {
         &self,
         request: Request<v1::GetSessionRequest>,
     ) -> Result<Response<v1::Session>, Status> {
-        Ok(Response::new(self.get(request.into_inner()).await?))
+        let caller = Caller::of(request.extensions());
+        Ok(Response::new(self.get(request.into_inner(), &caller).await?))
     }
 
     async fn list_sessions(
         &self,
         request: Request<v1::ListSessionsRequest>,
     ) -> Result<Response<v1::ListSessionsResponse>, Status> {
-        Ok(Response::new(self.list(request.into_inner())?))
+        let caller = Caller::of(request.extensions());
+        Ok(Response::new(self.list(request.into_inner(), &caller)?))
     }
 
     async fn delete_session(
         &self,
         request: Request<v1::DeleteSessionRequest>,
     ) -> Result<Response<()>, Status> {
-        Ok(Response::new(self.delete(request.into_inner()).await?))
+        let caller = Caller::of(request.extensions());
+        Ok(Response::new(self.delete(request.into_inner(), &caller).await?))
     }
 
     /// Never called: [`Carrying`] takes this call before its message is decoded.
@@ -179,7 +182,8 @@ impl Sessions for SessionsService {
         &self,
         request: Request<v1::KeepStateRequest>,
     ) -> Result<Response<v1::Session>, Status> {
-        Ok(Response::new(self.keep(request.into_inner()).await?))
+        let caller = Caller::of(request.extensions());
+        Ok(Response::new(self.keep(request.into_inner(), &caller).await?))
     }
 
     type RewindSessionStream = ReceiverStream<Result<v1::RewindSessionResponse, Status>>;
@@ -188,8 +192,8 @@ impl Sessions for SessionsService {
         &self,
         request: Request<v1::RewindSessionRequest>,
     ) -> Result<Response<Self::RewindSessionStream>, Status> {
-        let peer = Peer::of(request.extensions());
-        Ok(Response::new(self.rewind(request.into_inner(), peer)?))
+        let caller = Caller::of(request.extensions());
+        Ok(Response::new(self.rewind(request.into_inner(), &caller)?))
     }
 
     type StreamMultiplyNextStream = tokio_stream::Empty<Result<v1::StreamMultiplyNextResponse, Status>>;

@@ -9,8 +9,9 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
-use super::audit::{Peer, note_refusal};
+use super::audit::note_refusal;
 use super::{SessionsService, check_fingerprint};
+use crate::identity::Caller;
 
 /// What an answer holds beside its payload.
 const ENVELOPE_BYTES: usize = 64;
@@ -18,8 +19,8 @@ const ENVELOPE_BYTES: usize = 64;
 impl SessionsService {
     /// Answers a call as it comes from the connection: payloads are not copied on their way in or out.
     pub(super) async fn step_carried(&self, request: http::Request<Body>) -> http::Response<Body> {
-        let peer = Peer::of(request.extensions());
-        match self.receive_and_step(request.into_body(), peer).await {
+        let caller = Caller::of(request.extensions());
+        match self.receive_and_step(request.into_body(), &caller).await {
             Ok(answer) => {
                 let answers = tokio_stream::once(Ok(answer));
                 let mut response = http::Response::new(Body::new(OutgoingBody::of_server(answers)));
@@ -30,23 +31,27 @@ impl SessionsService {
         }
     }
 
-    async fn receive_and_step(&self, body: Body, peer: Peer) -> Result<v1::MultiplyNextResponse, Status> {
+    async fn receive_and_step(
+        &self,
+        body: Body,
+        caller: &Caller,
+    ) -> Result<v1::MultiplyNextResponse, Status> {
         // A body that is given up says why: it came too slowly, or the server ends.
         let request =
             Incoming::new(body, self.max_message_bytes).only_message().await.map_err(Status::from)?;
         let missing = || ServiceError::Malformed("must be one message, found none".to_owned());
-        Ok(self.step(request.ok_or_else(missing)?, peer).await?)
+        Ok(self.step(request.ok_or_else(missing)?, caller).await?)
     }
 
     async fn step(
         &self,
         request: Carried<v1::MultiplyNextRequest>,
-        peer: Peer,
+        caller: &Caller,
     ) -> Result<v1::MultiplyNextResponse, ServiceError> {
         self.lifecycle.check_open()?;
         let Carried { message, payload } = request;
         let v1::MultiplyNextRequest { name, step, payload: _, fingerprint } = message;
-        let entry = self.used_entry(&name)?;
+        let entry = self.used_entry(caller, &name)?;
         check_fingerprint(&entry, &fingerprint)?;
         let found: usize = payload.iter().map(Bytes::len).sum();
         let expected = entry.resolved.input_bytes();
@@ -65,7 +70,7 @@ impl SessionsService {
         } else {
             let pieces = whole_tiles(entry.resolved.input_layout(), step, payload)?;
             let applied = entry.apply(&self.compute, step, 0, pieces).await;
-            applied.inspect_err(|error| note_refusal(error, &entry.name, peer))?
+            applied.inspect_err(|error| note_refusal(error, &entry.key, caller))?
         };
         let replay = chunks.iter().all(|chunk| chunk.replay);
         Ok(v1::MultiplyNextResponse { step, payload: join(chunks, answer_bytes), replay })

@@ -9,9 +9,9 @@ use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::audit::Peer;
 use super::{SessionsService, View};
 use crate::entry::{DrawerGuard, Entry};
+use crate::identity::{Caller, Peer};
 use crate::lifecycle::Lifecycle;
 
 /// Answers that wait to be written. More progress than is read is not told.
@@ -36,13 +36,13 @@ impl SessionsService {
     pub(super) fn rewind(
         &self,
         request: v1::RewindSessionRequest,
-        peer: Peer,
+        caller: &Caller,
     ) -> Result<ReceiverStream<Result<v1::RewindSessionResponse, Status>>, ServiceError> {
         self.lifecycle.check_open()?;
         let v1::RewindSessionRequest { name, step, allow_divergence } = request;
-        let entry = self.used_entry(&name)?;
+        let entry = self.used_entry(caller, &name)?;
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let wanted = Wanted { to: RewindTo { step, unix_seconds, allow_divergence }, peer };
+        let wanted = Wanted { to: RewindTo { step, unix_seconds, allow_divergence }, peer: caller.peer };
         let (answers, queue) = mpsc::channel(QUEUE);
         let service = self.clone();
         // A task of its own: a session must not be left in the middle where the client goes away.
@@ -84,7 +84,7 @@ impl SessionsService {
         let steps = self.rewind_halves(entry, Halves { drawer, session }, wanted.to, answers).await?;
         let to_step = entry.progress().standing.next_step;
         let Wanted { to: RewindTo { step, unix_seconds: _, allow_divergence }, peer } = wanted;
-        tracing::warn!(session = %entry.name, %peer, from_step, to_step, allow_divergence, "session rewound");
+        tracing::warn!(session = %entry.key, %peer, from_step, to_step, allow_divergence, "session rewound");
         if to_step == step {
             return Ok(steps);
         }

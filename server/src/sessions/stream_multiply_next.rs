@@ -18,9 +18,10 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
-use super::audit::{Peer, note_refusal};
+use super::audit::note_refusal;
 use super::{SessionsService, check_fingerprint};
 use crate::entry::Entry;
+use crate::identity::Caller;
 use crate::intake::PACE_BYTES;
 use crate::lifecycle::Lifecycle;
 
@@ -41,18 +42,19 @@ type Answer = Result<v1::StreamMultiplyNextResponse, Status>;
 impl SessionsService {
     /// Answers a call as it comes from the connection: payloads are not copied on their way in or out.
     pub(super) fn stream_carried(&self, request: http::Request<Body>) -> http::Response<Body> {
-        let peer = Peer::of(request.extensions());
+        let caller = Caller::of(request.extensions());
         let frames = Incoming::new(request.into_body(), self.max_message_bytes);
-        let mut response = http::Response::new(Body::new(OutgoingBody::of_server(self.stream(frames, peer))));
+        let mut response =
+            http::Response::new(Body::new(OutgoingBody::of_server(self.stream(frames, caller))));
         response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
         response
     }
 
-    fn stream(&self, frames: Frames, peer: Peer) -> ReceiverStream<Answer> {
+    fn stream(&self, frames: Frames, caller: Caller) -> ReceiverStream<Answer> {
         let (answers, queue) = mpsc::channel(QUEUE);
         let service = self.clone();
         tokio::spawn(async move {
-            if let Err(error) = service.serve_stream(frames, peer, &answers).await {
+            if let Err(error) = service.serve_stream(frames, &caller, &answers).await {
                 tracing::debug!(%error, "a stream ended");
                 service.tell_end(&answers, error).await;
             }
@@ -74,7 +76,7 @@ impl SessionsService {
     async fn serve_stream(
         &self,
         mut frames: Frames,
-        peer: Peer,
+        caller: &Caller,
         answers: &mpsc::Sender<Answer>,
     ) -> Result<(), ServiceError> {
         self.lifecycle.check_open()?;
@@ -86,12 +88,12 @@ impl SessionsService {
         let Some(mut frame) = first else {
             return Ok(());
         };
-        let entry = self.entry(&frame.message.name)?;
+        let entry = self.entry(caller, &frame.message.name)?;
         check_fingerprint(&entry, &frame.message.fingerprint)?;
         let mut assembler = Assembler::new(entry.resolved.input_layout().clone());
         loop {
             let served = self.serve_frame(&entry, &mut assembler, frame, answers).await;
-            if !served.inspect_err(|error| note_refusal(error, &entry.name, peer))? {
+            if !served.inspect_err(|error| note_refusal(error, &entry.key, caller))? {
                 return Ok(());
             }
             match self.next_frame(&entry, &assembler, &mut frames).await? {
@@ -149,7 +151,7 @@ impl SessionsService {
         entry.last_use.note();
         let Carried { message, payload } = frame;
         let v1::StreamMultiplyNextRequest { name, step, offset, payload: _, fingerprint: _ } = message;
-        if !name.is_empty() && name != entry.name {
+        if !name.is_empty() && name != entry.key.name {
             return Err(Error::invalid("name", "must be that of the stream's first message, or empty").into());
         }
         if entry.draws_all() {

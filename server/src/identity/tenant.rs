@@ -1,0 +1,26 @@
+//! Tenants: groups of callers that share sessions, and see nothing of other tenants.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A tenant, by its name. The default tenant has the empty name, and costs no memory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Tenant(Option<Arc<str>>);
+
+impl Tenant {
+    /// The name; empty for the default tenant.
+    pub(crate) fn name(&self) -> &str {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    /// Whether this is the tenant of whoever belongs to no other.
+    pub(crate) fn is_default(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl fmt::Display for Tenant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_default() { "default" } else { self.name() })
+    }
+}
