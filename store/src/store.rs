@@ -1,0 +1,140 @@
+//! Objects by name, whichever back end keeps them.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::backend::{Backend, Created, Listed};
+use crate::error::StoreError;
+use crate::memory::Memory;
+use crate::name;
+
+/// Objects by name. A clone is another handle to the same objects.
+///
+/// A name is segments of letters, digits, `.`, `_` and `-`, joined by `/`; no segment begins with a dot. No name
+/// may be a folder of another one: a directory cannot hold both `a` and `a/b`.
+#[derive(Clone)]
+pub struct Store {
+    backend: Arc<dyn Backend>,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Store").field(&self.describe()).finish()
+    }
+}
+
+impl Store {
+    /// Opens the store of a URL: `memory:`.
+    ///
+    /// # Errors
+    /// `Invalid` where the URL or an option is.
+    pub fn open(url: &str, options: &[(String, String)]) -> Result<Self, StoreError> {
+        if let Some((key, _)) = options.first() {
+            return Err(StoreError::invalid("store option", "this store takes no options", key));
+        }
+        match url {
+            "memory:" => Ok(Self::memory()),
+            _ => Err(StoreError::invalid("store", "must be memory:", url)),
+        }
+    }
+
+    /// A new store in the memory of this process.
+    #[must_use]
+    pub fn memory() -> Self {
+        Self::of(Memory::default())
+    }
+
+    pub(crate) fn of(backend: impl Backend + 'static) -> Self {
+        Self { backend: Arc::new(backend) }
+    }
+
+    /// The store in words, for logs: never credentials.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.backend.describe()
+    }
+
+    /// The directory that holds the objects, where a directory does.
+    #[must_use]
+    pub fn directory(&self) -> Option<&Path> {
+        self.backend.directory()
+    }
+
+    /// Creates an object, which is durable when this returns; never replaces one.
+    ///
+    /// `Taken` also where the object is the caller's own, from a try whose acknowledgement was lost.
+    ///
+    /// # Errors
+    /// After any error but `Invalid` the object may be there, or may come to be there.
+    pub async fn create(&self, name: &str, bytes: Bytes) -> Result<Created, StoreError> {
+        name::check(name)?;
+        self.backend.create(name, bytes).await
+    }
+
+    /// Creates an object as [`create`](Self::create) does, and says `New` also where the object was there with
+    /// exactly these bytes. Sealed objects have random content, so equal bytes are the caller's own.
+    ///
+    /// # Errors
+    /// Those of [`create`](Self::create). The same call may be made again until it has an answer.
+    pub async fn create_exactly(&self, name: &str, bytes: Bytes) -> Result<Created, StoreError> {
+        if self.create(name, bytes.clone()).await? == Created::New {
+            return Ok(Created::New);
+        }
+        match self.read(name).await? {
+            Some(found) if found == bytes => Ok(Created::New),
+            Some(_) => Ok(Created::Taken),
+            None => Err(StoreError::Unavailable(format!("object {name}: another creation is under way"))),
+        }
+    }
+
+    /// Writes an object in the place of the one that may be there; durable when this returns. A reader gets
+    /// the old bytes or the new ones, never a mix.
+    ///
+    /// # Errors
+    /// After any error but `Invalid`, the object may be the old one or the new one.
+    pub async fn put(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        name::check(name)?;
+        self.backend.put(name, bytes).await
+    }
+
+    /// The bytes of an object; `None` where it is absent.
+    ///
+    /// # Errors
+    /// Those of the back end.
+    pub async fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        name::check(name)?;
+        self.backend.read(name).await
+    }
+
+    /// All objects below a folder, at any depth, sorted by name. The folder `""` is the whole store.
+    ///
+    /// Objects that are created or deleted meanwhile may be there or not.
+    ///
+    /// # Errors
+    /// Those of the back end.
+    pub async fn list(&self, folder: &str) -> Result<Vec<Listed>, StoreError> {
+        name::check_folder(folder)?;
+        self.backend.list(folder).await
+    }
+
+    /// The folders directly in a folder that have objects below them, sorted.
+    ///
+    /// # Errors
+    /// Those of the back end.
+    pub async fn folders(&self, folder: &str) -> Result<Vec<String>, StoreError> {
+        name::check_folder(folder)?;
+        self.backend.folders(folder).await
+    }
+
+    /// Deletes an object; one that is absent is fine.
+    ///
+    /// # Errors
+    /// After an error the object may be there or not.
+    pub async fn delete(&self, name: &str) -> Result<(), StoreError> {
+        name::check(name)?;
+        self.backend.delete(name).await
+    }
+}
