@@ -6,6 +6,7 @@
 //! | `backend` | what every back end does, and its answers |
 //! | `blocking` | work that would hold an async thread up |
 //! | `memory` | objects in the memory of this process |
+//! | `directory` | objects as files of a directory |
 //! | `name` | which names objects have |
 //! | `error` | [`StoreError`]: what goes wrong with a store |
 //! | `seal` | [`SealKey`]: authenticated encryption of one object |
@@ -15,6 +16,7 @@
 
 mod backend;
 mod blocking;
+mod directory;
 mod error;
 pub mod journal;
 mod memory;

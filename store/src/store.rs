@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backend::{Backend, Created, Listed};
+use crate::directory::Directory;
 use crate::error::StoreError;
 use crate::memory::Memory;
 use crate::name;
@@ -27,18 +28,36 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the store of a URL: `memory:`.
+    /// Opens the store of a URL:
+    ///
+    /// - a path, or `file:///path`: a directory, which is made, for its owner alone, where it is absent;
+    /// - `memory:`: the memory of this process.
     ///
     /// # Errors
-    /// `Invalid` where the URL or an option is.
+    /// `Invalid` where the URL or an option is; those of the directory.
     pub fn open(url: &str, options: &[(String, String)]) -> Result<Self, StoreError> {
+        let invalid = |rule: &str| Err(StoreError::invalid("store", rule, url));
         if let Some((key, _)) = options.first() {
             return Err(StoreError::invalid("store option", "this store takes no options", key));
         }
-        match url {
-            "memory:" => Ok(Self::memory()),
-            _ => Err(StoreError::invalid("store", "must be memory:", url)),
+        match url.split_once(':') {
+            Some(("memory", "")) => Ok(Self::memory()),
+            Some(("file", rest)) => match rest.strip_prefix("//") {
+                Some(path) if path.starts_with('/') && !path.contains(['%', '?', '#']) => {
+                    Self::in_directory(path)
+                }
+                _ => invalid("must be file:///path without escapes; else give the path itself"),
+            },
+            Some((scheme, rest)) if rest.starts_with("//") && !scheme.contains('/') => {
+                invalid("must be a path, file:///path or memory:")
+            }
+            _ if url.is_empty() => invalid("must not be empty"),
+            _ => Self::in_directory(url),
         }
+    }
+
+    fn in_directory(path: &str) -> Result<Self, StoreError> {
+        Directory::open(path.into()).map(Self::of)
     }
 
     /// A new store in the memory of this process.
@@ -129,7 +148,8 @@ impl Store {
         self.backend.folders(folder).await
     }
 
-    /// Deletes an object; one that is absent is fine.
+    /// Deletes an object; one that is absent is fine. In a directory, the object may be back after the machine lost
+    /// its power.
     ///
     /// # Errors
     /// After an error the object may be there or not.
