@@ -11,6 +11,7 @@
 //! | `error` | [`StoreError`]: what goes wrong with a store |
 //! | `seal` | [`SealKey`]: authenticated encryption of one object |
 //! | `sealed` | [`SealedStore`]: a store whose objects are sealed |
+//! | `faults` | a store that fails by a seeded plan, for tests (feature `faults`) |
 //! | [`record`] | several payloads in one object |
 //! | [`journal`] | one append-only log for each life of a server, and its fencing |
 
@@ -18,6 +19,8 @@ mod backend;
 mod blocking;
 mod directory;
 mod error;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod journal;
 mod memory;
 mod name;
