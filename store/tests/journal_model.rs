@@ -270,3 +270,49 @@ fn a_store_that_comes_back() {
         assert_eq!(past.payloads, [(1, payload(1)), (2, payload(3))]);
     });
 }
+
+/// A fencer stops at each of its operations, while the owner goes on and deletes the numbers that the fencer knew.
+#[test]
+fn a_fencer_that_was_asleep() {
+    for number in 0.. {
+        for stop in [Stop::Before(number), Stop::After(number)] {
+            if !on_one_thread(asleep_at(stop)) {
+                assert!(number > 4, "the fencer has only {number} operations");
+                return;
+            }
+        }
+    }
+}
+
+async fn asleep_at(stop: Stop) -> bool {
+    let store = Store::memory();
+    let sealed = SealedStore::new(store.clone(), key());
+    let journal = Journal::begin(sealed.clone(), JournalId::random().unwrap()).await.unwrap();
+    let mut acknowledged = Vec::new();
+    for number in 0..3 {
+        acknowledged.push(journal.commit(payload(number)).await.unwrap());
+    }
+    let fencer = Faults::new(1);
+    fencer.stop_at(stop);
+    let asleep = SealedStore::new(fencer.wrap(&store), key());
+    let id = journal.id().clone();
+    let fencing = tokio::spawn(async move { fence(&asleep, &id).await.unwrap() });
+    while !fencer.is_stopped() && !fencing.is_finished() {
+        yield_now().await;
+    }
+    let reached = fencer.is_stopped();
+    for number in 3..9 {
+        acknowledged.extend(journal.commit(payload(number)).await.ok());
+    }
+    let below = acknowledged.last().unwrap().saturating_sub(1);
+    let _ = journal.fold(below).await;
+    acknowledged.extend(journal.commit(payload(9)).await.ok());
+    fencer.resume();
+    let past = fencing.await.unwrap();
+    assert_eq!(journal.commit(payload(10)).await, Err(JournalError::Fenced), "{stop:?}");
+    let found: Vec<u64> = past.payloads.iter().map(|(number, _)| *number).collect();
+    acknowledged.retain(|number| *number >= past.folded_below);
+    assert_eq!(found, acknowledged, "{stop:?}");
+    assert_eq!(fence(&sealed, journal.id()).await, Ok(past));
+    reached
+}
