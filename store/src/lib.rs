@@ -5,6 +5,7 @@
 //! | `store` | [`Store`]: objects by name, whichever back end keeps them |
 //! | `backend` | what every back end does, and its answers |
 //! | `blocking` | work that would hold an async thread up |
+//! | `cloud` | objects in S3, Google Cloud Storage or Azure (features `s3`, `gcs`, `azure`) |
 //! | `memory` | objects in the memory of this process |
 //! | `directory` | objects as files of a directory |
 //! | `name` | which names objects have |
@@ -17,6 +18,8 @@
 
 mod backend;
 mod blocking;
+#[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+mod cloud;
 mod directory;
 mod error;
 #[cfg(feature = "faults")]

@@ -31,29 +31,53 @@ impl Store {
     /// Opens the store of a URL:
     ///
     /// - a path, or `file:///path`: a directory, which is made, for its owner alone, where it is absent;
-    /// - `memory:`: the memory of this process.
+    /// - `memory:`: the memory of this process;
+    /// - `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`: an object store, with the options and
+    ///   the environment variables of the crate `object_store` (features `s3`, `gcs`, `azure`). It need not be
+    ///   reachable yet.
     ///
     /// # Errors
     /// `Invalid` where the URL or an option is; those of the directory.
     pub fn open(url: &str, options: &[(String, String)]) -> Result<Self, StoreError> {
         let invalid = |rule: &str| Err(StoreError::invalid("store", rule, url));
+        let scheme = url.split_once("://").map(|(scheme, _)| scheme);
+        if let Some(scheme @ ("s3" | "gs" | "az")) = scheme {
+            return Self::in_cloud(scheme, url, options);
+        }
         if let Some((key, _)) = options.first() {
             return Err(StoreError::invalid("store option", "this store takes no options", key));
         }
-        match url.split_once(':') {
-            Some(("memory", "")) => Ok(Self::memory()),
-            Some(("file", rest)) => match rest.strip_prefix("//") {
+        match scheme {
+            Some("file") => match url.strip_prefix("file://") {
                 Some(path) if path.starts_with('/') && !path.contains(['%', '?', '#']) => {
                     Self::in_directory(path)
                 }
                 _ => invalid("must be file:///path without escapes; else give the path itself"),
             },
-            Some((scheme, rest)) if rest.starts_with("//") && !scheme.contains('/') => {
-                invalid("must be a path, file:///path or memory:")
-            }
-            _ if url.is_empty() => invalid("must not be empty"),
+            // A URL of another kind may hold a secret.
+            Some(scheme) if !scheme.contains('/') => Err(StoreError::invalid(
+                "store",
+                "must be a path, file:///path, memory:, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+                format!("{scheme}://"),
+            )),
+            _ if url == "memory:" => Ok(Self::memory()),
+            _ if url.is_empty() || url.starts_with("file:") => invalid("must be a path or a URL"),
             _ => Self::in_directory(url),
         }
+    }
+
+    #[cfg(any(feature = "s3", feature = "gcs", feature = "azure"))]
+    fn in_cloud(scheme: &str, url: &str, options: &[(String, String)]) -> Result<Self, StoreError> {
+        crate::cloud::Cloud::open(scheme, url, options).map(Self::of)
+    }
+
+    #[cfg(not(any(feature = "s3", feature = "gcs", feature = "azure")))]
+    fn in_cloud(scheme: &str, _url: &str, _options: &[(String, String)]) -> Result<Self, StoreError> {
+        Err(StoreError::invalid(
+            "store",
+            "this program was built without object stores",
+            format!("{scheme}://"),
+        ))
     }
 
     fn in_directory(path: &str) -> Result<Self, StoreError> {
