@@ -1,7 +1,7 @@
 //! Objects in S3, Google Cloud Storage or Azure, by the crate `object_store`.
 //!
-//! That crate tries again by itself. A creation whose first try succeeded without an answer is then told to be
-//! taken; `Store::create_exactly` compares.
+//! That crate tries again by itself. A creation whose first try succeeded without an answer is then told to
+//! be taken; `Store::create_exactly` compares.
 
 use std::str::FromStr;
 use std::time::Duration;

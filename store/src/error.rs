@@ -3,7 +3,8 @@
 /// What went wrong with a store. The caller's answer depends on the kind alone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// Trying again helps: a full disk, a network that is away, a timeout. Whether a write took place is unknown.
+    /// Trying again helps: a full disk, a network that is away, a timeout. Whether a write took place is
+    /// unknown.
     #[error("store unavailable: {0}")]
     Unavailable(String),
     /// Trying again does not help: missing permission, wrong credentials, no such bucket.

@@ -1,8 +1,8 @@
 //! A store that fails as stores do, by a seeded plan: for tests.
 //!
-//! [`Faults`] stands for the connection of one process to the store: what one wraps fails and stops by itself,
-//! and several may wrap the same store. Delays are turns of the runtime, not time, so that one seed is one
-//! run on a runtime with a single thread.
+//! [`Faults`] stands for the connection of one process to the store: what one wraps fails and stops by
+//! itself, and several may wrap the same store. Delays are turns of the runtime, not time, so that one seed
+//! is one run on a runtime with a single thread.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -90,7 +90,8 @@ impl Faults {
         self.inner.plan().rates = rates;
     }
 
-    /// Stops the process at an operation, as SIGSTOP would. Every operation waits until [`resume`](Self::resume).
+    /// Stops the process at an operation, as SIGSTOP would. Every operation waits until
+    /// [`resume`](Self::resume).
     pub fn stop_at(&self, stop: Stop) {
         self.inner.plan().stop = Some(stop);
     }

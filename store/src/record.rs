@@ -4,8 +4,8 @@
 //! version = 1   kind   count (4)   length (4) payload   length (4) payload   …
 //! ```
 //!
-//! Numbers are little-endian. The kind is the writer's own: what the payloads mean. A record is exactly as long
-//! as its payloads say, so that nothing stands behind them.
+//! Numbers are little-endian. The kind is the writer's own: what the payloads mean. A record is exactly as
+//! long as its payloads say, so that nothing stands behind them.
 
 use bytes::{Buf, BufMut, Bytes};
 use zeroize::Zeroizing;

@@ -4,9 +4,9 @@
 //! magic (7)  version = 1 (1)  key id (8)  check (8)  nonce (24)  encrypted bytes …  tag (16)
 //! ```
 //!
-//! XChaCha20-Poly1305 with a random nonce. The associated data are the header and the object's full name, so that
-//! an object which takes another one's place does not open. The key id says which master key it was; the check
-//! is a hash of what stands before it, so that a damaged key id is not taken for another key.
+//! XChaCha20-Poly1305 with a random nonce. The associated data are the header and the object's full name, so
+//! that an object which takes another one's place does not open. The key id says which master key it was; the
+//! check is a hash of what stands before it, so that a damaged key id is not taken for another key.
 
 use std::fmt;
 use std::sync::Arc;
@@ -31,8 +31,8 @@ pub const SEAL_BYTES: usize = HEADER_BYTES + NONCE_BYTES + TAG_BYTES;
 const OF_SEAL: &str = "noised 2026 key of sealed objects from master key";
 const OF_KEY_ID: &str = "noised 2026 public id of a master key of sealed objects";
 
-/// The key that seals the objects of a store. A clone is another handle to the same memory, which is overwritten
-/// when the last one is dropped.
+/// The key that seals the objects of a store. A clone is another handle to the same memory, which is
+/// overwritten when the last one is dropped.
 #[derive(Clone)]
 pub struct SealKey {
     secret: Arc<Secret>,

@@ -37,7 +37,8 @@ impl SealedStore {
         &self.key
     }
 
-    /// Seals the bytes for a name: what [`Store::create_exactly`] takes again and again until it has an answer.
+    /// Seals the bytes for a name: what [`Store::create_exactly`] takes again and again until it has an
+    /// answer.
     ///
     /// # Errors
     /// Those of [`SealKey::seal`].
@@ -52,8 +53,9 @@ impl SealedStore {
     /// Creates a sealed object, as [`Store::create_exactly`] does: `Taken` where it is another writer's.
     ///
     /// # Errors
-    /// Those of the store. After any error but `Invalid` the object may be there, or may come to be there. Two
-    /// calls seal the same bytes differently, so only the bytes of one [`seal`](Self::seal) can be recognised.
+    /// Those of the store. After any error but `Invalid` the object may be there, or may come to be there.
+    /// Two calls seal the same bytes differently, so only the bytes of one [`seal`](Self::seal) can be
+    /// recognised.
     pub async fn create(&self, name: &str, plain: Bytes) -> Result<Created, StoreError> {
         let sealed = self.seal(name, plain).await?;
         self.store.create_exactly(name, sealed).await
@@ -68,8 +70,8 @@ impl SealedStore {
         self.store.put(name, sealed).await
     }
 
-    /// The plain bytes of an object, whose memory is overwritten when the last handle to them is dropped; `None`
-    /// where the object is absent.
+    /// The plain bytes of an object, whose memory is overwritten when the last handle to them is dropped;
+    /// `None` where the object is absent.
     ///
     /// # Errors
     /// Those of the store; `Damaged` and `OtherKey` where the object does not open.

@@ -14,8 +14,8 @@ use crate::name;
 
 /// Objects by name. A clone is another handle to the same objects.
 ///
-/// A name is segments of letters, digits, `.`, `_` and `-`, joined by `/`; no segment begins with a dot. No name
-/// may be a folder of another one: a directory cannot hold both `a` and `a/b`.
+/// A name is segments of letters, digits, `.`, `_` and `-`, joined by `/`; no segment begins with a dot. No
+/// name may be a folder of another one: a directory cannot hold both `a` and `a/b`.
 #[derive(Clone)]
 pub struct Store {
     backend: Arc<dyn Backend>,
@@ -32,9 +32,9 @@ impl Store {
     ///
     /// - a path, or `file:///path`: a directory, which is made, for its owner alone, where it is absent;
     /// - `memory:`: the memory of this process;
-    /// - `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`: an object store, with the options and
-    ///   the environment variables of the crate `object_store` (features `s3`, `gcs`, `azure`). It need not be
-    ///   reachable yet.
+    /// - `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`: an object store, with the
+    ///   options and the environment variables of the crate `object_store` (features `s3`, `gcs`, `azure`).
+    ///   It need not be reachable yet.
     ///
     /// # Errors
     /// `Invalid` where the URL or an option is; those of the directory.
@@ -57,7 +57,7 @@ impl Store {
             // A URL of another kind may hold a secret.
             Some(scheme) if !scheme.contains('/') => Err(StoreError::invalid(
                 "store",
-                "must be a path, file:///path, memory:, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix",
+                "must be a path, file:///path, memory:, s3://bucket/prefix, gs://… or az://…",
                 format!("{scheme}://"),
             )),
             _ if url == "memory:" => Ok(Self::memory()),
@@ -117,8 +117,8 @@ impl Store {
         self.backend.create(name, bytes).await
     }
 
-    /// Creates an object as [`create`](Self::create) does, and says `New` also where the object was there with
-    /// exactly these bytes. Sealed objects have random content, so equal bytes are the caller's own.
+    /// Creates an object as [`create`](Self::create) does, and says `New` also where the object was there
+    /// with exactly these bytes. Sealed objects have random content, so equal bytes are the caller's own.
     ///
     /// # Errors
     /// Those of [`create`](Self::create). The same call may be made again until it has an answer.
@@ -172,8 +172,8 @@ impl Store {
         self.backend.folders(folder).await
     }
 
-    /// Deletes an object; one that is absent is fine. In a directory, the object may be back after the machine lost
-    /// its power.
+    /// Deletes an object; one that is absent is fine. In a directory, the object may be back after the
+    /// machine lost its power.
     ///
     /// # Errors
     /// After an error the object may be there or not.

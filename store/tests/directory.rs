@@ -10,7 +10,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use noised_store::{Created, Store, StoreError};
@@ -207,6 +207,18 @@ async fn a_full_disk_is_waited_for() {
     assert_eq!(store.read(&written[0]).await, Ok(Some(part.clone())));
     let next = format!("objects/{}", written.len());
     store.delete(&written[0]).await.unwrap();
-    assert_eq!(store.create(&next, part.clone()).await, Ok(Created::New));
+    // The system may take a moment to give the space back.
+    let begun = Instant::now();
+    loop {
+        match store.create(&next, part.clone()).await {
+            Ok(created) => {
+                assert_eq!(created, Created::New);
+                break;
+            }
+            Err(error) => assert!(error.is_unavailable(), "{error}"),
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "the space does not come back");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(store.read(&next).await, Ok(Some(part)));
 }

@@ -44,7 +44,8 @@ async fn commit(journal: Journal, seen: Shared, number: u64) {
     }
 }
 
-/// Commits, some at once and some of which are dropped, and folds, until the journal is fenced or all is done.
+/// Commits, some at once and some of which are dropped, and folds, until the journal is fenced or all is
+/// done.
 async fn own(store: SealedStore, id: JournalId, seen: Shared, rounds: u64, seed: u64) {
     let Ok(journal) = Journal::begin(store, id).await else { return };
     let mut next = 0;
@@ -199,8 +200,12 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
+fn in_memory(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(in_memory(1000))]
 
     #[test]
     fn what_was_acknowledged_is_what_a_fencer_sees(case in cases()) {
@@ -271,7 +276,8 @@ fn a_store_that_comes_back() {
     });
 }
 
-/// A fencer stops at each of its operations, while the owner goes on and deletes the numbers that the fencer knew.
+/// A fencer stops at each of its operations, while the owner goes on and deletes the numbers that the fencer
+/// knew.
 #[test]
 fn a_fencer_that_was_asleep() {
     for number in 0.. {

@@ -1,4 +1,5 @@
-//! What every store promises, over a server that speaks S3: moto, in a Python environment below the target folder.
+//! What every store promises, over a server that speaks S3: moto, in a Python environment below the target
+//! folder.
 //!
 //! `NOISED_SKIP_S3_TESTS=1` leaves it out, for machines that cannot install from a package index.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a panic is a failed test")]

@@ -102,8 +102,8 @@ impl Files {
         }
     }
 
-    /// The answer, where the directory is still the one that was opened. Where it is not, because a volume was
-    /// unmounted or the directory was removed, absence says nothing.
+    /// The answer, where the directory is still the one that was opened. Where it is not, because a volume
+    /// was unmounted or the directory was removed, absence says nothing.
     pub(super) fn checked<T>(&self, answer: Result<T, StoreError>) -> Result<T, StoreError> {
         match identity(&self.root) {
             Ok(identity) if identity == self.identity => answer,

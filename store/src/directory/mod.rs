@@ -1,9 +1,10 @@
 //! Objects as files of a directory.
 //!
-//! An object is the file of its name. It is written under a temporary name, synced, and then linked (where it must
-//! be new) or renamed (where it may replace) to its place, and the folder is synced: a file in its place is
-//! always whole. The temporary files of a process lie in `.temporary/{token}`, which the process keeps locked;
-//! whoever opens the directory removes those that no process has locked. Folders stay when they are empty.
+//! An object is the file of its name. It is written under a temporary name, synced, and then linked (where it
+//! must be new) or renamed (where it may replace) to its place, and the folder is synced: a file in its place
+//! is always whole. The temporary files of a process lie in `.temporary/{token}`, which the process keeps
+//! locked; whoever opens the directory removes those that no process has locked. Folders stay when they are
+//! empty.
 //!
 //! | room | what is in it |
 //! |---|---|

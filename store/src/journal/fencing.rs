@@ -32,18 +32,20 @@ pub struct Past {
     pub fenced: bool,
 }
 
-/// Fences a journal, and gives what was committed. When this returns, every commit that was acknowledged is among
-/// the payloads or below the fold, and the owner can commit nothing more. Anybody may call it, any number of
-/// times; a journal that never began is fenced too.
+/// Fences a journal, and gives what was committed. When this returns, every commit that was acknowledged is
+/// among the payloads or below the fold, and the owner can commit nothing more. Anybody may call it, any
+/// number of times; a journal that never began is fenced too.
 ///
 /// # Errors
-/// Those of the store: call it again. `Damaged` where an object is, or where one is missing that no fold explains.
+/// Those of the store: call it again. `Damaged` where an object is, or where one is missing that no fold
+/// explains.
 pub async fn fence(store: &SealedStore, id: &JournalId) -> Result<Past, StoreError> {
     for _ in 0..TRIES {
         let last = id.numbers(store).await?.last().copied();
         match last {
             Some(last) => match read(store, id, last).await? {
-                // The fence holds where the owner never went past its number: it would have to have deleted it.
+                // The fence holds where the owner never went past its number: it would have to have deleted
+                // it.
                 Some(Entry::Fence) if folded(store, id).await? <= last => {
                     let (payloads, folded_below) = down_from(store, id, last).await?;
                     return Ok(Past { payloads, folded_below, end: last, fenced: true });
@@ -99,8 +101,8 @@ async fn folded(store: &SealedStore, id: &JournalId) -> Result<u64, StoreError> 
     store.read(&name).await?.map_or(Ok(0), |bytes| decode_number(&name, bytes))
 }
 
-/// All payloads below a number and not folded, in order; and the number of the last fold. Entries are read from
-/// the last one down, since the last fold says where to stop.
+/// All payloads below a number and not folded, in order; and the number of the last fold. Entries are read
+/// from the last one down, since the last fold says where to stop.
 async fn down_from(
     store: &SealedStore,
     id: &JournalId,

@@ -11,8 +11,8 @@ use crate::error::StoreError;
 /// Why a commit gave no number.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
-    /// Somebody fenced the journal: nothing can be committed any more. The payload may be there: who fenced the
-    /// journal knows.
+    /// Somebody fenced the journal: nothing can be committed any more. The payload may be there: who fenced
+    /// the journal knows.
     #[error("the journal was fenced: another server has taken over")]
     Fenced,
     /// The payload was not written, and will not be.
@@ -68,8 +68,8 @@ impl Queue {
         self.waiting.push_back((work, waiter));
     }
 
-    /// The next entry: payloads up to a bound of bytes together, and at least one; a fold by itself. `number` is
-    /// the entry's.
+    /// The next entry: payloads up to a bound of bytes together, and at least one; a fold by itself. `number`
+    /// is the entry's.
     pub(super) fn next(&mut self, number: u64, max_bytes: usize, max_payloads: usize) -> Option<Group> {
         let (mut payloads, mut waiters, mut bytes) = (Vec::new(), Vec::new(), 0);
         while let Some((work, waiter)) = self.waiting.pop_front() {

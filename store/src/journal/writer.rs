@@ -1,7 +1,8 @@
 //! The owner's side of a journal.
 //!
-//! A task writes as long as something waits. It has the [`Pen`] meanwhile: the next number, and the object whose
-//! fate is unknown, if there is one. That object is written again, with the same bytes, before anything else.
+//! A task writes as long as something waits. It has the [`Pen`] meanwhile: the next number, and the object
+//! whose fate is unknown, if there is one. That object is written again, with the same bytes, before anything
+//! else.
 
 use std::fmt;
 use std::mem;
@@ -130,13 +131,13 @@ impl Journal {
         self.write(Work::Payload(payload)).await
     }
 
-    /// Says that nothing below a number is needed any more, and deletes it. A marker is committed first, so that
-    /// whoever fences the journal afterwards knows what is missing; where the journal was fenced before, nothing
-    /// is deleted.
+    /// Says that nothing below a number is needed any more, and deletes it. A marker is committed first, so
+    /// that whoever fences the journal afterwards knows what is missing; where the journal was fenced before,
+    /// nothing is deleted.
     ///
     /// # Errors
-    /// Those of [`commit`](Self::commit), and of deleting. It may be called again; what an error left over, the
-    /// next fold deletes.
+    /// Those of [`commit`](Self::commit), and of deleting. It may be called again; what an error left over,
+    /// the next fold deletes.
     pub async fn fold(&self, below: u64) -> Result<(), JournalError> {
         self.write(Work::Fold(below)).await?;
         let shared = Arc::clone(&self.shared);
