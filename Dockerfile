@@ -9,15 +9,18 @@ COPY . .
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     cargo build --release --locked --package noised-server --package noisectl \
+        --features noised-server/s3,noised-server/gcs,noised-server/azure \
     && install -D --target-directory=/out target/release/noised target/release/noisectl \
     && mkdir /state
 
 # Run: the C library and the two programs. No shell, no package manager, not root.
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /out/noised /out/noisectl /usr/local/bin/
-# Where the noise ledger may lie: a volume that is new takes its owner from here.
+# Where sessions are kept: a volume that is new takes its owner from here.
 COPY --from=build --chown=65532:65532 /state /var/lib/noised
+VOLUME /var/lib/noised
 ENV NOISED_LISTEN=0.0.0.0:7467 \
+    NOISED_STATE=/var/lib/noised \
     NOISED_LOG_FORMAT=json
 EXPOSE 7467
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 CMD ["/usr/local/bin/noised", "health"]

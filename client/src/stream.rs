@@ -168,12 +168,15 @@ pub(crate) struct Flight {
     binding: Binding,
     window: Window,
     exchange: Option<Exchange>,
+    /// Whether the step under way is sent from its beginning: a server that took the session from a store has
+    /// no part of it.
+    from_beginning: bool,
 }
 
 impl Flight {
     pub(crate) fn new(client: Client, binding: Binding, start: Position) -> Self {
         let window = Window::new(binding.traffic.clone(), client.settings().chunk_bytes, start);
-        Self { client, binding, window, exchange: None }
+        Self { client, binding, window, exchange: None, from_beginning: false }
     }
 
     /// Makes ready for a step: keeps the open stream where that is what comes next on it, and drops it where
@@ -202,17 +205,28 @@ impl Flight {
                         .inspect_err(|_| self.exchange = None)?;
                     if let Some(answer) = self.window.take(answer)? {
                         attempts.succeeded();
+                        self.from_beginning = false;
                         return Ok(Some(answer));
                     }
                 }
                 Err(error) => {
                     self.exchange = None;
                     self.binding.asked.note_failure(&error);
+                    if self.is_without_its_part(&error) {
+                        self.from_beginning = true;
+                        continue;
+                    }
                     attempts.pause(error).await?;
                 }
             }
         }
         Ok(None)
+    }
+
+    /// Whether the server refused to go on in the middle of a step, of which it has no part.
+    fn is_without_its_part(&self, error: &Error) -> bool {
+        let is_in_the_middle = self.window.delivered().offset > 0 && !self.from_beginning;
+        is_in_the_middle && matches!(error, Error::Invalid { field, .. } if field == "offset")
     }
 
     async fn answer(
@@ -223,7 +237,11 @@ impl Flight {
         let exchange = match &mut self.exchange {
             Some(exchange) => exchange,
             none => {
-                self.window.reconnect();
+                if self.from_beginning {
+                    self.window.restart();
+                } else {
+                    self.window.reconnect();
+                }
                 self.binding.asked.begin();
                 none.insert(Exchange::open(&self.client))
             }

@@ -234,6 +234,13 @@ impl Window {
         Ok(Some(Answer { step, offset: offset + skip, payload, replay, step_end: end == total }))
     }
 
+    /// Goes back to the beginning of the step whose answer is not complete. What of it was handed out is not
+    /// handed out again.
+    pub(crate) fn restart(&mut self) {
+        self.sent = Position::start_of(self.delivered.step);
+        self.received = self.sent;
+    }
+
     /// Goes back to where a new connection starts: the tile of the first byte that is missing.
     pub(crate) fn reconnect(&mut self) {
         let Position { step, offset } = self.delivered;

@@ -86,6 +86,14 @@ pub enum ServiceError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// The store of the sessions does not take or give what the call needs.
+    #[error("{fault}; nothing is lost: call again")]
+    StoreUnavailable {
+        /// What is wrong, for operators and clients.
+        fault: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// A noise has to be derived from a master key.
     #[error("source.key.noise_id: this server has no master key to derive a noise from")]
     NoMasterKey,
@@ -240,6 +248,9 @@ fn row(error: &ServiceError) -> Row {
         }
         ServiceError::LedgerUnavailable { fault: _, retry_after } => {
             Row::new(Code::Unavailable, "LEDGER_UNAVAILABLE").retry(*retry_after)
+        }
+        ServiceError::StoreUnavailable { fault: _, retry_after } => {
+            Row::new(Code::Unavailable, "STORE_UNAVAILABLE").retry(*retry_after)
         }
         ServiceError::NoMasterKey => Row::new(Code::FailedPrecondition, "NO_MASTER_KEY")
             .with("field", "source.key.noise_id")
@@ -453,6 +464,11 @@ mod tests {
                 ServiceError::LedgerUnavailable { fault: "is full".into(), retry_after: SECOND },
                 Code::Unavailable,
                 "LEDGER_UNAVAILABLE",
+            ),
+            (
+                ServiceError::StoreUnavailable { fault: "the disk is full".into(), retry_after: SECOND },
+                Code::Unavailable,
+                "STORE_UNAVAILABLE",
             ),
             (ServiceError::NoMasterKey, Code::FailedPrecondition, "NO_MASTER_KEY"),
             (

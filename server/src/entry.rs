@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use noised::Error;
@@ -19,6 +20,9 @@ use tokio::sync::{OwnedMappedMutexGuard, OwnedMutexGuard};
 use tokio_util::sync::CancellationToken;
 
 use crate::compute::Compute;
+use crate::durable::{
+    Binding, Due, Durable, Snapshot, Stored, StoredSource, delete_state, elsewhere, told, write_state,
+};
 use crate::identity::SessionKey;
 use crate::last_use::LastUse;
 use crate::ledger::Claim;
@@ -50,6 +54,15 @@ pub(crate) struct Entry {
     /// Memory of kept states, one for each; and of a gradient that is held back, where the session went back.
     pub(crate) kept_memory: Mutex<Vec<Reservation>>,
     pub(crate) held_memory: Mutex<Option<Reservation>>,
+    /// Its place in a store, where sessions are kept.
+    pub(crate) stored: Option<StoredHere>,
+}
+
+/// A session's place in a store, and the store.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredHere {
+    pub(crate) stored: Arc<Stored>,
+    pub(crate) durable: Arc<Durable>,
 }
 
 /// The half of a session that draws, locked.
@@ -70,6 +83,62 @@ pub(crate) struct NoiseHalf {
     pub(crate) started_over: bool,
     /// Of a `noise_id`, until the session is at an end.
     pub(crate) claim: Mutex<Option<Claim>>,
+}
+
+impl StoredHere {
+    /// Writes the state of a session, which is held meanwhile.
+    pub(crate) async fn write_state(
+        &self,
+        session: OwnedMutexGuard<AnySession>,
+    ) -> Result<(OwnedMutexGuard<AnySession>, Snapshot), ServiceError> {
+        write_state(self.durable.store(), self.stored.place(), session).await.map_err(told)
+    }
+
+    /// Deletes a state once all that is noted now is stored.
+    pub(crate) fn delete_later(&self, state: Option<Snapshot>) {
+        let Some(state) = state else { return };
+        let Self { stored, durable } = self.clone();
+        tokio::spawn(async move {
+            if stored.wait(stored.all()).await.is_ok() {
+                delete_state(durable.store(), stored.place(), &state).await;
+            }
+        });
+    }
+}
+
+/// What came of a run, and what its answer rests on where the session is stored.
+struct Applied {
+    outcome: Outcome,
+    rests_on: Option<RestsOn>,
+}
+
+/// What has to be stored before an answer leaves.
+#[derive(Clone, Copy)]
+struct RestsOn {
+    binding: Binding,
+    next_step: u64,
+    /// Whether the run ended a step.
+    ended: bool,
+}
+
+impl NoiseHalf {
+    pub(crate) fn new(
+        drawer: NoiseDrawer,
+        options: NoiseOptions,
+        key_check: KeyCheck,
+        claim: Option<Claim>,
+        started_over: bool,
+    ) -> Self {
+        Self {
+            drawer: Arc::new(tokio::sync::Mutex::new(Some(drawer))),
+            options,
+            broken: AtomicBool::new(false),
+            drawing_ahead: AtomicBool::new(false),
+            key_check,
+            started_over,
+            claim: Mutex::new(claim),
+        }
+    }
 }
 
 /// Where a session stands, readable while it computes.
@@ -99,10 +168,33 @@ impl Entry {
         offset: usize,
         pieces: Vec<Bytes>,
     ) -> Result<Vec<OutputChunk>, ServiceError> {
+        let applied = self.apply_here(compute, step, offset, pieces).await;
+        self.told_as_owner(applied).await
+    }
+
+    /// Gives an answer, and a refusal only where the session is still this server's: one that was taken may
+    /// stand elsewhere by now.
+    pub(crate) async fn told_as_owner<T>(&self, told: Result<T, ServiceError>) -> Result<T, ServiceError> {
+        if let (Err(ServiceError::Core(_)), Some(StoredHere { stored, durable })) = (&told, &self.stored) {
+            durable.check_ours(stored).await?;
+        }
+        told
+    }
+
+    async fn apply_here(
+        self: &Arc<Self>,
+        compute: &Arc<Compute>,
+        step: u64,
+        offset: usize,
+        pieces: Vec<Bytes>,
+    ) -> Result<Vec<OutputChunk>, ServiceError> {
         let bytes: usize = pieces.iter().map(Bytes::len).sum();
         let layout = self.resolved.input_layout();
         let lane = |byte: usize| layout.lane_of_byte(byte.min(layout.byte_len())).unwrap_or(layout.lanes());
         let lanes = lane(offset.saturating_add(bytes)).saturating_sub(lane(offset));
+        let ends = offset.saturating_add(bytes) == layout.byte_len();
+        // Where steps are taken as a whole, the last run has all of them done.
+        let lanes = if ends && self.takes_whole_steps() { layout.lanes() } else { lanes };
         // Gradient, noise and sum are planes as well, where there are three of them.
         let work = lanes * (self.resolved.plan().planes() + 3);
         loop {
@@ -124,9 +216,11 @@ impl Entry {
                     Err(broken)
                 })
             };
-            match outcome? {
+            let Applied { outcome, rests_on } = outcome?;
+            match outcome {
                 Outcome::Answer(chunks) => {
                     self.draw_ahead(compute);
+                    self.until_stored(rests_on).await?;
                     return Ok(chunks);
                 }
                 Outcome::NeedsNoise => self.draw_next(compute).await?,
@@ -140,13 +234,64 @@ impl Entry {
         step: u64,
         offset: usize,
         pieces: &[Bytes],
-    ) -> Result<Outcome, ServiceError> {
+    ) -> Result<Applied, ServiceError> {
         // A panic leaves the mark, whether or not anybody waits for the answer. Who reads it holds the
         // session's lock.
         self.progress().damaged = true;
+        let before = session.next_step();
         let applied = session.take(step, offset, pieces);
         self.note(session);
-        Ok(applied?)
+        let outcome = applied?;
+        Ok(Applied { outcome, rests_on: self.note_stored(session, before) })
+    }
+
+    /// Tells the store what a step did that was taken from `before` on, and gives what its answer rests on.
+    fn note_stored(&self, session: &AnySession, before: u64) -> Option<RestsOn> {
+        let StoredHere { stored, durable: _ } = self.stored.as_ref()?;
+        let binding = stored.note_step(session, before);
+        Some(RestsOn { binding, next_step: session.next_step(), ended: session.next_step() != before })
+    }
+
+    /// Waits until an answer may leave: until all is stored that it rests on.
+    async fn until_stored(self: &Arc<Self>, rests_on: Option<RestsOn>) -> Result<(), ServiceError> {
+        let Some((here, rests_on)) = self.stored.as_ref().zip(rests_on) else { return Ok(()) };
+        let RestsOn { mut binding, next_step, ended } = rests_on;
+        match here.stored.state_is_due(next_step, ended) {
+            Due::No => {}
+            Due::Beside => {
+                let entry = Arc::clone(self);
+                tokio::spawn(async move {
+                    if let Err(error) = entry.store_state(false).await {
+                        tracing::error!(session = %entry.key, %error, "the state was not stored");
+                    }
+                });
+            }
+            Due::Before => binding = self.store_state(true).await?.unwrap_or(binding),
+        }
+        here.stored.wait(binding).await
+    }
+
+    /// Stores the state of a session of the client's input, as it is once the session is free. Answers wait
+    /// for that where it `binds`. What was stored before is deleted once the new state counts.
+    async fn store_state(&self, binds: bool) -> Result<Option<Binding>, ServiceError> {
+        let Some(here) = &self.stored else { return Ok(None) };
+        let started = Instant::now();
+        let written = match self.lock().await {
+            Ok(session) => here.write_state(session).await,
+            Err(error) => Err(error),
+        };
+        here.stored.state_was_tried();
+        let (session, state) = written?;
+        let before = here.stored.snapshot();
+        let binding = here.stored.note_state(state, started, binds);
+        drop(session);
+        here.delete_later(before);
+        Ok(Some(binding))
+    }
+
+    /// Whether nothing of a step is answered before all of its gradient has come.
+    fn takes_whole_steps(&self) -> bool {
+        self.stored.as_ref().is_some_and(|here| here.stored.source == StoredSource::Privatize)
     }
 
     /// A step of which all is drawn, from byte `offset` on.
@@ -156,17 +301,30 @@ impl Entry {
         step: u64,
         offset: usize,
     ) -> Result<Vec<OutputChunk>, ServiceError> {
+        let fetched = self.fetch_here(compute, step, offset).await;
+        self.told_as_owner(fetched).await
+    }
+
+    async fn fetch_here(
+        self: &Arc<Self>,
+        compute: &Arc<Compute>,
+        step: u64,
+        offset: usize,
+    ) -> Result<Vec<OutputChunk>, ServiceError> {
         loop {
             let mut session = self.lock().await?;
+            let before = session.next_step();
             let outcome = session.take(step, offset, &[])?;
             let wanted = session.wanted_steps() > 0;
             self.note(&session);
+            let rests_on = self.note_stored(&session, before);
             drop(session);
             match outcome {
                 Outcome::Answer(chunks) => {
                     if wanted {
                         self.draw_ahead(compute);
                     }
+                    self.until_stored(rests_on).await?;
                     return Ok(chunks);
                 }
                 Outcome::NeedsNoise => self.draw_next(compute).await?,
@@ -231,7 +389,7 @@ impl Entry {
     /// The answering half, unless the session is at an end.
     pub(crate) async fn lock(&self) -> Result<OwnedMutexGuard<AnySession>, ServiceError> {
         let session = Arc::clone(&self.session).lock_owned().await;
-        if self.deleted.is_cancelled() {
+        if self.deleted.is_cancelled() || self.is_lost() {
             return Err(self.not_found());
         }
         if self.progress().damaged {
@@ -299,7 +457,22 @@ impl Entry {
         }
     }
 
+    /// Whether another server has taken the session, so that this one can store nothing of it.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.stored.as_ref().is_some_and(|here| here.stored.lost.is_cancelled())
+    }
+
+    /// Has nothing more of it stored, and so no answer leave that would have to be.
+    pub(crate) fn lose(&self) {
+        if let Some(here) = &self.stored {
+            here.stored.lost.cancel();
+        }
+    }
+
     pub(crate) fn not_found(&self) -> ServiceError {
+        if self.is_lost() && !self.deleted.is_cancelled() {
+            return elsewhere();
+        }
         ServiceError::SessionNotFound { name: self.key.name.clone() }
     }
 }

@@ -65,12 +65,34 @@ impl Keys {
                 }
                 // Going on draws no noise for other gradients than before: it is not begun again.
                 let goes_on = resumed.is_some();
-                let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on };
+                let is_stored = false;
+                let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored };
                 let claim = self.ledger.claim(wanted)?;
                 Keyed { key, claim: Some(claim) }
             }
         };
         Ok(Some(keyed))
+    }
+
+    /// The key of a session that a store has, which goes on with its noise; `None` where the server draws
+    /// nothing for it. `stored` is the key, where it was stored.
+    pub(crate) fn key_of_stored(
+        &self,
+        holder: &SessionKey,
+        resolved: &ResolvedSpec,
+        stored: Option<NoiseKey>,
+    ) -> Result<Option<Keyed>, ServiceError> {
+        let Some(noise) = resolved.spec().source.noise() else { return Ok(None) };
+        let KeyOrigin::Derived { noise_id } = &noise.key else {
+            let missing = || Error::damaged("the key of the noise is not stored");
+            return Ok(Some(Keyed { key: stored.ok_or_else(missing)?, claim: None }));
+        };
+        let master = self.master.as_ref().ok_or(ServiceError::NoMasterKey)?;
+        let (fingerprint, lanes) = (resolved.noise_fingerprint(), resolved.lanes());
+        let key = master.derive(noise_id, &fingerprint);
+        let (start_over, goes_on, is_stored) = (false, true, true);
+        let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored };
+        Ok(Some(Keyed { key, claim: Some(self.ledger.claim(wanted)?) }))
     }
 
     /// Checks that a session which is found goes on with the key that is given.

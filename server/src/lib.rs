@@ -10,6 +10,7 @@
 //! | `gate` | what every call goes through first: the bound on its metadata, and its deadline |
 //! | `intake` | bounds on the bytes of requests that are under way, and on how slowly they come |
 //! | `entry`, `drawing` | a session's two halves behind their locks; what is drawn ahead of its client |
+//! | `durable` | sessions in a store, which outlive their server |
 //! | `keys`, `ledger` | the keys of noises, and which of them were drawn before |
 //! | `given_key` | keys that clients give, taken out of requests before those are decoded |
 //! | [`secrets`] | where the master key comes from, and what keeps secrets within the process |
@@ -25,6 +26,7 @@ mod compute;
 pub mod config;
 mod connections;
 mod drawing;
+mod durable;
 mod entry;
 mod gate;
 mod given_key;
@@ -42,4 +44,4 @@ mod sessions;
 
 pub use config::Config;
 pub use listen::{ListenAddr, Listener};
-pub use serve::{NoiseLedger, run, run_with};
+pub use serve::{Memories, run, run_with};

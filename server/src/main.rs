@@ -9,7 +9,7 @@ use anyhow::Context;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use noised_server::config::{DEFAULT_PORT, LogFormat, Options, Sources};
-use noised_server::{Config, ListenAddr, Listener, NoiseLedger, secrets};
+use noised_server::{Config, ListenAddr, Listener, Memories, secrets};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -226,11 +226,11 @@ async fn bind_and_run(config: Config, reload: Reload) -> anyhow::Result<()> {
     let limit = SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw());
     let _heard = signal(limit).context("cannot hear SIGXFSZ")?;
     // Clients find a server that listens, or none.
-    let Some(ledger) = NoiseLedger::open(&config, stopped.as_mut()).await? else { return Ok(()) };
+    let Some(memories) = Memories::open(&config, stopped.as_mut()).await? else { return Ok(()) };
     let listener = Listener::bind(&config.listen)
         .await
         .with_context(|| format!("cannot listen at {}", config.listen))?;
-    noised_server::run_with(listener, config, ledger, stopped).await
+    noised_server::run_with(listener, config, memories, stopped).await
 }
 
 fn filter(config: &Config) -> anyhow::Result<EnvFilter> {

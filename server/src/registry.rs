@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use noised::noise::{NoiseKey, StepProof};
-use noised::session::{AnySession, Drawing, NoiseOptions, NoiseState, ResolvedSpec};
+use noised::noise::{KeyCheck, NoiseKey, StepProof};
+use noised::session::{AnySession, Drawing, NoiseOptions, NoiseState, ResolvedSpec, Source};
 use noised_proto::ServiceError;
 use tokio_util::sync::CancellationToken;
 
-use crate::entry::{Entry, NoiseHalf, Progress};
+use crate::durable::{Durable, Made, Past, StateReader, Stored};
+use crate::entry::{Entry, NoiseHalf, Progress, StoredHere};
 use crate::identity::SessionKey;
 use crate::keys::{Keyed, Keys};
 use crate::last_use::LastUse;
-use crate::ledger::Ledger;
+use crate::ledger::{Claim, Ledger};
 
 /// Memory of a session beside what the core counts: its name, its entry here, the allocator's rounding.
 const OVERHEAD_BYTES: u64 = 4096;
@@ -63,6 +63,50 @@ pub(crate) struct Registry {
     max_sessions: usize,
     memory: Arc<Memory>,
     keys: Keys,
+    durable: Option<Arc<Durable>>,
+}
+
+/// A session that was made or found.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    pub(crate) entry: Arc<Entry>,
+    /// Whether it was found.
+    pub(crate) resumed: bool,
+    /// What is to be stored of one that was made, before anybody is told of it.
+    pub(crate) to_store: Option<Box<Made>>,
+}
+
+/// A session that a store has.
+pub(crate) struct Restored {
+    pub(crate) made: Made,
+    pub(crate) past: Past,
+    pub(crate) state: Option<StateReader>,
+    pub(crate) stored: Arc<Stored>,
+    pub(crate) memory: Reservation,
+    pub(crate) keyed: Option<Keyed>,
+    pub(crate) resolved: Arc<ResolvedSpec>,
+}
+
+/// A session on its way into the registry.
+struct Entering {
+    key: SessionKey,
+    named: bool,
+    request_id: String,
+    session: AnySession,
+    noise: Option<NoiseHalf>,
+    reservation: Reservation,
+    stored: Option<Arc<Stored>>,
+}
+
+/// What draws with a key, and what of it the entry keeps.
+fn split(
+    keyed: Option<Keyed>,
+    options: NoiseOptions,
+    resumed_at: Option<u64>,
+) -> (Option<Drawing>, Option<(KeyCheck, Option<Claim>)>) {
+    let Some(Keyed { key, claim }) = keyed else { return (None, None) };
+    let key_check = key.check();
+    (Some(Drawing { key, options, resumed_at }), Some((key_check, claim)))
 }
 
 /// Bytes promised to sessions.
@@ -110,56 +154,105 @@ impl Drop for Reservation {
 }
 
 impl Registry {
-    pub(crate) fn new(max_sessions: usize, max_session_bytes: u64, keys: Keys) -> Self {
+    pub(crate) fn new(
+        max_sessions: usize,
+        max_session_bytes: u64,
+        keys: Keys,
+        durable: Option<Arc<Durable>>,
+    ) -> Self {
         let ledger = keys.ledger();
         let memory = Arc::new(Memory { limit: max_session_bytes, promised: Mutex::new(0), ledger });
-        Self { sessions: Mutex::default(), creating: Arc::default(), max_sessions, memory, keys }
+        Self { sessions: Mutex::default(), creating: Arc::default(), max_sessions, memory, keys, durable }
     }
 
     /// Makes a session, or finds the one of that name where `resume` is set and it was made for the same.
-    /// Nothing is allocated for a session before its memory is promised. Tells whether it was found.
+    /// Nothing is allocated for a session before its memory is promised.
     ///
     /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait
     /// for a [turn](Self::turn_to_create) first.
-    pub(crate) fn create(&self, key: SessionKey, asked: Asked) -> Result<(Arc<Entry>, bool), ServiceError> {
-        if let Some(found) = self.find(&self.sessions(), &key, &asked)? {
-            Keys::check_same(&found, asked.noise.given_key.as_ref())?;
-            found.last_use.note();
-            let is_repeated = !asked.resume && found.is_made_by(&asked.request_id);
-            return Ok((found, !is_repeated));
+    pub(crate) fn create(&self, key: SessionKey, asked: Asked) -> Result<Opened, ServiceError> {
+        if let Some(entry) = self.find(&self.sessions(), &key, &asked)? {
+            Keys::check_same(&entry, asked.noise.given_key.as_ref())?;
+            entry.last_use.note();
+            let is_repeated = !asked.resume && entry.is_made_by(&asked.request_id);
+            return Ok(Opened { entry, resumed: !is_repeated, to_store: None });
         }
         let Asked { resolved, resume: _, named, must_exist: _, request_id, noise } = asked;
         let (resumed, start_over) = (noise.resumed, noise.start_over);
         let (options, reservation) = self.reserve(&resolved, noise.lookahead, noise.state)?;
         let keyed = self.keys.key_of(&key, &resolved, noise)?;
+        let resumed_at = resumed.map(|Resumed { step, proof: _ }| step);
+        let (stored, to_store) = self.durable.as_ref().map_or((None, None), |durable| {
+            let to_keep = keyed.as_ref().filter(|keyed| keyed.claim.is_none()).map(|keyed| &keyed.key);
+            let (stored, made) = durable.begin(&key, &resolved, options, to_keep, resumed_at);
+            (Some(stored), Some(Box::new(made)))
+        });
         let resolved = Arc::new(resolved);
-        let (drawing, keyed) = match keyed {
-            None => (None, None),
-            Some(Keyed { key, claim }) => {
-                let key_check = key.check();
-                let resumed_at = resumed.map(|Resumed { step, proof: _ }| step);
-                (Some(Drawing { key, options, resumed_at }), Some((key_check, claim)))
-            }
-        };
+        let (drawing, keyed) = split(keyed, options, resumed_at);
         let (mut session, drawer) = AnySession::open(Arc::clone(&resolved), drawing)?;
         // In rayon's own pool: no step waits behind it.
         session.touch_state();
-        let noise = keyed.zip(drawer).map(|((key_check, claim), drawer)| NoiseHalf {
-            drawer: Arc::new(tokio::sync::Mutex::new(Some(drawer))),
-            options,
-            broken: AtomicBool::new(false),
-            drawing_ahead: AtomicBool::new(false),
-            key_check,
-            started_over: start_over && claim.as_ref().is_some_and(|claim| claim.started_over),
-            claim: Mutex::new(claim),
+        let noise = keyed.zip(drawer).map(|((key_check, claim), drawer)| {
+            let started_over = start_over && claim.as_ref().is_some_and(|claim| claim.started_over);
+            NoiseHalf::new(drawer, options, key_check, claim, started_over)
         });
+        let to_store = to_store
+            .map(|made| made.asked_by(named, &request_id, noise.as_ref().is_some_and(|n| n.started_over)));
+        let entry = self.enter(Entering { key, named, request_id, session, noise, reservation, stored });
+        Ok(Opened { entry, resumed: false, to_store: to_store.map(Box::new) })
+    }
+
+    /// Enters a session that a store has, and that this server has taken. `memory` was promised for it.
+    ///
+    /// This reads a state: call it on a thread that may block, and wait for a [turn](Self::turn_to_create).
+    pub(crate) fn restore(&self, key: SessionKey, restored: Restored) -> Result<Arc<Entry>, ServiceError> {
+        let Restored { made, past, state, stored, memory, keyed, resolved } = restored;
+        let options = made.options();
+        let recovered = past.recovered(stored.source);
+        let (drawing, keyed) = split(keyed, options, None);
+        let (session, drawer) = AnySession::recover(resolved, drawing, recovered, state)?;
+        let noise = keyed.zip(drawer).map(|((key_check, claim), drawer)| {
+            NoiseHalf::new(drawer, options, key_check, claim, made.started_over)
+        });
+        let (named, request_id) = (made.named, made.request_id);
+        let stored = Some(stored);
+        Ok(self.enter(Entering { key, named, request_id, session, noise, reservation: memory, stored }))
+    }
+
+    /// Promises the memory of a session that a store has, and claims its noise: what may be refused, before
+    /// the session is taken.
+    pub(crate) fn prepare(
+        &self,
+        key: &SessionKey,
+        made: &Made,
+        resolved: &ResolvedSpec,
+    ) -> Result<(Reservation, Option<Keyed>), ServiceError> {
+        if self.sessions().len() >= self.max_sessions {
+            return Err(ServiceError::SessionQuota { limit: self.max_sessions });
+        }
+        let memory = self.memory.reserve(self.bytes_of(resolved, made.options()))?;
+        Ok((memory, self.keys.key_of_stored(key, resolved, made.key()?)?))
+    }
+
+    /// What a session takes. Where its steps are stored, it holds a whole gradient.
+    fn bytes_of(&self, resolved: &ResolvedSpec, options: NoiseOptions) -> u64 {
+        let holds = self.durable.is_some() && matches!(resolved.spec().source, Source::Privatize { .. });
+        let held = if holds { resolved.input_bytes() as u64 } else { 0 };
+        resolved.cost_with(options).total().saturating_add(held).saturating_add(OVERHEAD_BYTES)
+    }
+
+    fn enter(&self, entering: Entering) -> Arc<Entry> {
+        let Entering { key, named, request_id, mut session, noise, reservation, stored } = entering;
+        if stored.is_some() {
+            session.take_whole_steps();
+        }
         let progress = Progress { standing: session.standing(), damaged: false };
         let entry = Arc::new(Entry {
             key: key.clone(),
             named,
             last_use: LastUse::now(),
             request_id,
-            resolved,
+            resolved: Arc::clone(session.resolved()),
             deleted: CancellationToken::new(),
             noise,
             session: Arc::new(tokio::sync::Mutex::new(session)),
@@ -168,9 +261,20 @@ impl Registry {
             reservation,
             kept_memory: Mutex::default(),
             held_memory: Mutex::default(),
+            stored: stored.zip(self.durable.clone()).map(|(stored, durable)| StoredHere { stored, durable }),
         });
         self.sessions().insert(key, Arc::clone(&entry));
-        Ok((entry, false))
+        entry
+    }
+
+    /// What keeps the sessions, where they are kept.
+    pub(crate) fn durable(&self) -> Option<&Arc<Durable>> {
+        self.durable.as_ref()
+    }
+
+    /// All sessions that are kept.
+    pub(crate) fn stored(&self) -> Vec<Arc<Entry>> {
+        self.sessions().values().filter(|entry| entry.stored.is_some()).cloned().collect()
     }
 
     /// Promises the memory of a session, and tells how it is to be run.
@@ -186,8 +290,7 @@ impl Registry {
         let reserve = |state| {
             let options = resolved.noise_options(lookahead, state);
             resolved.check_noise_options(options)?;
-            let bytes = resolved.cost_with(options).total().saturating_add(OVERHEAD_BYTES);
-            Ok((options, self.memory.reserve(bytes)?))
+            Ok((options, self.memory.reserve(self.bytes_of(resolved, options))?))
         };
         let drawn = resolved.spec().source.noise().is_some();
         match reserve(state) {
@@ -235,6 +338,7 @@ impl Registry {
         let removed = self.sessions().remove(key);
         let entry = removed.ok_or_else(|| ServiceError::SessionNotFound { name: key.name.clone() })?;
         entry.deleted.cancel();
+        entry.lose();
         Ok(entry)
     }
 
@@ -249,8 +353,21 @@ impl Registry {
         let keys: Vec<SessionKey> =
             sessions.iter().filter(|(_, entry)| idle(entry)).map(|(key, _)| key.clone()).collect();
         let removed: Vec<_> = keys.iter().filter_map(|key| sessions.remove(key)).collect();
-        removed.iter().for_each(|entry| entry.deleted.cancel());
+        for entry in &removed {
+            entry.deleted.cancel();
+            entry.lose();
+        }
         removed
+    }
+
+    /// Lets go of a session of which this server stores nothing more. Who still holds it finds that it is
+    /// elsewhere.
+    pub(crate) fn let_go(&self, entry: &Arc<Entry>) {
+        entry.lose();
+        let mut sessions = self.sessions();
+        if sessions.get(&entry.key).is_some_and(|found| Arc::ptr_eq(found, entry)) {
+            sessions.remove(&entry.key);
+        }
     }
 
     /// Takes back a session whose name nobody was told.
@@ -259,6 +376,7 @@ impl Registry {
         if sessions.get(&entry.key).is_some_and(|found| Arc::ptr_eq(found, entry)) {
             sessions.remove(&entry.key);
             entry.deleted.cancel();
+            entry.lose();
         }
     }
 
@@ -292,7 +410,7 @@ mod tests {
     }
 
     fn registry(max_sessions: usize, max_session_bytes: u64) -> Registry {
-        Registry::new(max_sessions, max_session_bytes, Keys::new(None, Ledger::in_memory(10)))
+        Registry::new(max_sessions, max_session_bytes, Keys::new(None, Ledger::in_memory(10)), None)
     }
 
     fn key(name: &str) -> SessionKey {
@@ -312,7 +430,7 @@ mod tests {
     #[test]
     fn memory_is_promised_and_given_back() {
         let registry = registry(10, bytes(1000) + bytes(500));
-        let (held, _) = registry.create(key("a"), asked(1000, false)).unwrap();
+        let Opened { entry: held, .. } = registry.create(key("a"), asked(1000, false)).unwrap();
         let refused = registry.create(key("b"), asked(501, false)).unwrap_err();
         let expected = ServiceError::MemoryQuota {
             needed: bytes(501),
@@ -343,7 +461,7 @@ mod tests {
             let asked = Asked { resolved: resolved(), noise, ..asked(1, false) };
             registry(10, room)
                 .create(key("a"), asked)
-                .map(|(entry, _)| entry.noise.as_ref().unwrap().options.state)
+                .map(|opened| opened.entry.noise.as_ref().unwrap().options.state)
         };
         assert_eq!(state_of(kept, None).unwrap(), NoiseState::Kept);
         assert_eq!(state_of(kept - 1, None).unwrap(), NoiseState::Replayed);
@@ -361,12 +479,12 @@ mod tests {
     #[test]
     fn names_are_taken_once_and_resumed_for_the_same() {
         let registry = registry(2, 1 << 20);
-        assert!(!registry.create(key("a"), asked(5, false)).unwrap().1);
+        assert!(!registry.create(key("a"), asked(5, false)).unwrap().resumed);
         assert!(matches!(
             registry.create(key("a"), asked(5, false)),
             Err(ServiceError::SessionExists { .. })
         ));
-        assert!(registry.create(key("a"), asked(5, true)).unwrap().1);
+        assert!(registry.create(key("a"), asked(5, true)).unwrap().resumed);
         assert_eq!(
             registry.create(key("a"), asked(6, true)).unwrap_err(),
             Error::FingerprintMismatch { field: "tree" }.into()
@@ -376,8 +494,8 @@ mod tests {
         assert_eq!(registry.create(key("b"), gone).unwrap_err(), missing);
         // A request that is repeated is answered as it was the first time.
         let by = |id: &str, lanes| Asked { request_id: id.into(), ..asked(lanes, false) };
-        assert!(!registry.create(key("b"), by("one", 5)).unwrap().1);
-        assert!(!registry.create(key("b"), by("one", 5)).unwrap().1);
+        assert!(!registry.create(key("b"), by("one", 5)).unwrap().resumed);
+        assert!(!registry.create(key("b"), by("one", 5)).unwrap().resumed);
         let other = registry.create(key("b"), by("one", 6)).unwrap_err();
         assert_eq!(other, Error::FingerprintMismatch { field: "tree" }.into());
         for id in ["two", ""] {

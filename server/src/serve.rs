@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use noised_proto::v1::analysis_server::{self, AnalysisServer};
 use noised_proto::v1::sessions_server;
 use noised_proto::{FILE_DESCRIPTOR_SET, ServiceError};
@@ -18,6 +18,7 @@ use crate::analysis::AnalysisService;
 use crate::compute::Compute;
 use crate::config::{Config, open_files, open_files_limit};
 use crate::connections::{self, Rules};
+use crate::durable::{Durable, State};
 use crate::gate::Gate;
 use crate::intake::Intake;
 use crate::keys::Keys;
@@ -29,6 +30,9 @@ use crate::sessions::{Carrying, SessionsService};
 
 /// How long calls that are cut have to end.
 const CUT_TIME: Duration = Duration::from_millis(500);
+
+/// How long sessions may take to be handed over: Kubernetes kills after 30 s, of which the drain takes 20.
+const HAND_OVER_TIME: Duration = Duration::from_secs(8);
 
 /// What health tells of: the server as a whole, and each service.
 const SERVICES: [&str; 3] = ["", sessions_server::SERVICE_NAME, analysis_server::SERVICE_NAME];
@@ -47,53 +51,77 @@ pub async fn run(
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let mut shutdown = std::pin::pin!(shutdown);
-    match NoiseLedger::open(&config, shutdown.as_mut()).await? {
-        Some(ledger) => run_with(listener, config, ledger, shutdown).await,
+    match Memories::open(&config, shutdown.as_mut()).await? {
+        Some(memories) => run_with(listener, config, memories, shutdown).await,
         None => Ok(()),
     }
 }
 
-/// What a server remembers of the noises that it drew, opened before the server listens: who connects to a
-/// server that waits for another one's ledger would wait as well.
+/// What outlives a server, opened before the server listens: who connects to a server that waits for another
+/// one's files would wait as well.
 #[derive(Debug)]
-pub struct NoiseLedger(Arc<Ledger>);
+pub struct Memories {
+    /// Which noises were drawn.
+    ledger: Arc<Ledger>,
+    /// Where sessions are kept.
+    state: Option<State>,
+}
 
-impl NoiseLedger {
-    /// Opens the ledger of a configuration; without a file, one that remembers for as long as the server
-    /// runs. Waits for another server that has the file, at most for [`Config::drain_timeout`], which is how
-    /// long one that was asked to stop may take. `None` where `shutdown` is done before that.
+impl Memories {
+    /// Opens the store of a configuration, and its ledger, which lies in the store's directory where no other
+    /// place is set; without a file, one that remembers for as long as the server runs. Waits for another
+    /// server that has the file, at most for [`Config::drain_timeout`], which is how long one that was asked
+    /// to stop may take. `None` where `shutdown` is done before that.
     ///
     /// # Errors
-    /// Where the file is not a regular one, is damaged, cannot be read or written, or stays with another
-    /// server.
+    /// Where the store cannot be opened, or the ledger's file is not a regular one, is damaged, cannot be
+    /// read or written, or stays with another server.
     pub async fn open(
         config: &Config,
         shutdown: impl Future<Output = ()> + Send,
     ) -> anyhow::Result<Option<Self>> {
         let (most, patience) = (config.max_noises, config.drain_timeout);
-        let Some(path) = &config.noise_ledger else {
+        let state = match config.state.clone() {
+            None => None,
+            Some(settings) => {
+                let key = config.master_key.clone();
+                Some(tokio::task::spawn_blocking(move || State::open(&settings, key)).await??)
+            }
+        };
+        let path = config.noise_ledger.clone().or_else(|| state.as_ref()?.ledger.clone());
+        let Some(path) = path else {
+            // Two servers, or one after the other, would begin the same noise again.
+            ensure!(
+                state.is_none(),
+                "noise_ledger: must be set with a state that is no directory: it remembers drawn noises"
+            );
             if config.master_key.is_some() {
                 tracing::warn!(
                     "without noise_ledger, nobody remembers over a restart which noises were drawn"
                 );
             }
-            return Ok(Some(Self(Ledger::in_memory(most))));
+            return Ok(Some(Self { ledger: Ledger::in_memory(most), state }));
         };
-        Ok(Ledger::open_waiting(path, most, patience, shutdown).await?.map(Self))
+        let ledger = Ledger::open_waiting(&path, most, patience, shutdown).await?;
+        Ok(ledger.map(|ledger| Self { ledger, state }))
     }
 }
 
-/// The same as [`run`], with a ledger that is open.
+/// The same as [`run`], with what outlives the server open already.
 ///
 /// # Errors
-/// Where the compute threads cannot be started or the listener fails. A drain that is cut short is none.
+/// Where the store does not answer, the compute threads cannot be started or the listener fails. A drain that
+/// is cut short is none.
 pub async fn run_with(
     listener: Listener,
     config: Config,
-    ledger: NoiseLedger,
+    memories: Memories,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
-    let NoiseLedger(ledger) = ledger;
+    let Memories { ledger, state } = memories;
+    let master_key = config.master_key.clone().or_else(|| Some(state.as_ref()?.master_key.clone()));
+    let durable = open_durable(state).await?;
+    let renewing = durable.clone().map(|durable| tokio::spawn(durable.renew_journal()));
     let lifecycle = Lifecycle::default();
     let rules = Rules::of(&config);
     warn_of_few_files(&config);
@@ -105,7 +133,8 @@ pub async fn run_with(
         registry: Arc::new(Registry::new(
             config.max_sessions,
             config.max_session_bytes,
-            Keys::new(config.master_key, ledger),
+            Keys::new(master_key, ledger),
+            durable,
         )),
         compute,
         lifecycle: lifecycle.clone(),
@@ -122,25 +151,11 @@ pub async fn run_with(
     for service in SERVICES {
         health.set_service_status(service, tonic_health::ServingStatus::Serving).await;
     }
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .context("the descriptors of the protocol do not read")?;
-    // What most tools still speak.
-    let reflection_v1alpha = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1alpha()
-        .context("the descriptors of the protocol do not read")?;
-
     let limit = config.max_message_bytes;
     let analysis =
         AnalysisServer::new(analysis).max_decoding_message_size(limit).max_encoding_message_size(limit);
-    let routes = Routes::new(health_service)
-        .add_service(reflection)
-        .add_service(reflection_v1alpha)
-        .add_service(Carrying::new(sessions))
+    let routes = with_reflection(Routes::new(health_service))?
+        .add_service(Carrying::new(sessions.clone()))
         .add_service(analysis)
         .prepare();
     let intake = Intake::new(limit, config.body_timeout, lifecycle.clone());
@@ -184,7 +199,35 @@ pub async fn run_with(
     }
     // Calls that a connection still holds end too, whoever embeds this server.
     lifecycle.cut.cancel();
+    if tokio::time::timeout(HAND_OVER_TIME, sessions.hand_over()).await.is_err() {
+        tracing::warn!("handing sessions over took too long; whoever takes the rest fences this server");
+    }
+    renewing.iter().for_each(tokio::task::JoinHandle::abort);
     Ok(())
+}
+
+/// Adds what tells clients of the protocol, in the version that most tools still speak as well.
+fn with_reflection(routes: Routes) -> anyhow::Result<Routes> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let unread = "the descriptors of the protocol do not read";
+    let routes = routes.add_service(builder().build_v1().context(unread)?);
+    Ok(routes.add_service(builder().build_v1alpha().context(unread)?))
+}
+
+/// The sessions of a store; none where none is set, which the operator is told.
+async fn open_durable(state: Option<State>) -> anyhow::Result<Option<Arc<Durable>>> {
+    let Some(state) = state else {
+        tracing::warn!(
+            "without state, all sessions end with this process, and what they had come to is lost"
+        );
+        return Ok(None);
+    };
+    let durable = Durable::open(state).await.context("state")?;
+    Ok(Some(durable))
 }
 
 /// Tells the operator where the system has fewer files than the settings need.

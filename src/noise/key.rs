@@ -11,7 +11,7 @@ use crate::session::Fingerprint;
 
 /// The secret that the noise of a session is a function of: 256 bits, in one place, wiped when dropped.
 ///
-/// Its `Debug` shows nothing of it, and there is no way to read the bytes back.
+/// Its `Debug` shows nothing of it. Only [`to_hex`](Self::to_hex) reads the bytes back.
 #[derive(Clone)]
 pub struct NoiseKey(Secret);
 
@@ -42,6 +42,7 @@ impl StepProof {
 }
 
 const OF_NOISE: &str = "noised 2026 key of a noise from master key, noise_id and fingerprint";
+const OF_SEALS: &str = "noised 2026 seals of stored objects from master key";
 const OF_CHECK: &str = "noised 2026 check of a noise key";
 const OF_RESUMING: &str = "noised 2026 proofs of steps from a noise key";
 const OF_DIGESTS: &str = "noised 2026 digests of released gradients from a noise key";
@@ -73,6 +74,18 @@ impl NoiseKey {
         let secret = Secret::of_slice(bytes).ok_or_else(rule)?;
         check_not_zero(field, &secret)?;
         Ok(Self(secret))
+    }
+
+    /// The key as 64 hexadecimal digits, for a place that keeps it as secret as it is here: a session that
+    /// outlives its process needs it. The digits are wiped when they are dropped.
+    pub fn to_hex(&self) -> Zeroizing<String> {
+        let mut digits = Zeroizing::new(String::with_capacity(2 * KEY_BYTES));
+        for byte in self.0.bytes() {
+            digits.extend(
+                [byte >> 4, byte & 0xf].map(|digit| char::from_digit(digit.into(), 16).unwrap_or('0')),
+            );
+        }
+        digits
     }
 
     /// What can be compared and kept in place of the key.
@@ -145,6 +158,17 @@ impl MasterKey {
         })?;
         check_not_zero(field, &key)?;
         Ok(Self(key))
+    }
+
+    /// A secret to seal what is stored with, of which nothing about the noise follows.
+    pub fn sealing_secret(&self) -> Box<Zeroizing<[u8; KEY_BYTES]>> {
+        let mut secret = Box::<Zeroizing<[u8; KEY_BYTES]>>::default();
+        scrubbed(|| {
+            let mut hash = blake3::Hasher::new_derive_key(OF_SEALS);
+            hash.update(self.0.bytes());
+            finish(&mut hash, &mut secret);
+        });
+        secret
     }
 
     /// The key of the noise `noise_id` of a session.

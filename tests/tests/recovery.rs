@@ -264,8 +264,7 @@ proptest! {
     #[test]
     fn crashes_between_any_two_acts(acts in acts(), replayed in any::<bool>()) {
         let matrix = if replayed {
-            let toeplitz = MatrixSpec::Toeplitz { coef: vec![1.0, -0.5, 0.25], column_normalize_for_n: None };
-            toeplitz
+            MatrixSpec::Toeplitz { coef: vec![1.0, -0.5, 0.25], column_normalize_for_n: None }
         } else {
             specs::noising()
         };

@@ -3,6 +3,8 @@
 mod log;
 mod options;
 mod sources;
+mod span;
+mod state;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,8 +18,10 @@ use crate::connections::OTHER_FILES;
 use crate::gate::METADATA_CEILING;
 use crate::listen::ListenAddr;
 use crate::secrets;
-pub use options::{LogFormat, Options, Span};
+pub use options::{LogFormat, Options};
 pub use sources::{SettingError, Sources};
+pub use span::Span;
+pub use state::{SnapshotEvery, StateSettings};
 
 /// States that a session may be asked to keep, at most.
 pub const MAX_KEPT_STATES: usize = 48;
@@ -55,6 +59,8 @@ pub struct Config {
     pub master_key: Option<MasterKey>,
     /// A file that remembers which noises were drawn.
     pub noise_ledger: Option<PathBuf>,
+    /// Where sessions are kept, so that they outlive the server.
+    pub state: Option<StateSettings>,
     /// Noises that may be remembered.
     pub max_noises: usize,
     /// Bytes of the longest message taken or made.
@@ -107,6 +113,9 @@ impl Config {
             max_kept_states,
             master_key_file,
             noise_ledger,
+            state,
+            state_option,
+            snapshot_every,
             max_noises,
             max_message_bytes,
             max_analyses,
@@ -168,6 +177,7 @@ impl Config {
                 .map(|path| secrets::key_of_file(&path))
                 .transpose()?,
             noise_ledger: path("noise_ledger", noise_ledger)?,
+            state: state_settings(state, state_option, snapshot_every)?,
             max_noises: count("max_noises", max_noises, 1 << 20)?,
             max_message_bytes: message as usize,
             max_analyses: count("max_analyses", max_analyses, 16)?,
@@ -265,6 +275,31 @@ fn default_session_bytes() -> anyhow::Result<u64> {
     let machine = system.total_memory();
     let container = system.cgroup_limits().map_or(machine, |limits| limits.total_memory);
     Ok(machine.min(container) / 4 * 3)
+}
+
+/// Puts the settings of the store together.
+fn state_settings(
+    url: Option<String>,
+    options: Option<Vec<String>>,
+    snapshot_every: Option<SnapshotEvery>,
+) -> Result<Option<StateSettings>, SettingError> {
+    let Some(url) = url else {
+        let given = [("state_option", options.is_some()), ("snapshot_every", snapshot_every.is_some())];
+        return match given.into_iter().find(|(_, given)| *given) {
+            Some((name, _)) => Err(SettingError::new(name, "must not be set without state")),
+            None => Ok(None),
+        };
+    };
+    if url.is_empty() {
+        return Err(SettingError::new("state", "must not be empty: leave it out to have none"));
+    }
+    let pair = |option: String| match option.split_once('=') {
+        Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+        // Its text may be a secret.
+        None => Err(SettingError::new("state_option", "must be KEY=VALUE, and one has no `=`")),
+    };
+    let options = options.into_iter().flatten().map(pair).collect::<Result<_, _>>()?;
+    Ok(Some(StateSettings { url, options, snapshot_every: snapshot_every.unwrap_or_default() }))
 }
 
 #[cfg(test)]

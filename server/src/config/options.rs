@@ -1,47 +1,16 @@
 //! Settings as they are given: by flags, by the environment, and by a file.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
-use std::time::Duration;
 
 use anyhow::Context;
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
-use super::Sources;
+use super::sources::Sources;
+use super::span::Span;
+use super::state::SnapshotEvery;
 use crate::listen::ListenAddr;
-
-/// A length of time, written `500ms`, `20s`, `2m`, `24h` or `7d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub struct Span(pub Duration);
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let rule = || format!("`{text}` is not a length of time such as 500ms, 20s, 2m, 24h or 7d");
-        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).ok_or_else(rule)?);
-        let number: u32 = number.parse().map_err(|_| rule())?;
-        match unit {
-            "ms" => Ok(Self(Duration::from_millis(number.into()))),
-            "s" => Ok(Self(Duration::from_secs(number.into()))),
-            "m" => Ok(Self(Duration::from_secs(60 * u64::from(number)))),
-            "h" => Ok(Self(Duration::from_secs(3600 * u64::from(number)))),
-            "d" => Ok(Self(Duration::from_secs(24 * 3600 * u64::from(number)))),
-            _ => Err(rule()),
-        }
-    }
-}
-
-impl TryFrom<String> for Span {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
 
 /// Settings as they are given. Each is a flag, an environment variable `NOISED_...` and a key of the file; a
 /// flag wins over the environment, and the environment over the file. An environment variable that is empty
@@ -68,7 +37,18 @@ pub struct Options {
     /// A file that remembers which noises were drawn, over restarts [default: none, only this run remembers]
     #[arg(long, env = "NOISED_NOISE_LEDGER", value_name = "FILE")]
     pub noise_ledger: Option<PathBuf>,
-    /// Noises of a noise_id that may be remembered, at 128 bytes of memory each [default: 1048576]
+    /// Where sessions are kept, so that they outlive the server: a directory, or an object store such as
+    /// s3://bucket/prefix [default: none, sessions end with the server]
+    #[arg(long, env = "NOISED_STATE", value_name = "URL")]
+    pub state: Option<String>,
+    /// What the object store needs to be told, such as endpoint=http://127.0.0.1:9000; may be repeated
+    #[arg(long, env = "NOISED_STATE_OPTION", value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub state_option: Option<Vec<String>>,
+    /// How often the state of a client's own input is stored: every so many steps, such as 1, or at most so
+    /// often, such as 10s. What came after the last state is sent again after a crash [default: 10s]
+    #[arg(long, env = "NOISED_SNAPSHOT_EVERY", value_name = "STEPS|DURATION")]
+    pub snapshot_every: Option<SnapshotEvery>,
+    /// Noises of a noise_id that may be remembered, at 192 bytes of memory each [default: 1048576]
     #[arg(long, env = "NOISED_MAX_NOISES", value_name = "COUNT")]
     pub max_noises: Option<usize>,
     /// The longest message taken or made; longer trees go over a stream [default: 64MiB]
@@ -196,6 +176,9 @@ for_every_setting!(
     max_kept_states,
     master_key_file,
     noise_ledger,
+    state,
+    state_option,
+    snapshot_every,
     max_noises,
     max_message_bytes,
     max_analyses,
@@ -219,23 +202,6 @@ for_every_setting!(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans() {
-        for (text, span) in [
-            ("500ms", 500),
-            ("20s", 20_000),
-            ("2m", 120_000),
-            ("3h", 10_800_000),
-            ("2d", 172_800_000),
-            ("0s", 0),
-        ] {
-            assert_eq!(text.parse(), Ok(Span(Duration::from_millis(span))));
-        }
-        for text in ["", "20", "s", "-1s", "1.5s", "1w", "99999999999s", "20 s"] {
-            assert!(text.parse::<Span>().is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn settings_are_told_apart_by_name() {

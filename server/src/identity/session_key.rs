@@ -6,8 +6,8 @@ use super::Tenant;
 
 /// A session's tenant and its name. Two tenants may each have a session of one name.
 ///
-/// Keys are in the order of tenants, and within a tenant in the order of names. The text of a key is for logs;
-/// clients see the name alone.
+/// Keys are in the order of tenants, and within a tenant in the order of names. The text of a key is for
+/// logs; clients see the name alone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionKey {
     /// Whose session it is.

@@ -203,7 +203,7 @@ impl LedgerFile {
         }
     }
 
-    fn rewrite(&mut self, uses: &Uses) {
+    pub(super) fn rewrite(&mut self, uses: &Uses) {
         let before = self.lines;
         match self.write_anew(uses) {
             Ok(()) => tracing::info!(
@@ -251,24 +251,28 @@ impl LedgerFile {
             fchown(&file, Some(owner.uid()), Some(owner.gid()))?;
         }
         ensure!(try_lock(&file)?, "another program has {}", beside.display());
-        let (mut length, mut lines) = (0, 0);
+        let mut lines_of_all = Vec::new();
         let mut seen = HashSet::new();
-        let mut writer = BufWriter::new(&file);
         // Names are in the old file alone; what is known of them is in memory.
         scan(At { file: &self.file, offset: 0 }.take(self.length), |Record { noise, lanes, .. }| {
             let key = Key::new(&noise, &lanes);
             if uses.contains(&key) && seen.insert(key) {
                 for record in uses.records(&noise, &lanes) {
-                    let line = record.to_line()?;
-                    writer.write_all(&line)?;
-                    length += line.len() as u64;
-                    lines += 1;
+                    lines_of_all.push((uses.begun(&key), record.to_line()?));
                 }
             }
             Ok(())
         })?;
+        // In the order of their beginnings: who began what is drawn now comes last.
+        lines_of_all.sort_by_key(|(begun, _)| *begun);
+        let mut writer = BufWriter::new(&file);
+        for (_, line) in &lines_of_all {
+            writer.write_all(line)?;
+        }
         writer.flush()?;
         drop(writer);
+        let length = lines_of_all.iter().map(|(_, line)| line.len() as u64).sum();
+        let lines = lines_of_all.len();
         ensure!(seen.len() == uses.len(), "a noise that is remembered is not in the file");
         file.sync_all()?;
         Ok((file, length, lines))

@@ -70,6 +70,8 @@ pub(crate) struct Wanted<'a> {
     /// Whether the session goes on with a noise that was drawn before, and draws none of it for other
     /// gradients.
     pub(crate) goes_on: bool,
+    /// Whether a store has the session, which goes on with its own noise: nobody may have begun it since.
+    pub(crate) is_stored: bool,
 }
 
 /// The right to draw some lanes of a noise.
@@ -153,7 +155,7 @@ impl Ledger {
 
     /// Begins to draw lanes of a noise from step 0.
     pub(crate) fn claim(self: &Arc<Self>, wanted: Wanted<'_>) -> Result<Claim, ServiceError> {
-        let Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on } = wanted;
+        let Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored } = wanted;
         let noise = NoiseName { noise_id: noise_id.to_owned(), fingerprint: fingerprint.to_string() };
         let mut inner = self.inner();
         let Inner { uses, file } = &mut *inner;
@@ -161,6 +163,12 @@ impl Ledger {
             Prior::Unused => false,
             Prior::InUse { session } => {
                 return Err(ServiceError::NoiseInUse { noise_id: noise_id.to_owned(), session });
+            }
+            Prior::Used { next_step } if is_stored => {
+                if uses.is_begun_by_others(&noise, &lanes, &holder.name) {
+                    return Err(ServiceError::NoiseUsed { noise_id: noise_id.to_owned(), next_step });
+                }
+                false
             }
             Prior::Used { next_step } if !start_over && !goes_on => {
                 return Err(ServiceError::NoiseUsed { noise_id: noise_id.to_owned(), next_step });

@@ -29,6 +29,7 @@ fn wanted(noise_id: &str, lanes: Range<u64>) -> Wanted<'_> {
         holder: key("sessions/a"),
         start_over: false,
         goes_on: false,
+        is_stored: false,
     }
 }
 
@@ -508,4 +509,47 @@ fn noises_are_counted_and_one_too_many_is_refused() {
     second.end(0);
     assert_eq!(ledger.memory_bytes(), NOISE_BYTES);
     claim(&ledger, 2..3, "sessions/b", false).unwrap().end(1);
+}
+
+/// A session that a store has goes on with its noise, unless another session began it since; and whoever
+/// asks for that does not have to say so.
+#[test]
+fn a_stored_session_goes_on_with_its_own_noise_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("noises");
+    let stored = |ledger: &Arc<Ledger>, session: &str| {
+        let holder = key(session);
+        ledger.claim(Wanted { holder, goes_on: true, is_stored: true, ..wanted("a", 0..10) })
+    };
+    let ledger = Ledger::open(&path, 10).unwrap().unwrap();
+    claim(&ledger, 0..10, "sessions/mine", false).unwrap().end(3);
+    stored(&ledger, "sessions/mine").unwrap().end(5);
+    assert!(matches!(stored(&ledger, "sessions/other"), Err(ServiceError::NoiseUsed { .. })));
+    drop(ledger);
+    // Over a restart.
+    for _ in 0..2 {
+        let ledger = Ledger::open(&path, 10).unwrap().unwrap();
+        let claim = stored(&ledger, "sessions/mine").unwrap();
+        assert!(!claim.started_over);
+        claim.end(7);
+    }
+    let ledger = Ledger::open(&path, 10).unwrap().unwrap();
+    // Others that began before do not matter, whatever lanes they had.
+    claim(&ledger, 20..30, "sessions/early", false).unwrap().end(1);
+    claim(&ledger, 10..20, "sessions/late", false).unwrap().end(1);
+    claim(&ledger, 10..30, "sessions/whole", true).unwrap().end(2);
+    let whole = |ledger: &Arc<Ledger>| {
+        let holder = key("sessions/whole");
+        ledger.claim(Wanted { holder, goes_on: true, is_stored: true, ..wanted("a", 10..30) })
+    };
+    {
+        let mut inner = ledger.inner();
+        let Inner { uses, file } = &mut *inner;
+        file.as_mut().unwrap().rewrite(uses);
+    }
+    drop(ledger);
+    let ledger = Ledger::open(&path, 10).unwrap().unwrap();
+    whole(&ledger).unwrap().end(3);
+    claim(&ledger, 0..10, "sessions/other", true).unwrap().end(1);
+    assert!(matches!(stored(&ledger, "sessions/mine"), Err(ServiceError::NoiseUsed { .. })));
 }

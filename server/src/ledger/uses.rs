@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::record::{Event, NoiseName, Record};
 
 /// About the memory that one remembered noise takes, in bytes: an entry of the map, and the map's own room.
-pub(crate) const NOISE_BYTES: u64 = 128;
+pub(crate) const NOISE_BYTES: u64 = 192;
 
 /// The lanes of a noise. The name of the noise is a hash here, for names take several times the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,6 +33,10 @@ impl Key {
 struct Use {
     /// The session that draws them now.
     session: Option<Box<str>>,
+    /// The last session that began to draw them, where a record says so.
+    last: Option<Box<str>>,
+    /// When it began, in the order of all beginnings.
+    begun: u64,
     /// The first step that was not released, as far as is known.
     next_step: u64,
     /// Whether a server ended in the middle of it, so that nobody knows how far it came.
@@ -55,6 +59,8 @@ pub(super) enum Prior {
 #[derive(Debug, Default)]
 pub(super) struct Uses {
     uses: BTreeMap<Key, Use>,
+    /// Beginnings so far.
+    begun: u64,
 }
 
 impl Uses {
@@ -86,13 +92,27 @@ impl Uses {
         prior
     }
 
+    /// Whether another session has begun to draw any of these lanes since this one did.
+    pub(super) fn is_begun_by_others(&self, noise: &NoiseName, lanes: &Range<u64>, session: &str) -> bool {
+        let key = Key::new(noise, lanes);
+        let Some(own) = self.uses.get(&key).filter(|own| own.last.as_deref() == Some(session)) else {
+            return true;
+        };
+        let before = Key { start: 0, end: 0, ..key }..Key { start: lanes.end, end: 0, ..key };
+        let mut others = self.uses.range(before).filter(|(other, _)| lanes.start < other.end);
+        others.any(|(_, other)| other.begun > own.begun)
+    }
+
     /// One use for the same lanes: a noise that was started over is remembered for the furthest that it ever
     /// came.
     pub(super) fn begin(&mut self, noise: &NoiseName, lanes: &Range<u64>, session: &str, started_over: bool) {
+        self.begun += 1;
         let found = self.uses.entry(Key::new(noise, lanes)).or_default();
+        found.begun = self.begun;
         // One that did not end before the same is begun again is one of a server that did not come to that.
         found.unknown |= found.session.is_some();
         found.session = Some(session.into());
+        found.last = found.session.clone().filter(|session| !session.is_empty());
         found.started_over |= started_over;
     }
 
@@ -125,20 +145,27 @@ impl Uses {
         }
     }
 
+    /// When lanes of a noise were last begun, in the order of all beginnings.
+    pub(super) fn begun(&self, key: &Key) -> u64 {
+        self.uses.get(key).map_or(0, |known| known.begun)
+    }
+
     /// The records that say all that is known of some lanes of a noise; none where nothing is.
     pub(super) fn records(&self, noise: &NoiseName, lanes: &Range<u64>) -> Vec<Record> {
         let Some(known) = self.uses.get(&Key::new(noise, lanes)) else { return Vec::new() };
-        let Use { session, next_step, unknown, started_over } = known;
+        let Use { session, last, begun: _, next_step, unknown, started_over } = known;
         let record =
             |event| Record { noise: noise.clone(), lanes: lanes.clone(), event, started_over: *started_over };
         let begun = |session: &str| record(Event::Begun { session: session.to_owned(), unix_seconds: 0 });
         let mut records = Vec::new();
         if *next_step > 0 {
+            // Who began it may come back to it.
+            records.extend(last.iter().filter(|_| !unknown && session.is_none()).map(|last| begun(last)));
             records.push(record(Event::Drawn { next_step: *next_step }));
         }
         // A beginning without an end is how a file says that nobody knows.
         if *unknown {
-            records.push(begun(""));
+            records.push(begun(last.as_deref().unwrap_or_default()));
         }
         records.extend(session.iter().map(|session| begun(session)));
         records

@@ -14,8 +14,8 @@ use zeroize::Zeroizing;
 
 use crate::entry::Entry;
 use crate::given_key::GivenKey;
-use crate::identity::Caller;
-use crate::registry::{Asked, AskedNoise, Registry, Resumed};
+use crate::identity::{Caller, SessionKey};
+use crate::registry::{Asked, AskedNoise, Opened, Registry, Resumed};
 
 use super::audit::note_refusal;
 use super::{STATUS_BYTES, SessionsService, View};
@@ -79,26 +79,20 @@ impl SessionsService {
             let (size, limit) = (size as u64, self.max_message_bytes as u64);
             return Err(ServiceError::MessageTooLarge { field: "session", size, limit });
         }
-        let registry = Arc::clone(&self.registry);
-        let turn = registry.turn_to_create().await;
         let session_key = caller.key(name::session_name(&id));
-        let key = session_key.clone();
-        // A description may hold millions of numbers, each of which is checked, and a session gigabytes, each
-        // of which is cleared. No step waits behind that: there is a thread for it, and no more than one,
-        // since creations take turns.
-        let made = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+        let (service, key) = (self.clone(), session_key.clone());
+        let make = move |key: SessionKey, registry: &Registry| {
             let AskedSession { spec, lookahead, noise_state } = asked_session(session)?;
             let given_key =
                 (!noise_key.is_empty()).then(|| NoiseKey::from_slice("noise_key", &noise_key)).transpose()?;
             let start_over = start_noise_over;
             let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over, resumed: goes_on };
             let asked = Asked { resolved: spec.resolve()?, resume, named, must_exist, request_id, noise };
-            let (entry, resumed) = registry.create(key, asked)?;
-            let untold = (!named).then(|| Untold::new(registry, Arc::clone(&entry)));
-            Ok::<_, ServiceError>((entry, resumed, untold))
-        });
-        let made = made.await.map_err(|_| ServiceError::Internal)?;
+            registry.create(key, asked)
+        };
+        // A task of its own: a session that is made is stored or let go of, whether or not its caller waits.
+        let making = tokio::spawn(async move { service.make(key, named, make).await });
+        let made = making.await.map_err(|_| ServiceError::Internal)?;
         let (entry, resumed, untold) = made.inspect_err(|error| note_refusal(error, &session_key, caller))?;
         let (spec, peer) = (entry.resolved.spec(), caller.peer);
         tracing::info!(
@@ -137,6 +131,36 @@ impl SessionsService {
         }
         Ok((view.of(&entry, resumed), untold))
     }
+
+    async fn make(
+        &self,
+        key: SessionKey,
+        named: bool,
+        make: impl FnOnce(SessionKey, &Registry) -> Result<Opened, ServiceError> + Send + 'static,
+    ) -> Result<(Arc<Entry>, bool, Option<Untold>), ServiceError> {
+        let _key_turn = self.turn(&key).await;
+        if named {
+            // A session of that name may be in the store alone.
+            self.find_in_turn(&key).await?;
+        }
+        let registry = Arc::clone(&self.registry);
+        let turn = registry.turn_to_create().await;
+        // A description may hold millions of numbers, each of which is checked, and a session gigabytes, each
+        // of which is cleared. No step waits behind that: there is a thread for it, and no more than one,
+        // since creations take turns.
+        let made = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let opened = make(key, &registry)?;
+            let untold = (!named).then(|| Untold::new(registry, Arc::clone(&opened.entry)));
+            Ok::<_, ServiceError>((opened, untold))
+        });
+        let (Opened { entry, resumed, to_store }, untold) =
+            made.await.map_err(|_| ServiceError::Internal)??;
+        if let Some(made) = to_store {
+            self.store(&entry, &made).await?;
+        }
+        Ok((entry, resumed, untold))
+    }
 }
 
 /// A session under a name that the server made up, until its caller is told the name.
@@ -171,6 +195,13 @@ impl Drop for Naming {
         if !*self.told.get_mut() {
             tracing::info!(session = %entry.key, "session taken back: its caller is gone");
             self.registry.take_back(&entry);
+            if let (Some(here), Ok(runtime)) = (entry.stored.clone(), Handle::try_current()) {
+                runtime.spawn(async move {
+                    if let Err(error) = here.durable.end(&here.stored).await {
+                        tracing::warn!(%error, "a session that was taken back stays in the store");
+                    }
+                });
+            }
         }
         // Nobody else may have the session by now. What it came to is written to the disk then, and gigabytes
         // are given back: no call waits behind that.

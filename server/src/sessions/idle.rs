@@ -29,6 +29,7 @@ impl SessionsService {
                     idle = ?entry.last_use.idle_time(),
                     "idle session deleted"
                 );
+                let _turn = self.turn(&entry.key).await;
                 // A session whose computation panicked is deleted as well.
                 let _ended = self.end(entry).await;
             }

@@ -23,7 +23,7 @@ impl SessionsService {
                 return Err(Error::invalid("when_full", rule).into());
             }
         };
-        let entry = self.used_entry(caller, &name)?;
+        let entry = self.used_entry(caller, &name).await?;
         let proof = entry.keep_state(&self.compute, step, when_full, self.max_kept_states).await?;
         tracing::info!(session = %entry.key, step, "state kept");
         let resume_token = proof.map(|proof| proof.as_bytes().to_vec()).unwrap_or_default();

@@ -9,6 +9,7 @@ mod idle;
 mod keep_state;
 mod list;
 mod multiply_next;
+mod open;
 mod rewind;
 mod stream_multiply_next;
 
@@ -51,14 +52,14 @@ pub(crate) struct SessionsService {
 }
 
 impl SessionsService {
-    fn entry(&self, caller: &Caller, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
+    async fn entry(&self, caller: &Caller, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
         name::session_id(session_name)?;
-        self.registry.get(&caller.key(session_name))
+        self.open(&caller.key(session_name)).await
     }
 
     /// The same for a call that uses the session, and does not only look at it.
-    fn used_entry(&self, caller: &Caller, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
-        let entry = self.entry(caller, session_name)?;
+    async fn used_entry(&self, caller: &Caller, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
+        let entry = self.entry(caller, session_name).await?;
         entry.last_use.note();
         Ok(entry)
     }
@@ -193,7 +194,7 @@ impl Sessions for SessionsService {
         request: Request<v1::RewindSessionRequest>,
     ) -> Result<Response<Self::RewindSessionStream>, Status> {
         let caller = Caller::of(request.extensions());
-        Ok(Response::new(self.rewind(request.into_inner(), &caller)?))
+        Ok(Response::new(self.rewind(request.into_inner(), &caller).await?))
     }
 
     type StreamMultiplyNextStream = tokio_stream::Empty<Result<v1::StreamMultiplyNextResponse, Status>>;
@@ -218,7 +219,7 @@ mod tests {
     pub(super) fn service() -> SessionsService {
         let keys = Keys::new(None, Ledger::in_memory(10));
         SessionsService {
-            registry: Arc::new(Registry::new(10, 1 << 30, keys)),
+            registry: Arc::new(Registry::new(10, 1 << 30, keys, None)),
             compute: Arc::new(Compute::new("step", 1).unwrap()),
             lifecycle: Lifecycle::default(),
             max_message_bytes: 1 << 20,

@@ -51,7 +51,7 @@ impl SessionsService {
         self.lifecycle.check_open()?;
         let Carried { message, payload } = request;
         let v1::MultiplyNextRequest { name, step, payload: _, fingerprint } = message;
-        let entry = self.used_entry(caller, &name)?;
+        let entry = self.used_entry(caller, &name).await?;
         check_fingerprint(&entry, &fingerprint)?;
         let found: usize = payload.iter().map(Bytes::len).sum();
         let expected = entry.resolved.input_bytes();

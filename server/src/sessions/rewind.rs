@@ -10,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{SessionsService, View};
+use crate::durable::StoredSource;
 use crate::entry::{DrawerGuard, Entry};
 use crate::identity::{Caller, Peer};
 use crate::lifecycle::Lifecycle;
@@ -33,21 +34,22 @@ struct Wanted {
 }
 
 impl SessionsService {
-    pub(super) fn rewind(
+    pub(super) async fn rewind(
         &self,
         request: v1::RewindSessionRequest,
         caller: &Caller,
     ) -> Result<ReceiverStream<Result<v1::RewindSessionResponse, Status>>, ServiceError> {
         self.lifecycle.check_open()?;
         let v1::RewindSessionRequest { name, step, allow_divergence } = request;
-        let entry = self.used_entry(caller, &name)?;
+        let entry = self.used_entry(caller, &name).await?;
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let wanted = Wanted { to: RewindTo { step, unix_seconds, allow_divergence }, peer: caller.peer };
         let (answers, queue) = mpsc::channel(QUEUE);
         let service = self.clone();
         // A task of its own: a session must not be left in the middle where the client goes away.
         tokio::spawn(async move {
-            let answer = match service.rewind_entry(&entry, wanted, &answers).await {
+            let rewound = service.rewind_entry(&entry, wanted, &answers).await;
+            let answer = match entry.told_as_owner(rewound).await {
                 Ok(steps) => {
                     entry.draw_ahead(&service.compute);
                     entry.last_use.note();
@@ -142,7 +144,31 @@ impl SessionsService {
         let Halves { drawer, mut session } = halves;
         session.finish_rewind(rewind, drawer.as_deref())?;
         entry.note_all(&session);
+        self.store_rewind(entry, session, to.step).await?;
         Ok(steps_total)
+    }
+
+    /// Has the store know of going back before any later step, and before it is answered.
+    async fn store_rewind(
+        &self,
+        entry: &Arc<Entry>,
+        mut session: OwnedMutexGuard<AnySession>,
+        asked: u64,
+    ) -> Result<(), ServiceError> {
+        let Some(here) = entry.stored.as_ref() else { return Ok(()) };
+        let Some(rewind) = entry.progress().standing.rewinds.last().copied() else { return Ok(()) };
+        let before = here.stored.snapshot().filter(|_| here.stored.source == StoredSource::Input);
+        let mut state = None;
+        if here.stored.source == StoredSource::Input && rewind.to_step > 0 {
+            let written = here.write_state(session).await;
+            // Where it cannot be written, the session goes on as the store has it.
+            let (held, written) = written.inspect_err(|_| here.stored.lost.cancel())?;
+            (session, state) = (held, Some(written));
+        }
+        let binding = here.stored.note_rewind(rewind, asked, state);
+        drop(session);
+        here.delete_later(before);
+        here.stored.wait(binding).await
     }
 }
 

@@ -88,7 +88,7 @@ impl SessionsService {
         let Some(mut frame) = first else {
             return Ok(());
         };
-        let entry = self.entry(caller, &frame.message.name)?;
+        let entry = self.entry(caller, &frame.message.name).await?;
         check_fingerprint(&entry, &frame.message.fingerprint)?;
         let mut assembler = Assembler::new(entry.resolved.input_layout().clone());
         loop {

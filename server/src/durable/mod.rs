@@ -1,0 +1,382 @@
+//! Sessions in a store: they outlive the server that has them.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `objects` | the objects of a session, and what is in them |
+//! | `digits` | digests of gradients as text |
+//! | `past` | what a store knows of a session, from the acts that it was told of |
+//! | `stored` | a session's place in a store: acts on their way, and answers that wait for them |
+//! | `snapshots` | states of sessions of the client's input |
+//! | `settings` | which store, sealed with which key |
+//!
+//! A server has one journal for all acts of all its sessions, and a session has a list of owners, each of
+//! which names the journal of a server. Whoever takes a session from another server fences that server's
+//! journal, reads from it what had become of the session, and makes the next owner's object. Objects are made
+//! only where there is none of their name, so of two servers that try, one succeeds; and a server whose
+//! journal is fenced can store nothing more, so it can answer nothing that has to be stored before.
+
+mod digits;
+mod objects;
+mod past;
+mod settings;
+mod snapshots;
+mod stored;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use noised::Error;
+use noised::noise::NoiseKey;
+use noised::session::{NoiseOptions, ResolvedSpec, Standing};
+use noised_proto::ServiceError;
+use noised_store::{Created, Journal, JournalId, SealedStore, StoreError, fence, inspect};
+use uuid::Uuid;
+
+use crate::config::SnapshotEvery;
+use crate::identity::SessionKey;
+pub(crate) use objects::Made;
+use objects::{Acts, Owner, decode, encode, folder_of, made_number, made_object, owner_number, owner_object};
+pub(crate) use past::{Past, Snapshot, StoredSource};
+pub(crate) use settings::State;
+pub(crate) use snapshots::{Due, StateReader, delete_state, write_state};
+pub(crate) use stored::{Binding, Stored, elsewhere};
+
+/// When a client is asked to come back to a store that does not answer.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Between two tries to begin a journal.
+const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
+
+/// The acts that a journal has, by session.
+type ActsOf = HashMap<String, Vec<Acts>>;
+
+/// The sessions of a store, as one server has them.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    store: SealedStore,
+    snapshot_every: SnapshotEvery,
+    journal: Mutex<Journal>,
+    /// Of journals that are fenced, which do not change any more.
+    fenced: tokio::sync::Mutex<HashMap<JournalId, ActsOf>>,
+    /// One lock for each session that is being looked for or made.
+    turns: Mutex<HashMap<SessionKey, Weak<tokio::sync::Mutex<()>>>>,
+}
+
+/// A session that a store has.
+pub(crate) struct Found {
+    pub(crate) made: Made,
+    pub(crate) past: Past,
+    folder: String,
+    /// The number of its last owner.
+    owner: u64,
+    /// The journal of the server that had it.
+    journal: Option<JournalId>,
+}
+
+impl Durable {
+    /// The sessions of a store.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub(crate) async fn open(state: State) -> Result<Arc<Self>, StoreError> {
+        let State { store, snapshot_every, .. } = state;
+        let journal = Mutex::new(Journal::begin(store.clone(), JournalId::random()?).await?);
+        let (fenced, turns) = (tokio::sync::Mutex::default(), Mutex::default());
+        Ok(Arc::new(Self { store, snapshot_every, journal, fenced, turns }))
+    }
+
+    /// Begins a new journal whenever another server has fenced the one that there is.
+    pub(crate) async fn renew_journal(self: Arc<Self>) {
+        loop {
+            let journal = self.journal();
+            journal.fenced().await;
+            tracing::warn!(
+                journal = journal.id().as_str(),
+                "another server has fenced this server's journal"
+            );
+            loop {
+                let begun = match JournalId::random() {
+                    Ok(id) => Journal::begin(self.store.clone(), id).await,
+                    Err(error) => Err(error),
+                };
+                match begun {
+                    Ok(next) => {
+                        *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = next;
+                        break;
+                    }
+                    Err(error) => tracing::error!(%error, "no journal can be begun"),
+                }
+                tokio::time::sleep(JOURNAL_PAUSE).await;
+            }
+        }
+    }
+
+    fn journal(&self) -> Journal {
+        self.journal.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Waits until nobody else looks for a session of this name or makes one.
+    pub(crate) async fn turn(&self, key: &SessionKey) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut turns = self.turns();
+            turns.retain(|_, lock| lock.strong_count() > 0);
+            let found = turns.get(key).and_then(Weak::upgrade);
+            found.unwrap_or_else(|| {
+                let lock = Arc::default();
+                turns.insert(key.clone(), Arc::downgrade(&lock));
+                lock
+            })
+        };
+        lock.lock_owned().await
+    }
+
+    fn turns(&self) -> MutexGuard<'_, HashMap<SessionKey, Weak<tokio::sync::Mutex<()>>>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A session that is about to be made, and what is to be stored of it. Its acts wait until it is.
+    pub(crate) fn begin(
+        &self,
+        key: &SessionKey,
+        resolved: &ResolvedSpec,
+        options: NoiseOptions,
+        noise_key: Option<&NoiseKey>,
+        first_step: Option<u64>,
+    ) -> (Arc<Stored>, Made) {
+        let uid = Uuid::new_v4().simple().to_string();
+        let made = Made::new(uid.clone(), key, resolved, options, noise_key);
+        let source = StoredSource::of(&resolved.spec().source);
+        let past = first_step.map_or_else(Past::default, Past::at);
+        let place = (folder_of(key), uid, 0);
+        let stored = Stored::new(place, source, past, false, self.journal(), self.snapshot_every);
+        (Arc::new(stored), made)
+    }
+
+    /// Stores a session that was begun.
+    pub(crate) async fn make(&self, stored: &Arc<Stored>, made: &Made) -> Result<(), ServiceError> {
+        let Stored { folder, uid, owner, .. } = &**stored;
+        let number = match self.last_made(folder).await? {
+            None => 0,
+            // Whoever looked for it found that it has ended, unless another server made it since.
+            Some((number, last)) if self.has_ended(folder, &last.uid).await? => number + 1,
+            Some(_) => return Err(elsewhere()),
+        };
+        let past = stored.beginning();
+        let first = Owner { journal: Some(stored.journal_id().to_owned()), past, ended: false };
+        let owned = owner_object(folder, uid, *owner);
+        self.create(&owned, &first).await?;
+        match self.create(&made_object(folder, number), made).await? {
+            Created::New => {}
+            Created::Taken => {
+                self.store.delete(&owned).await.map_err(told)?;
+                return Err(elsewhere());
+            }
+        }
+        stored.made();
+        if let Some(before) = number.checked_sub(1) {
+            self.delete_made(folder, before).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes what says that an earlier session of a name has ended.
+    async fn delete_made(&self, folder: &str, number: u64) {
+        let deleted = async {
+            let name = made_object(folder, number);
+            let Some(bytes) = self.store.read(&name).await? else { return Ok(()) };
+            let before: Made = decode(&name, &bytes)?;
+            self.store.delete(&name).await?;
+            for object in self.store.list(&format!("{folder}/{}", before.uid)).await? {
+                self.store.delete(&object.name).await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = deleted.await {
+            tracing::warn!(%error, folder, "what is left of a deleted session stays in the store");
+        }
+    }
+
+    async fn create(&self, name: &str, value: &impl serde::Serialize) -> Result<Created, ServiceError> {
+        let bytes = encode(value).map_err(told)?;
+        self.store.create(name, bytes).await.map_err(told)
+    }
+
+    /// The last session that was made of a name.
+    async fn last_made(&self, folder: &str) -> Result<Option<(u64, Made)>, ServiceError> {
+        let listed = self.store.list(folder).await.map_err(told)?;
+        let last = listed.iter().filter_map(|object| made_number(folder, &object.name)).max();
+        let Some(number) = last else { return Ok(None) };
+        let name = made_object(folder, number);
+        let Some(bytes) = self.store.read(&name).await.map_err(told)? else { return Ok(None) };
+        Ok(Some((number, decode(&name, &bytes).map_err(told)?)))
+    }
+
+    /// The last owner of a session, with its number.
+    async fn last_owner(&self, folder: &str, uid: &str) -> Result<(u64, Owner), ServiceError> {
+        let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
+        let last = listed.iter().filter_map(|object| owner_number(&object.name)).max();
+        let missing = || damaged(&format!("{folder}/{uid}"), "nobody is known to have had the session");
+        let number = last.ok_or_else(missing)?;
+        let object = owner_object(folder, uid, number);
+        let bytes = self.store.read(&object).await.map_err(told)?.ok_or_else(missing)?;
+        Ok((number, decode(&object, &bytes).map_err(told)?))
+    }
+
+    async fn has_ended(&self, folder: &str, uid: &str) -> Result<bool, ServiceError> {
+        Ok(self.last_owner(folder, uid).await?.1.ended)
+    }
+
+    /// The session of a name, and what has become of it. A server that had it loses it.
+    pub(crate) async fn find(&self, key: &SessionKey) -> Result<Option<Found>, ServiceError> {
+        let folder = folder_of(key);
+        let Some((_, made)) = self.last_made(&folder).await? else { return Ok(None) };
+        let (owner, Owner { journal, mut past, ended }) = self.last_owner(&folder, &made.uid).await?;
+        if ended {
+            return Ok(None);
+        }
+        let journal = journal.map(|id| JournalId::parse(&id)).transpose().map_err(told)?;
+        if let Some(id) = &journal {
+            // An act that an earlier owner noted and did not come to write is none of this one's.
+            let acts = self.acts_of(id, &made.uid).await?;
+            for Acts { first, acts, .. } in acts.into_iter().filter(|acts| acts.owner == owner) {
+                if !past.take(first, acts) {
+                    return Err(damaged(&made.name, "an act of the session is missing, or does not read"));
+                }
+            }
+        }
+        Ok(Some(Found { made, past, folder, owner, journal }))
+    }
+
+    /// The acts of a session in a journal. Another server's journal is fenced.
+    async fn acts_of(&self, id: &JournalId, uid: &str) -> Result<Vec<Acts>, ServiceError> {
+        if self.journal().id() == id {
+            let own = inspect(&self.store, id).await.map_err(told)?;
+            return Ok(by_session(id, own.payloads).map_err(told)?.remove(uid).unwrap_or_default());
+        }
+        let mut fenced = self.fenced.lock().await;
+        if !fenced.contains_key(id) {
+            let past = fence(&self.store, id).await.map_err(told)?;
+            tracing::info!(journal = id.as_str(), entries = past.payloads.len(), "fenced a journal");
+            fenced.insert(id.clone(), by_session(id, past.payloads).map_err(told)?);
+        }
+        let acts = fenced.get(id).and_then(|acts| acts.get(uid));
+        Ok(acts.cloned().unwrap_or_default())
+    }
+
+    /// Takes a session that was found.
+    pub(crate) async fn take(&self, found: &Found) -> Result<Arc<Stored>, ServiceError> {
+        let Found { made, past, folder, owner, journal: before } = found;
+        let (journal, number, past) = (self.journal(), owner + 1, past.clone().taken());
+        let next = Owner { journal: Some(journal.id().as_str().to_owned()), past, ended: false };
+        if self.create(&owner_object(folder, &made.uid, number), &next).await? == Created::Taken {
+            return Err(elsewhere());
+        }
+        if let Some(before) = before
+            && let Some(acts) = self.fenced.lock().await.get_mut(before)
+        {
+            // They are in the owner's object from now on.
+            acts.remove(&made.uid);
+        }
+        let place = (folder.clone(), made.uid.clone(), number);
+        let source = made.source();
+        Ok(Arc::new(Stored::new(place, source, next.past, true, journal, self.snapshot_every)))
+    }
+
+    /// Ends a session that was found, and deletes what is stored of it.
+    pub(crate) async fn end_found(&self, found: &Found) -> Result<(), ServiceError> {
+        let Found { made, folder, owner, .. } = found;
+        self.end_at(folder, &made.uid, owner + 1).await
+    }
+
+    /// Where the state of a session lies that was found.
+    pub(crate) fn state_of(&self, found: &Found) -> Option<StateReader> {
+        let snapshot = found.past.snapshot()?;
+        Some(StateReader::new(self.store.clone(), &found.folder, &found.made.uid, snapshot))
+    }
+
+    /// Checks that no other server has taken a session, which a server that stores nothing of it does not
+    /// notice.
+    pub(crate) async fn check_ours(&self, stored: &Stored) -> Result<(), ServiceError> {
+        let next = owner_object(&stored.folder, &stored.uid, stored.owner + 1);
+        if self.store.read(&next).await.map_err(told)?.is_some() {
+            stored.lost.cancel();
+            return Err(elsewhere());
+        }
+        Ok(())
+    }
+
+    /// Gives a session up, which stands where `standing` says: whoever is asked for it next may take it
+    /// without fencing anybody. Call it under the session's lock.
+    pub(crate) async fn hand_over(
+        &self,
+        stored: &Arc<Stored>,
+        standing: &Standing,
+    ) -> Result<(), ServiceError> {
+        stored.wait(stored.all()).await?;
+        let past = stored.past(Some(standing)).ok_or_else(elsewhere)?;
+        let next = owner_object(&stored.folder, &stored.uid, stored.owner + 1);
+        let created = self.create(&next, &Owner { journal: None, past, ended: false }).await?;
+        // Whoever still has the session finds that it is elsewhere.
+        stored.lost.cancel();
+        if created == Created::Taken { Err(elsewhere()) } else { Ok(()) }
+    }
+
+    /// Ends a session, and deletes what is stored of it.
+    pub(crate) async fn end(&self, stored: &Arc<Stored>) -> Result<(), ServiceError> {
+        stored.lost.cancel();
+        self.end_at(&stored.folder, &stored.uid, stored.owner + 1).await
+    }
+
+    /// The object of the end stays: in its place, nobody can have the session again.
+    async fn end_at(&self, folder: &str, uid: &str, number: u64) -> Result<(), ServiceError> {
+        let end = owner_object(folder, uid, number);
+        let ended = Owner { journal: None, past: Past::default(), ended: true };
+        if self.create(&end, &ended).await? == Created::Taken && !self.has_ended(folder, uid).await? {
+            return Err(elsewhere());
+        }
+        for object in self.store.list(&format!("{folder}/{uid}")).await.map_err(told)? {
+            if object.name != end {
+                self.store.delete(&object.name).await.map_err(told)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The store, for states.
+    pub(crate) fn store(&self) -> &SealedStore {
+        &self.store
+    }
+}
+
+/// The acts in the payloads of a journal.
+fn by_session(
+    id: &JournalId,
+    payloads: Vec<(u64, bytes::Bytes)>,
+) -> Result<HashMap<String, Vec<Acts>>, StoreError> {
+    let mut sessions: HashMap<String, Vec<Acts>> = HashMap::new();
+    for (number, payload) in payloads {
+        let acts: Acts = decode(&format!("journals/{}/{number}", id.as_str()), &payload)?;
+        sessions.entry(acts.session.clone()).or_default().push(acts);
+    }
+    Ok(sessions)
+}
+
+fn damaged(object: &str, what: &str) -> ServiceError {
+    Error::damaged(format!("{object}: {what}")).into()
+}
+
+/// What a client is told of a fault of the store.
+pub(crate) fn told(error: StoreError) -> ServiceError {
+    match error {
+        StoreError::Damaged { .. } | StoreError::OtherKey { .. } => {
+            tracing::error!(%error, "a stored object is damaged");
+            Error::damaged(error.to_string()).into()
+        }
+        StoreError::Unavailable(_) | StoreError::Refused(_) | StoreError::Invalid { .. } => {
+            tracing::error!(%error, "the store does not do what it is asked");
+            let fault = "the store of the sessions does not answer as it should".to_owned();
+            ServiceError::StoreUnavailable { fault, retry_after: RETRY_AFTER }
+        }
+    }
+}

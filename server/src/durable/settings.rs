@@ -1,0 +1,86 @@
+//! Which store a server keeps its sessions in, and what it seals them with.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, ensure};
+use noised::noise::MasterKey;
+use noised_store::{SealKey, SealedStore, Store};
+use zeroize::Zeroizing;
+
+use crate::config::{SnapshotEvery, StateSettings};
+use crate::secrets;
+
+/// A store that is open.
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) store: SealedStore,
+    pub(crate) snapshot_every: SnapshotEvery,
+    /// The master key, which lies in the store's directory where no other is set.
+    pub(crate) master_key: MasterKey,
+    /// Where the noise ledger lies, where no other place is set.
+    pub(crate) ledger: Option<PathBuf>,
+}
+
+impl State {
+    /// Opens the store. A directory gets a master key where none is set.
+    ///
+    /// # Errors
+    /// Where the store cannot be opened, or has no master key and cannot have one made.
+    pub(crate) fn open(settings: &StateSettings, master_key: Option<MasterKey>) -> anyhow::Result<Self> {
+        let StateSettings { url, options, snapshot_every } = settings;
+        let store = Store::open(url, options).context("state")?;
+        let directory = store.directory().map(Path::to_owned);
+        let master_key = match (master_key, &directory) {
+            (Some(key), _) => key,
+            (None, Some(directory)) => key_in(directory)?,
+            (None, None) => {
+                anyhow::bail!(
+                    "state: {} is sealed with a master key: set master_key_file or NOISED_MASTER_KEY",
+                    store.describe()
+                )
+            }
+        };
+        let seal = SealKey::derive(&master_key.sealing_secret());
+        tracing::info!(store = store.describe(), "sessions are kept in a store");
+        let ledger = directory.map(|directory| directory.join("noises"));
+        Ok(Self { store: SealedStore::new(store, seal), snapshot_every: *snapshot_every, master_key, ledger })
+    }
+}
+
+/// The master key of a directory, which is made where there is none.
+fn key_in(directory: &Path) -> anyhow::Result<MasterKey> {
+    let path = directory.join("master.key");
+    if !path.exists() {
+        make_key(directory, &path).with_context(|| format!("state: cannot make {}", path.display()))?;
+    }
+    secrets::key_of_file(&path)
+}
+
+/// Writes a key that is there as a whole or not at all, whichever of two servers comes first.
+fn make_key(directory: &Path, path: &Path) -> anyhow::Result<()> {
+    let mut key = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *key)?;
+    ensure!(*key != [0; 32], "the operating system gives no random bytes");
+    let part = directory.join(format!(".master.key.{}", std::process::id()));
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(&*key)?;
+    file.sync_all()?;
+    let linked = std::fs::hard_link(&part, path);
+    std::fs::remove_file(&part)?;
+    match linked {
+        Ok(()) => {
+            File::open(directory)?.sync_all()?;
+            tracing::warn!(
+                path = %path.display(),
+                "made a master key: without it nothing of the store can be read, so keep a copy elsewhere"
+            );
+            Ok(())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
