@@ -12,8 +12,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::error::{Error, Result};
-use crate::greeting::Greeted;
+use crate::greeting::{Greeted, SILENCE};
 use crate::retry::RetryPolicy;
+use crate::tls::Tls;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -28,11 +29,13 @@ const LEAST_HANDSHAKE: Duration = Duration::from_secs(1);
 /// reads fills its own window, and leaves the connection to the others.
 const CONNECTION_WINDOW: u32 = 1 << 30;
 
-/// Where a server is: `http://host:port`, `host:port` or `unix:///path`.
+/// Where a server is: `http://host:port`, `https://host:port`, `host:port` or `unix:///path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
     /// TCP, as `host:port`.
     Tcp(String),
+    /// TLS over TCP, as `host:port`.
+    Tls(String),
     /// A Unix socket.
     Unix(PathBuf),
 }
@@ -48,15 +51,16 @@ impl FromStr for Target {
                 path => Ok(Self::Unix(path.into())),
             };
         }
-        if text.starts_with("https://") {
-            return Err(invalid("TLS is not spoken; use http:// or a proxy that adds it"));
-        }
-        let address = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/');
+        let secure = text.strip_prefix("https://");
+        let address = secure.or_else(|| text.strip_prefix("http://")).unwrap_or(text).trim_end_matches('/');
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
         if address.contains('/') || port.and_then(|port| port.parse::<u16>().ok()).is_none() {
-            return Err(invalid("must be http://host:port, host:port or unix:///path"));
+            return Err(invalid("must be https://host:port, http://host:port, host:port or unix:///path"));
         }
-        Ok(Self::Tcp(address.to_owned()))
+        Ok(match secure {
+            Some(_) => Self::Tls(address.to_owned()),
+            None => Self::Tcp(address.to_owned()),
+        })
     }
 }
 
@@ -64,6 +68,7 @@ impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Tls(address) => write!(f, "https://{address}"),
             Self::Unix(path) => write!(f, "unix://{}", path.display()),
         }
     }
@@ -75,6 +80,7 @@ impl fmt::Display for Target {
 pub struct ClientBuilder {
     pub(crate) target: Target,
     pub(crate) settings: Settings,
+    tls: Tls,
 }
 
 /// What a client was built with.
@@ -122,7 +128,18 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Invalid`] where the target is not one.
     pub fn new(target: &str) -> Result<Self> {
-        Ok(Self { target: target.parse()?, settings: Settings::default() })
+        Ok(Self { target: target.parse()?, settings: Settings::default(), tls: Tls::default() })
+    }
+
+    /// How TLS is spoken, with a target `https://host:port`.
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.tls = tls;
+        self
+    }
+
+    /// Whether the target is `https://host:port`.
+    pub fn speaks_tls(&self) -> bool {
+        matches!(self.target, Target::Tls(_))
     }
 
     /// Bytes of a chunk on a stream, rounded down to whole tiles. 1 MiB unless set; 256 KiB to 1 MiB are all
@@ -176,17 +193,27 @@ impl ClientBuilder {
 
     /// A channel that is connected, and connects again whenever the connection is lost.
     pub(crate) async fn channel(&self) -> Result<Channel> {
-        let (target, patience) = (self.target.clone(), self.settings.handshake_timeout());
-        let connector = tower::service_fn(move |_| open(target.clone(), patience));
+        let (to, patience) = (self.destination()?, self.settings.handshake_timeout());
+        let connector = tower::service_fn(move |_| open(to.clone(), patience));
         let failed = |e| Error::unreachable(&self.target, &e);
         self.endpoint()?.connect_with_connector(connector).await.map_err(failed)
     }
 
     /// A channel that connects when it is first used.
     pub(crate) fn lazy_channel(&self) -> Result<Channel> {
-        let (target, patience) = (self.target.clone(), self.settings.handshake_timeout());
-        let connector = tower::service_fn(move |_| open(target.clone(), patience));
+        let (to, patience) = (self.destination()?, self.settings.handshake_timeout());
+        let connector = tower::service_fn(move |_| open(to.clone(), patience));
         Ok(self.endpoint()?.connect_with_connector_lazy(connector))
+    }
+
+    /// The target and how TLS is spoken there. A mistake in its files is told before anything is tried.
+    fn destination(&self) -> Result<(Target, Tls)> {
+        if matches!(self.target, Target::Tls(_)) {
+            self.tls.config()?;
+        } else if self.tls != Tls::default() {
+            return Err(Error::invalid("tls", "must not be set where the target is not https://host:port"));
+        }
+        Ok((self.target.clone(), self.tls.clone()))
     }
 
     fn endpoint(&self) -> Result<Endpoint> {
@@ -200,6 +227,7 @@ impl ClientBuilder {
         }
         let authority = match &self.target {
             Target::Tcp(address) => format!("http://{address}"),
+            Target::Tls(address) => format!("https://{address}"),
             // The path is the connector's business; HTTP/2 wants an authority all the same.
             Target::Unix(_) => "http://localhost".to_owned(),
         };
@@ -215,14 +243,26 @@ impl ClientBuilder {
     }
 }
 
+/// Why there is no connection: an error of the system, or of TLS.
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
 /// A connected socket of either family.
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-async fn open(target: Target, patience: Duration) -> std::io::Result<TokioIo<Box<dyn Io>>> {
+async fn open(
+    (target, tls): (Target, Tls),
+    patience: Duration,
+) -> std::result::Result<TokioIo<Box<dyn Io>>, Fault> {
     Ok(TokioIo::new(match target {
         Target::Tcp(address) => Box::new(Greeted::new(open_tcp(&address).await?, patience)),
+        Target::Tls(address) => {
+            let stream = open_tcp(&address).await?;
+            let connected = tokio::time::timeout(patience, tls.connect(&address, stream)).await;
+            let silent = |_| std::io::Error::new(std::io::ErrorKind::TimedOut, SILENCE);
+            Box::new(Greeted::new(connected.map_err(silent)??, patience))
+        }
         Target::Unix(path) => Box::new(Greeted::new(open_unix(&path).await?, patience)),
     }))
 }
@@ -255,6 +295,7 @@ mod tests {
         for (text, target) in [
             ("http://localhost:5000", Target::Tcp("localhost:5000".into())),
             ("http://localhost:5000/", Target::Tcp("localhost:5000".into())),
+            ("https://localhost:5000", Target::Tls("localhost:5000".into())),
             ("10.0.0.1:80", Target::Tcp("10.0.0.1:80".into())),
             ("[::1]:80", Target::Tcp("[::1]:80".into())),
             ("unix:///run/noised.sock", Target::Unix("/run/noised.sock".into())),
@@ -262,8 +303,7 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Target>().unwrap(), target);
         }
-        for text in
-            ["", "localhost", ":80", "http://", "https://a:1", "unix://", "a:b", "ftp://a:1", "a:1/path"]
+        for text in ["", "localhost", ":80", "http://", "https://", "unix://", "a:b", "ftp://a:1", "a:1/path"]
         {
             assert!(matches!(text.parse::<Target>(), Err(Error::Invalid { .. })), "{text}");
         }

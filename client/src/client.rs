@@ -76,6 +76,7 @@ impl CreateOptions {
 
 impl Client {
     /// A client with the default settings for a server at `http://host:port`, `host:port` or `unix:///path`.
+    /// One at `https://host:port` takes a [`ClientBuilder`] with its authority.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the target is not one; [`Error::Unavailable`] where no server answers there

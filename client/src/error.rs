@@ -6,7 +6,7 @@ use std::time::Duration;
 use noised_proto::ErrorReport;
 use tonic::{Code, Status};
 
-use crate::greeting::SILENCE;
+use crate::greeting::{FAULT, SILENCE};
 
 /// The result of a call.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -158,6 +158,13 @@ pub enum Error {
         /// When to come back.
         retry_after: Option<Duration>,
     },
+    /// TLS with the server failed, or is not what the server speaks: a certificate, its name or its
+    /// authority.
+    #[error("TLS: {message}")]
+    Tls {
+        /// What failed.
+        message: String,
+    },
     /// The connection broke.
     #[error("the connection broke: {message}")]
     Transport {
@@ -191,9 +198,19 @@ impl Error {
         Self::Invalid { field: field.into(), rule: rule.to_string() }
     }
 
+    pub(crate) fn tls(message: impl Into<String>) -> Self {
+        Self::Tls { message: message.into() }
+    }
+
     /// A server that does not take a connection.
     pub(crate) fn unreachable(target: &impl Display, error: &tonic::transport::Error) -> Self {
-        Self::Unavailable { message: format!("{target}: {}", innermost(error)), retry_after: None }
+        match of_connection(error) {
+            Some(Self::Tls { message }) => Self::Tls { message: format!("{target}: {message}") },
+            Some(error) => error,
+            None => {
+                Self::Unavailable { message: format!("{target}: {}", innermost(error)), retry_after: None }
+            }
+        }
     }
 
     /// The step that the session expects, where the error tells it.
@@ -246,6 +263,18 @@ impl Error {
     }
 }
 
+/// What the connector said, among an error's causes.
+fn of_connection(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(found) = error.downcast_ref::<Error>() {
+            return Some(found.clone());
+        }
+        cause = error.source();
+    }
+    None
+}
+
 /// The last of an error's causes: those above it only say that the connection failed.
 fn innermost(error: &dyn std::error::Error) -> String {
     let mut innermost = error;
@@ -259,6 +288,12 @@ impl From<Status> for Error {
     fn from(status: Status) -> Self {
         // What the server says has no source; what tonic makes of a fault of the connection has.
         let source = std::error::Error::source(&status);
+        if let Some(error) = source.and_then(of_connection) {
+            return error;
+        }
+        if let Some(fault) = source.map(innermost).as_deref().and_then(|text| text.split_once(FAULT)) {
+            return Self::tls(fault.1);
+        }
         if let Some(silence) = source.map(innermost).filter(|text| text.contains(SILENCE)) {
             return Self::Unavailable { message: silence, retry_after: None };
         }
@@ -306,6 +341,7 @@ impl Error {
             (Code::FailedPrecondition, "NOISE_NOT_FINITE") => Self::NoiseNotFinite { message },
             (Code::FailedPrecondition, "NOISE_IN_USE") => Self::NoiseInUse { message },
             (Code::FailedPrecondition, "NOISE_USED") => Self::NoiseUsed { message, next_step },
+            (Code::FailedPrecondition, "TLS_REQUIRED") => Self::Tls { message },
             (Code::FailedPrecondition, "NO_MASTER_KEY") => Self::NoMasterKey { message },
             (Code::InvalidArgument, _) => match field_violations.into_iter().next() {
                 Some((field, rule)) if !field.is_empty() => Self::Invalid { field, rule },

@@ -17,6 +17,15 @@ use tokio::time::Sleep;
 /// and not types.
 pub(crate) const SILENCE: &str = "the connection was accepted, and nothing was said on it";
 
+/// How an error of TLS begins. It is known by this where HTTP/2 passes on texts and not types.
+pub(crate) const FAULT: &str = "TLS: ";
+
+/// The first byte that a server says which speaks TLS to a client that does not: that of an alert.
+const ALERT: u8 = 0x15;
+
+/// What the error of a connection without TLS says where the server answers in TLS.
+const OF_TLS: &str = "TLS: the server speaks TLS at this port: write https://host:port";
+
 /// A connection that fails where nothing has been read from it by a deadline.
 #[derive(Debug)]
 pub(crate) struct Greeted<I> {
@@ -37,10 +46,14 @@ impl<I: AsyncRead + Unpin> AsyncRead for Greeted<I> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<Result<()>> {
+        let before = buffer.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(context, buffer);
         match &mut self.deadline {
             Some(deadline) if polled.is_pending() => {
                 deadline.as_mut().poll(context).map(|()| Err(Error::new(ErrorKind::TimedOut, SILENCE)))
+            }
+            Some(_) if buffer.filled().get(before) == Some(&ALERT) => {
+                Poll::Ready(Err(Error::new(ErrorKind::InvalidData, OF_TLS)))
             }
             _ => {
                 self.deadline = None;

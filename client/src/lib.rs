@@ -16,6 +16,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`Client`], [`ClientBuilder`], `channel` | where the server is, and the connection to it |
+//! | [`Tls`] | whose certificates of servers are taken, and which one is shown |
 //! | `greeting` | a server that accepts a connection has to say something soon |
 //! | `create`, [`CreateOptions`], [`GivenKey`] | how a session is made, and a key of noise that the client gives |
 //! | [`Session`] | a session's handle: one step at a time |
@@ -62,6 +63,7 @@ mod session;
 mod sharded;
 mod stream;
 pub mod text_file;
+mod tls;
 pub mod tree_file;
 mod window;
 
@@ -78,4 +80,5 @@ pub use retry::RetryPolicy;
 pub use session::Session;
 pub use sharded::ShardedSession;
 pub use stream::StepStream;
+pub use tls::Tls;
 pub use window::Answer;

@@ -160,6 +160,9 @@ pub enum ServiceError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// The client speaks without TLS to a server that wants TLS.
+    #[error("the server speaks TLS: write https://host:port")]
+    TlsRequired,
     /// The time that a client gave a call is over, and the answer not there.
     #[error("the deadline of the call has passed")]
     DeadlinePassed,
@@ -279,6 +282,7 @@ fn row(error: &ServiceError) -> Row {
         ServiceError::ConnectionBroken { .. } => Row::new(Code::Unavailable, "CONNECTION_BROKEN"),
         ServiceError::Malformed(rule) => Row::new(Code::InvalidArgument, "MALFORMED").field("request", rule),
         ServiceError::Draining { retry_after } => Row::new(Code::Unavailable, "DRAINING").retry(*retry_after),
+        ServiceError::TlsRequired => Row::new(Code::FailedPrecondition, "TLS_REQUIRED"),
         ServiceError::DeadlinePassed => Row::new(Code::DeadlineExceeded, "DEADLINE_PASSED"),
         ServiceError::Internal => Row::new(Code::Internal, "INTERNAL"),
     }
@@ -510,6 +514,7 @@ mod tests {
             (ServiceError::ConnectionBroken { text: "x".into() }, Code::Unavailable, "CONNECTION_BROKEN"),
             (ServiceError::Malformed("x".into()), Code::InvalidArgument, "MALFORMED"),
             (ServiceError::Draining { retry_after: SECOND }, Code::Unavailable, "DRAINING"),
+            (ServiceError::TlsRequired, Code::FailedPrecondition, "TLS_REQUIRED"),
             (ServiceError::DeadlinePassed, Code::DeadlineExceeded, "DEADLINE_PASSED"),
             (ServiceError::Internal, Code::Internal, "INTERNAL"),
         ];

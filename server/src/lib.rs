@@ -7,6 +7,8 @@
 //! | `serve` | [`run`]: the services put together, and the drain |
 //! | `lifecycle` | what tells handlers that the server is about to stop |
 //! | `connections` | connections: taken up to a bound, and ended when nobody uses them |
+//! | [`TlsFiles`], `tls` | the server's certificate, and those of clients |
+//! | `reread` | what is read from files, and again when they change |
 //! | `gate` | what every call goes through first: the bound on its metadata, and its deadline |
 //! | `intake` | bounds on the bytes of requests that are under way, and on how slowly they come |
 //! | `entry`, `drawing` | a session's two halves behind their locks; what is drawn ahead of its client |
@@ -38,10 +40,13 @@ mod ledger;
 mod lifecycle;
 pub mod listen;
 mod registry;
+mod reread;
 pub mod secrets;
 mod serve;
 mod sessions;
+mod tls;
 
 pub use config::Config;
 pub use listen::{ListenAddr, Listener};
 pub use serve::{Memories, run, run_with};
+pub use tls::TlsFiles;

@@ -204,6 +204,18 @@ impl Peer {
     }
 }
 
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(peer) => match peer.remote_addr() {
+                Some(address) => write!(f, "{address}"),
+                None => f.write_str("unknown"),
+            },
+            Self::Unix(_) => f.write_str("a process of this machine"),
+        }
+    }
+}
+
 /// Settings of an accepted connection. A system that refuses one costs speed, and nothing else.
 fn tune_tcp(stream: &TcpStream) {
     let _slower = stream.set_nodelay(true);

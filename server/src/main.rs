@@ -66,7 +66,11 @@ fn main() -> ExitCode {
                 return fail(&error, 1);
             }
             let given = Given { options: *options, file: config, sources };
-            match given.load().and_then(|config| Ok((init_logs(&config)?, config))) {
+            let checked = given.load().and_then(|config| {
+                config.check_files()?;
+                Ok((init_logs(&config)?, config))
+            });
+            match checked {
                 Ok((logs, config)) => serve(config, Reload { given, logs }),
                 Err(error) => return fail(&error, 2),
             }

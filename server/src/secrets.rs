@@ -25,6 +25,9 @@ static READ: OnceLock<MasterKey> = OnceLock::new();
 /// No master key is longer, with all white space around its digits. A pipe takes as much without a reader.
 const MAX_BYTES: usize = 4096;
 
+/// No file of keys or tokens is longer.
+const MOST_PRIVATE_BYTES: u64 = 1 << 20;
+
 /// The group, and everybody.
 const OTHERS: u32 = 0o077;
 
@@ -89,20 +92,39 @@ pub(crate) fn key_of_environment() -> anyhow::Result<Option<MasterKey>> {
 pub(crate) fn key_of_file(path: &Path) -> anyhow::Result<MasterKey> {
     let what = || format!("master_key_file: {}", path.display());
     let file = std::fs::File::open(path).with_context(what)?;
-    check_private(&file.metadata().with_context(what)?, path)?;
+    check_private("master_key_file", &file.metadata().with_context(what)?, path)?;
     let content = read_all(file).with_context(what)?;
     Ok(MasterKey::parse("master_key_file", &content)?)
 }
 
+/// The content of a file that is for its owner alone.
+///
+/// # Errors
+/// Where the file cannot be read, is longer than 1 MiB, or is the server's own and others may read or write
+/// it.
+pub(crate) fn read_private(field: &str, path: &Path) -> anyhow::Result<Vec<u8>> {
+    let what = || format!("{field}: {}", path.display());
+    let file = std::fs::File::open(path).with_context(what)?;
+    check_private(field, &file.metadata().with_context(what)?, path)?;
+    let mut bytes = Vec::new();
+    file.take(MOST_PRIVATE_BYTES + 1).read_to_end(&mut bytes).with_context(what)?;
+    let path = path.display();
+    ensure!(
+        bytes.len() as u64 <= MOST_PRIVATE_BYTES,
+        "{field}: {path}: must have at most {MOST_PRIVATE_BYTES} bytes, and is longer"
+    );
+    Ok(bytes)
+}
+
 /// The rule of ssh for its keys. A file of another user is as private as that user makes it: containers are
 /// given secrets that belong to root and that everybody in them may read.
-fn check_private(metadata: &Metadata, path: &Path) -> anyhow::Result<()> {
+fn check_private(field: &str, metadata: &Metadata, path: &Path) -> anyhow::Result<()> {
     let mode = metadata.mode() & 0o7777;
     let open = metadata.is_file() && mode & OTHERS != 0;
     let path = path.display();
     ensure!(
         !open || metadata.uid() != geteuid().as_raw(),
-        "master_key_file: {path}: must be for its owner alone, found mode {mode:04o}: chmod 600 {path}"
+        "{field}: {path}: must be for its owner alone, found mode {mode:04o}: chmod 600 {path}"
     );
     Ok(())
 }

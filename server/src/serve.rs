@@ -17,7 +17,7 @@ use tower::util::MapResponseLayer;
 use crate::analysis::AnalysisService;
 use crate::compute::Compute;
 use crate::config::{Config, open_files, open_files_limit};
-use crate::connections::{self, Rules};
+use crate::connections::{self, Rules, Tls};
 use crate::durable::{Durable, State};
 use crate::gate::Gate;
 use crate::intake::Intake;
@@ -26,6 +26,7 @@ use crate::ledger::Ledger;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Listener;
 use crate::registry::Registry;
+use crate::reread::Reread;
 use crate::sessions::{Carrying, SessionsService};
 
 /// How long calls that are cut have to end.
@@ -110,8 +111,8 @@ impl Memories {
 /// The same as [`run`], with what outlives the server open already.
 ///
 /// # Errors
-/// Where the store does not answer, the compute threads cannot be started or the listener fails. A drain that
-/// is cut short is none.
+/// Where the store does not answer, a certificate cannot be read, the compute threads cannot be started or the
+/// listener fails. A drain that is cut short is none.
 pub async fn run_with(
     listener: Listener,
     config: Config,
@@ -123,7 +124,7 @@ pub async fn run_with(
     let durable = open_durable(state).await?;
     let renewing = durable.clone().map(|durable| tokio::spawn(durable.renew_journal()));
     let lifecycle = Lifecycle::default();
-    let rules = Rules::of(&config);
+    let rules = Rules::of(&config, certificate(&config, &lifecycle)?);
     warn_of_few_files(&config);
     let compute = Arc::new(Compute::new("step", config.threads).context("cannot start the compute threads")?);
     // Threads of their own: an analysis may take minutes, and no step waits behind one.
@@ -228,6 +229,14 @@ async fn open_durable(state: Option<State>) -> anyhow::Result<Option<Arc<Durable
     };
     let durable = Durable::open(state).await.context("state")?;
     Ok(Some(durable))
+}
+
+/// The server's certificate, where it has one, which is read again when it changes.
+fn certificate(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Option<Tls>> {
+    let Some(files) = config.tls.clone() else { return Ok(None) };
+    let certificate = Reread::open("certificate", files.paths(), move || files.load())?;
+    tokio::spawn(Arc::clone(&certificate).watch(lifecycle.clone()));
+    Ok(Some(certificate))
 }
 
 /// Tells the operator where the system has fewer files than the settings need.

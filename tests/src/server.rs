@@ -97,6 +97,11 @@ impl Server {
         }
     }
 
+    /// Where a server with a certificate is.
+    pub fn tls_target(&self) -> String {
+        self.target().replace("http://", "https://")
+    }
+
     /// A connection of its own.
     pub async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_static("http://localhost");

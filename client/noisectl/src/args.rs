@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use noised::{DType, MatrixSpec, Precision, Shard, Tree};
-use noised_client::{Client, ClientBuilder, RetryPolicy, tree_file};
+use noised_client::{Client, ClientBuilder, RetryPolicy, Tls, tree_file};
 
 use crate::failure::{Failure, say};
 use crate::files::Files;
@@ -72,7 +72,7 @@ pub(crate) struct Place {
     /// NOISED_SERVER.
     #[arg(long)]
     local: bool,
-    /// Ask this server: http://HOST:PORT, HOST:PORT or unix:///PATH.
+    /// Ask this server: http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:///PATH.
     #[arg(long, value_name = "URL", env = "NOISED_SERVER")]
     server: Option<String>,
     #[command(flatten)]
@@ -119,7 +119,8 @@ impl SessionPlace {
 /// Which server.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArg {
-    /// The server: http://HOST:PORT, HOST:PORT or unix:///PATH. Unless given, http://127.0.0.1:7467.
+    /// The server: http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:///PATH. Unless given,
+    /// http://127.0.0.1:7467.
     #[arg(long, value_name = "URL", env = "NOISED_SERVER")]
     server: Option<String>,
     #[command(flatten)]
@@ -154,12 +155,47 @@ struct RetryArg {
     /// seconds.
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = parse_seconds_or_time)]
     retry: Duration,
+    #[command(flatten)]
+    tls: TlsArg,
 }
 
 impl RetryArg {
     fn builder(&self, server: &str) -> Result<ClientBuilder, Failure> {
         let retry = RetryPolicy { max_elapsed: self.retry, ..RetryPolicy::default() };
-        Ok(ClientBuilder::new(server)?.retry(retry))
+        Ok(self.tls.give_to(ClientBuilder::new(server)?.retry(retry)))
+    }
+}
+
+/// How TLS is spoken with a server at https://HOST:PORT.
+#[derive(Debug, Args)]
+struct TlsArg {
+    /// With https://: the authorities whose certificates the server may have, in PEM.
+    #[arg(long, value_name = "FILE", env = "NOISED_TLS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// With https://: the certificate that is shown to the server, in PEM.
+    #[arg(long, value_name = "FILE", env = "NOISED_CLIENT_TLS_CERT")]
+    tls_cert: Option<PathBuf>,
+    /// With https://: the private key of --tls-cert, in PEM.
+    #[arg(long, value_name = "FILE", env = "NOISED_CLIENT_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// With https://: the name that the server's certificate must have, where it is not the host of the URL.
+    #[arg(long, value_name = "NAME", env = "NOISED_TLS_SERVER_NAME")]
+    tls_server_name: Option<String>,
+}
+
+impl TlsArg {
+    /// The same settings may be in the environment of commands for servers that speak no TLS.
+    fn give_to(&self, builder: ClientBuilder) -> ClientBuilder {
+        if !builder.speaks_tls() {
+            return builder;
+        }
+        let path = |path: &Option<PathBuf>| path.clone().filter(|path| !path.as_os_str().is_empty());
+        builder.tls(Tls {
+            ca: path(&self.tls_ca),
+            cert: path(&self.tls_cert),
+            key: path(&self.tls_key),
+            server_name: self.tls_server_name.clone().filter(|name| !name.is_empty()),
+        })
     }
 }
 

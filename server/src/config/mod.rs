@@ -18,6 +18,7 @@ use crate::connections::OTHER_FILES;
 use crate::gate::METADATA_CEILING;
 use crate::listen::ListenAddr;
 use crate::secrets;
+use crate::tls::TlsFiles;
 pub use options::{LogFormat, Options};
 pub use sources::{SettingError, Sources};
 pub use span::Span;
@@ -49,6 +50,8 @@ const MAX_CONNECTIONS: usize = 1024;
 pub struct Config {
     /// Where to listen.
     pub listen: ListenAddr,
+    /// The server's certificate; without one it speaks no TLS.
+    pub tls: Option<TlsFiles>,
     /// Sessions that there may be at once.
     pub max_sessions: usize,
     /// Bytes of memory for sessions.
@@ -108,6 +111,9 @@ impl Config {
     pub fn new(options: Options) -> anyhow::Result<Self> {
         let Options {
             listen,
+            tls_cert,
+            tls_key,
+            tls_client_ca,
             max_sessions,
             max_session_bytes,
             max_kept_states,
@@ -167,8 +173,12 @@ impl Config {
         }
         let log = log.unwrap_or_else(|| "info".to_owned());
         log::check_filter(&log).map_err(|rule| SettingError::new("log", rule))?;
+        let listen = listen.unwrap_or(ListenAddr::Tcp(([127, 0, 0, 1], DEFAULT_PORT).into()));
+        let [cert, key, client_ca] =
+            [path("tls_cert", tls_cert)?, path("tls_key", tls_key)?, path("tls_client_ca", tls_client_ca)?];
         Ok(Self {
-            listen: listen.unwrap_or(ListenAddr::Tcp(([127, 0, 0, 1], DEFAULT_PORT).into())),
+            tls: tls_files(&listen, cert, key, client_ca)?,
+            listen,
             max_sessions: count("max_sessions", max_sessions, 10_000)?,
             max_session_bytes: max_session_bytes
                 .map_or_else(default_session_bytes, |size| Ok(size.as_u64()))?,
@@ -229,6 +239,14 @@ impl Config {
         })
     }
 
+    /// Checks the files that are read when the server starts, so that a mistake in one is told before.
+    ///
+    /// # Errors
+    /// Those of a certificate and its key: names the setting and the file.
+    pub fn check_files(&self) -> anyhow::Result<()> {
+        self.tls.as_ref().map_or(Ok(()), |files| files.load().map(drop))
+    }
+
     /// The settings of a command line, with the file that it names. `sources` tells where the flags come
     /// from.
     ///
@@ -247,6 +265,30 @@ impl Config {
         }
         Ok(config)
     }
+}
+
+/// The files of TLS, which are there together or not at all.
+fn tls_files(
+    listen: &ListenAddr,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    client_ca: Option<PathBuf>,
+) -> Result<Option<TlsFiles>, SettingError> {
+    let files = match (cert, key, client_ca) {
+        (Some(cert), Some(key), client_ca) => TlsFiles { cert, key, client_ca },
+        (None, None, None) => return Ok(None),
+        (Some(_), None, _) => return Err(SettingError::new("tls_key", "is missing: tls_cert is set")),
+        (None, Some(_), _) => return Err(SettingError::new("tls_cert", "is missing: tls_key is set")),
+        (None, None, Some(_)) => {
+            return Err(SettingError::new("tls_client_ca", "needs tls_cert and tls_key as well"));
+        }
+    };
+    if matches!(listen, ListenAddr::Unix(_)) {
+        let rule =
+            "must not be set where listen is a Unix socket: its file's permissions say who may connect";
+        return Err(SettingError::new("tls_cert", rule));
+    }
+    Ok(Some(files))
 }
 
 /// As many connections as the limit on open files leaves.
@@ -335,6 +377,9 @@ mod tests {
             ("delete_unnamed_after = \"0s\"", "delete_unnamed_after"),
             ("noise_ledger = \"\"", "noise_ledger"),
             ("log = \"nonsense\"", "log"),
+            ("tls_cert = \"a.pem\"", "tls_key"),
+            ("tls_key = \"a.pem\"", "tls_cert"),
+            ("tls_client_ca = \"a.pem\"", "tls_client_ca"),
         ] {
             let error = Config::new(file(text)).unwrap_err();
             let sources = Sources::default().with_file(Path::new("/a.toml"), &file(text));

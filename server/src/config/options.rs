@@ -21,6 +21,16 @@ pub struct Options {
     /// Where to listen: host:port, or unix:///path [default: 127.0.0.1:7467]
     #[arg(long, env = "NOISED_LISTEN", value_name = "ADDRESS")]
     pub listen: Option<ListenAddr>,
+    /// The server's certificate and those that lead to its authority, in PEM. With it and tls_key the server
+    /// speaks TLS 1.3; the files are read again when they change, and at SIGHUP
+    #[arg(long, env = "NOISED_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The private key of tls_cert, in PEM. The file must be for its owner alone
+    #[arg(long, env = "NOISED_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
+    /// Authorities, in PEM: clients must show a certificate of one of them [default: clients need none]
+    #[arg(long, env = "NOISED_TLS_CLIENT_CA", value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Sessions that there may be at once [default: 10000]
     #[arg(long, env = "NOISED_MAX_SESSIONS", value_name = "COUNT")]
     pub max_sessions: Option<usize>,
@@ -171,6 +181,9 @@ macro_rules! for_every_setting {
 
 for_every_setting!(
     listen,
+    tls_cert,
+    tls_key,
+    tls_client_ca,
     max_sessions,
     max_session_bytes,
     max_kept_states,

@@ -20,9 +20,10 @@ use tower::{Service, ServiceExt};
 
 use super::Rules;
 use super::buffers::Buffers;
+use super::handshake::Io;
 use super::watched::Watched;
 use crate::lifecycle::Lifecycle;
-use crate::listen::Stream;
+use crate::listen::Peer;
 
 /// Bytes after which a peer has greeted: the preface of HTTP/2, and the head of the settings that follow it.
 const GREETING_BYTES: u64 = 24 + 9;
@@ -141,14 +142,13 @@ impl Connection {
 }
 
 /// Speaks HTTP/2 with a peer until the peer ends the connection or nobody uses it any more.
-pub(super) async fn drive<S>(stream: Stream, services: S, rules: &Rules, lifecycle: &Lifecycle)
+pub(super) async fn drive<S>(io: Io, peer: Peer, services: S, rules: &Rules, lifecycle: &Lifecycle)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     let connection = Arc::new(Connection::new(rules.intake_bytes));
-    let peer = stream.peer();
-    let io = TokioIo::new(Watched { stream: stream.into_io(), connection: Arc::clone(&connection) });
+    let io = TokioIo::new(Watched { stream: io, connection: Arc::clone(&connection) });
     let service = {
         let connection = Arc::clone(&connection);
         hyper::service::service_fn(move |request: Request<Incoming>| {

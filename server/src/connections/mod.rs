@@ -6,6 +6,7 @@
 
 mod buffers;
 mod connection;
+mod handshake;
 mod watched;
 
 use std::collections::VecDeque;
@@ -29,6 +30,8 @@ use crate::gate::METADATA_CEILING;
 use crate::lifecycle::Lifecycle;
 use crate::listen::{Listener, Stream};
 pub(crate) use connection::Connection;
+pub(crate) use handshake::Tls;
+use handshake::{Opened, begin};
 
 /// Connections beyond the bound that are told so at the same time. The next one takes the place of the
 /// oldest: whoever connects and says nothing must not keep others from being told, nor a probe from being
@@ -54,9 +57,11 @@ const SAY_EVERY: Duration = Duration::from_secs(60);
 /// What connections are held to.
 #[derive(Clone, Debug)]
 pub(crate) struct Rules {
+    /// The server's certificate, where it has one.
+    pub(crate) tls: Option<Tls>,
     pub(crate) http2: http2::Builder<TokioExecutor>,
     pub(crate) max_connections: usize,
-    /// How long a peer may take until it has greeted as HTTP/2 has it.
+    /// How long a peer may take for TLS, and then until it has greeted as HTTP/2 has it.
     pub(crate) handshake_timeout: Duration,
     /// How long a connection stays on which no call is open.
     pub(crate) idle_timeout: Duration,
@@ -65,7 +70,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    pub(crate) fn of(config: &Config) -> Self {
+    pub(crate) fn of(config: &Config, tls: Option<Tls>) -> Self {
         let mut http2 = http2::Builder::new(TokioExecutor::new());
         http2
             .timer(TokioTimer::new())
@@ -75,6 +80,7 @@ impl Rules {
             .max_concurrent_streams(config.max_calls_per_connection)
             .max_header_list_size(METADATA_CEILING);
         Self {
+            tls,
             http2,
             max_connections: config.max_connections,
             handshake_timeout: config.handshake_timeout,
@@ -102,7 +108,7 @@ where
         if let Ok(place) = Arc::clone(&places).try_acquire_owned() {
             let services = services.clone();
             connections.spawn(async move {
-                connection::drive(stream, services, &rules, &lifecycle).await;
+                take(stream, services, &rules, &lifecycle).await;
                 drop(place);
             });
             continue;
@@ -119,9 +125,11 @@ where
             // Its file is free once the task has ended.
             while !oldest.is_finished() && connections.join_next().await.is_some() {}
         }
-        let services = refusing(services.clone(), rules.max_connections);
+        let limit = rules.max_connections;
+        let busy = ServiceError::Busy { what: "connections", limit, retry_after: RETRY_AFTER };
+        let services = refusing(services.clone(), busy);
         refused.push_back(connections.spawn(async move {
-            let served = connection::drive(stream, services, &rules, &lifecycle);
+            let served = take(stream, services, &rules, &lifecycle);
             let _ended = tokio::time::timeout(REFUSAL_TIME, served).await;
         }));
     }
@@ -130,10 +138,37 @@ where
     while connections.join_next().await.is_some() {}
 }
 
+/// One connection, from its handshake to its end.
+///
+/// A client that speaks without TLS where the server wants TLS is told so in words, instead of finding the
+/// connection broken; and a probe of health that knows no TLS, such as that of Kubernetes, is answered.
+async fn take<S>(stream: Stream, services: S, rules: &Rules, lifecycle: &Lifecycle)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let peer = stream.peer();
+    let opening = begin(stream.into_io(), rules.tls.as_ref());
+    let opened = tokio::select! {
+        () = lifecycle.draining.cancelled() => return,
+        opened = tokio::time::timeout(rules.handshake_timeout, opening) => opened,
+    };
+    match opened {
+        Ok(Ok(Opened::Ready(io))) => connection::drive(io, peer, services, rules, lifecycle).await,
+        Ok(Ok(Opened::Plain(io))) => {
+            let services = refusing(services, ServiceError::TlsRequired);
+            let served = connection::drive(io, peer, services, rules, lifecycle);
+            let _ended = tokio::time::timeout(REFUSAL_TIME, served).await;
+        }
+        Ok(Err(error)) => tracing::info!(%peer, %error, "a TLS handshake failed"),
+        Err(_) => tracing::debug!(%peer, "no TLS handshake came in time"),
+    }
+}
+
 /// Answers every call with a refusal, but for questions how the server is: a full server is a healthy one.
 fn refusing<S>(
     services: S,
-    limit: usize,
+    refusal: ServiceError,
 ) -> impl Service<
     Request<Body>,
     Response = Response<Body>,
@@ -147,13 +182,12 @@ where
     S::Future: Send + 'static,
 {
     tower::service_fn(move |request: Request<Body>| {
-        let services = services.clone();
+        let (services, refusal) = (services.clone(), refusal.clone());
         async move {
             if request.uri().path().starts_with("/grpc.health.") {
                 return services.oneshot(request).await;
             }
-            let busy = ServiceError::Busy { what: "connections", limit, retry_after: RETRY_AFTER };
-            Ok(Status::from(busy).into_http())
+            Ok(Status::from(refusal).into_http())
         }
     })
 }

@@ -21,3 +21,4 @@ mod rewind_refused;
 mod secrets;
 mod sessions;
 mod steps;
+mod tls;
