@@ -23,6 +23,8 @@ pub(crate) struct Reread<T> {
     paths: Vec<PathBuf>,
     read: Box<dyn Fn() -> anyhow::Result<T> + Send + Sync>,
     current: RwLock<T>,
+    /// What the files were before they were read for the first time.
+    opened: Vec<Stamp>,
 }
 
 impl<T> fmt::Debug for Reread<T> {
@@ -42,8 +44,10 @@ impl<T: Clone + Send + Sync + 'static> Reread<T> {
         paths: Vec<PathBuf>,
         read: impl Fn() -> anyhow::Result<T> + Send + Sync + 'static,
     ) -> anyhow::Result<Arc<Self>> {
+        // Before the reading: a file that changes meanwhile is read again.
+        let opened = stamps(&paths);
         let current = RwLock::new(read()?);
-        Ok(Arc::new(Self { what, paths, read: Box::new(read), current }))
+        Ok(Arc::new(Self { what, paths, read: Box::new(read), current, opened }))
     }
 
     /// The last value that could be read.
@@ -53,7 +57,7 @@ impl<T: Clone + Send + Sync + 'static> Reread<T> {
 
     /// Reads the files again whenever one of them changes, and at every SIGHUP, until the server drains.
     pub(crate) async fn watch(self: Arc<Self>, lifecycle: Lifecycle) {
-        let mut seen = self.stamps();
+        let mut seen = self.opened.clone();
         let mut hangup = signal(SignalKind::hangup()).ok();
         loop {
             let told = async {
@@ -67,7 +71,7 @@ impl<T: Clone + Send + Sync + 'static> Reread<T> {
                 () = told => true,
                 () = tokio::time::sleep(LOOK_EVERY) => false,
             };
-            let now = self.stamps();
+            let now = stamps(&self.paths);
             if !is_told && now == seen {
                 continue;
             }
@@ -94,10 +98,10 @@ impl<T: Clone + Send + Sync + 'static> Reread<T> {
             }
         }
     }
+}
 
-    fn stamps(&self) -> Vec<Stamp> {
-        self.paths.iter().map(|path| stamp(path)).collect()
-    }
+fn stamps(paths: &[PathBuf]) -> Vec<Stamp> {
+    paths.iter().map(|path| stamp(path)).collect()
 }
 
 fn stamp(path: &Path) -> Stamp {
