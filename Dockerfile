@@ -19,6 +19,7 @@ COPY --from=build /out/noised /out/noisectl /usr/local/bin/
 # Where sessions are kept: a volume that is new takes its owner from here.
 COPY --from=build --chown=65532:65532 /state /var/lib/noised
 VOLUME /var/lib/noised
+# At every address of the container. That wants NOISED_TLS_CERT and NOISED_TLS_KEY, or NOISED_INSECURE=true.
 ENV NOISED_LISTEN=0.0.0.0:7467 \
     NOISED_STATE=/var/lib/noised \
     NOISED_LOG_FORMAT=json

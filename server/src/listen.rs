@@ -84,6 +84,16 @@ fn split_host(text: &str) -> Result<(&str, u16), String> {
     Ok((bare, port))
 }
 
+impl ListenAddr {
+    /// Whether programs of this machine alone can reach the address.
+    pub fn is_of_this_machine(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
 impl TryFrom<String> for ListenAddr {
     type Error = String;
 

@@ -28,6 +28,7 @@ use crate::listen::Listener;
 use crate::registry::Registry;
 use crate::reread::Reread;
 use crate::sessions::{Carrying, SessionsService};
+use crate::tls::TlsFiles;
 
 /// How long calls that are cut have to end.
 const CUT_TIME: Duration = Duration::from_millis(500);
@@ -125,7 +126,7 @@ pub async fn run_with(
     let renewing = durable.clone().map(|durable| tokio::spawn(durable.renew_journal()));
     let lifecycle = Lifecycle::default();
     let rules = Rules::of(&config, certificate(&config, &lifecycle)?);
-    warn_of_few_files(&config);
+    warn(&listener, &config);
     let compute = Arc::new(Compute::new("step", config.threads).context("cannot start the compute threads")?);
     // Threads of their own: an analysis may take minutes, and no step waits behind one.
     let analyses =
@@ -237,6 +238,23 @@ fn certificate(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Option<
     let certificate = Reread::open("certificate", files.paths(), move || files.load())?;
     tokio::spawn(Arc::clone(&certificate).watch(lifecycle.clone()));
     Ok(Some(certificate))
+}
+
+/// Tells the operator what the settings leave open.
+fn warn(listener: &Listener, config: &Config) {
+    warn_of_few_files(config);
+    let Some(address) = listener.local_addr().ok().filter(|address| !address.is_of_this_machine()) else {
+        return;
+    };
+    match &config.tls {
+        None => {
+            tracing::warn!(%address, "insecure: whoever reaches the address has all sessions, without TLS");
+        }
+        Some(TlsFiles { client_ca: None, .. }) => {
+            tracing::warn!(%address, "without tls_client_ca, whoever reaches the address has all sessions");
+        }
+        Some(_) => {}
+    }
 }
 
 /// Tells the operator where the system has fewer files than the settings need.

@@ -78,6 +78,7 @@ fn bad_usage_is_one_line_and_status_2() {
         (vec!["serve", "--max-sessions", "0"], "max_sessions"),
         (vec!["serve", "--listen", "nowhere"], "nowhere:7467"),
         (vec!["serve", "--listen", ":7467"], "0.0.0.0:7467"),
+        (vec!["serve", "--listen", "0.0.0.0:0"], "set tls_cert, tls_key and tls_client_ca"),
         (vec!["serve", "--log", "nonsense"], "noised_server=debug"),
         (vec!["serve", "--log", "a=b=c"], "log"),
         (vec!["serve", "--drain-timeout", "20"], "20s"),
@@ -87,6 +88,21 @@ fn bad_usage_is_one_line_and_status_2() {
         let (status, text) = outcome(noised().args(&arguments));
         assert_eq!((status, text.lines().count()), (Some(2), 1), "{arguments:?}: {text}");
         assert!(text.starts_with("noised: ") && text.contains(named), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn an_address_that_others_reach_is_served_where_somebody_says_so() {
+    for (arguments, variable) in [(&["--insecure"][..], ""), (&[], "true")] {
+        let mut command = noised();
+        command.args(["serve", "--listen", "0.0.0.0:0"]).args(arguments).env("NOISED_INSECURE", variable);
+        let mut child = command.spawn().unwrap();
+        let log = BufReader::new(child.stderr.take().unwrap());
+        let mut server = Server { child, log, serving: String::new() };
+        server.line_with("insecure: whoever reaches the address");
+        server.line_with("serving");
+        server.signal("TERM");
+        assert_eq!(server.exit_status(), Some(0));
     }
 }
 

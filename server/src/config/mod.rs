@@ -114,6 +114,7 @@ impl Config {
             tls_cert,
             tls_key,
             tls_client_ca,
+            insecure,
             max_sessions,
             max_session_bytes,
             max_kept_states,
@@ -176,8 +177,10 @@ impl Config {
         let listen = listen.unwrap_or(ListenAddr::Tcp(([127, 0, 0, 1], DEFAULT_PORT).into()));
         let [cert, key, client_ca] =
             [path("tls_cert", tls_cert)?, path("tls_key", tls_key)?, path("tls_client_ca", tls_client_ca)?];
+        let tls = tls_files(&listen, cert, key, client_ca)?;
+        check_reach(&listen, tls.is_some() || insecure.unwrap_or(false))?;
         Ok(Self {
-            tls: tls_files(&listen, cert, key, client_ca)?,
+            tls,
             listen,
             max_sessions: count("max_sessions", max_sessions, 10_000)?,
             max_session_bytes: max_session_bytes
@@ -277,8 +280,8 @@ fn tls_files(
     let files = match (cert, key, client_ca) {
         (Some(cert), Some(key), client_ca) => TlsFiles { cert, key, client_ca },
         (None, None, None) => return Ok(None),
-        (Some(_), None, _) => return Err(SettingError::new("tls_key", "is missing: tls_cert is set")),
-        (None, Some(_), _) => return Err(SettingError::new("tls_cert", "is missing: tls_key is set")),
+        (Some(_), None, _) => return Err(SettingError::new("tls_cert", "needs tls_key as well")),
+        (None, Some(_), _) => return Err(SettingError::new("tls_key", "needs tls_cert as well")),
         (None, None, Some(_)) => {
             return Err(SettingError::new("tls_client_ca", "needs tls_cert and tls_key as well"));
         }
@@ -289,6 +292,19 @@ fn tls_files(
         return Err(SettingError::new("tls_cert", rule));
     }
     Ok(Some(files))
+}
+
+/// Refuses an address that other machines reach, unless the server is protected or somebody said that it need
+/// not be.
+fn check_reach(listen: &ListenAddr, is_allowed: bool) -> Result<(), SettingError> {
+    if is_allowed || listen.is_of_this_machine() {
+        return Ok(());
+    }
+    let rule = format!(
+        "must be of this machine alone, such as 127.0.0.1:{DEFAULT_PORT} or unix:///path, found {listen}, where whoever \
+         reaches it has all sessions: set tls_cert, tls_key and tls_client_ca, or insecure to allow it all the same"
+    );
+    Err(SettingError::new("listen", rule))
 }
 
 /// As many connections as the limit on open files leaves.
@@ -377,8 +393,10 @@ mod tests {
             ("delete_unnamed_after = \"0s\"", "delete_unnamed_after"),
             ("noise_ledger = \"\"", "noise_ledger"),
             ("log = \"nonsense\"", "log"),
-            ("tls_cert = \"a.pem\"", "tls_key"),
-            ("tls_key = \"a.pem\"", "tls_cert"),
+            ("listen = \"0.0.0.0:7467\"", "listen"),
+            ("listen = \"[::]:0\"\ninsecure = false", "listen"),
+            ("tls_cert = \"a.pem\"", "tls_cert"),
+            ("tls_key = \"a.pem\"", "tls_key"),
             ("tls_client_ca = \"a.pem\"", "tls_client_ca"),
         ] {
             let error = Config::new(file(text)).unwrap_err();
@@ -391,6 +409,23 @@ mod tests {
         );
         assert!(toml::from_str::<Options>("drain_timeout = \"-1s\"").is_err());
         assert!(toml::from_str::<Options>("listen = \"nowhere\"").is_err());
+    }
+
+    #[test]
+    fn an_address_that_others_reach_wants_a_certificate_or_a_word() {
+        let tls = "tls_cert = \"a.pem\"\ntls_key = \"a.key\"";
+        for text in [
+            "listen = \"0.0.0.0:7467\"\ninsecure = true",
+            &format!("listen = \"0.0.0.0:7467\"\n{tls}"),
+            "listen = \"127.9.9.9:7467\"",
+            "listen = \"[::1]:7467\"",
+            "listen = \"[::ffff:127.0.0.1]:7467\"",
+            "listen = \"unix:///run/noised.sock\"",
+        ] {
+            Config::new(file(text)).unwrap();
+        }
+        let refused = Config::new(file("listen = \"192.0.2.1:7467\"")).unwrap_err().to_string();
+        assert!(refused.contains("found 192.0.2.1:7467") && refused.contains("tls_cert"), "{refused}");
     }
 
     #[test]

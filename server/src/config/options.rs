@@ -31,6 +31,17 @@ pub struct Options {
     /// Authorities, in PEM: clients must show a certificate of one of them [default: clients need none]
     #[arg(long, env = "NOISED_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
+    /// Listen without a certificate at an address that other machines reach: whoever reaches it has all
+    /// sessions [default: false]
+    #[arg(
+        long,
+        env = "NOISED_INSECURE",
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub insecure: Option<bool>,
     /// Sessions that there may be at once [default: 10000]
     #[arg(long, env = "NOISED_MAX_SESSIONS", value_name = "COUNT")]
     pub max_sessions: Option<usize>,
@@ -184,6 +195,7 @@ for_every_setting!(
     tls_cert,
     tls_key,
     tls_client_ca,
+    insecure,
     max_sessions,
     max_session_bytes,
     max_kept_states,
