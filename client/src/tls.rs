@@ -41,11 +41,15 @@ impl Tls {
     /// Reads the files.
     ///
     /// # Errors
-    /// [`Error::Tls`] names the option and the file.
+    /// [`Error::Invalid`] where an option is missing; [`Error::Tls`] names the option and the file that is at
+    /// fault.
     pub(crate) fn config(&self) -> Result<Arc<ClientConfig>> {
         let Self { ca, cert, key, server_name: _ } = self;
         let Some(ca) = ca else {
-            return Err(Error::tls("tls_ca: is missing: name a file with the server's authority, in PEM"));
+            return Err(Error::invalid(
+                "tls_ca",
+                "is missing: name a file with the server's authority, in PEM",
+            ));
         };
         let mut roots = RootCertStore::empty();
         for certificate in certificates("tls_ca", ca)? {
@@ -62,8 +66,8 @@ impl Tls {
                 let chain = certificates("tls_cert", cert)?;
                 builder.with_client_auth_cert(chain, private).map_err(|e| named("tls_cert", cert, &e))?
             }
-            (Some(_), None) => return Err(Error::tls("tls_key: is missing: tls_cert is set")),
-            (None, Some(_)) => return Err(Error::tls("tls_cert: is missing: tls_key is set")),
+            (Some(_), None) => return Err(Error::invalid("tls_key", "is missing: tls_cert is set")),
+            (None, Some(_)) => return Err(Error::invalid("tls_cert", "is missing: tls_key is set")),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(Arc::new(config))
@@ -74,8 +78,8 @@ impl Tls {
         let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
         let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         let name = self.server_name.as_deref().unwrap_or(host).to_owned();
-        let rule = format!("tls_server_name: `{name}` must be a host name or an address");
-        ServerName::try_from(name).map_err(|_| Error::tls(rule))
+        let rule = format!("must be a host name or an address, found `{name}`");
+        ServerName::try_from(name).map_err(|_| Error::invalid("tls_server_name", rule))
     }
 
     /// Does the handshake on a connection to `host:port`, and hears whether the server takes the client's

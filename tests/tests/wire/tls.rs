@@ -105,7 +105,11 @@ async fn a_client_knows_its_server_by_the_authority_and_the_name() {
     let server = Server::start(Transport::Tcp, authority.options(None)).await;
     check_steps(&connect(&server, authority.tls()).await.unwrap()).await;
     assert_tls(connect(&server, other.tls()).await, "invalid peer certificate");
-    assert_tls(connect(&server, Tls::default()).await, "tls_ca: is missing");
+    let key_alone = Tls { key: Some(authority.path("server.key")), ..authority.tls() };
+    for (tls, named) in [(Tls::default(), "tls_ca"), (key_alone, "tls_cert")] {
+        let refused = connect(&server, tls).await.unwrap_err();
+        assert!(matches!(&refused, Error::Invalid { field, .. } if field == named), "{refused:?}");
+    }
     let another_name = Tls { server_name: Some("noised.example".into()), ..authority.tls() };
     assert_tls(connect(&server, another_name).await, "not valid for name");
     let absent = Tls { ca: Some(authority.path("absent.pem")), ..Tls::default() };

@@ -25,7 +25,8 @@ fn other_bad_usage() {
     assert!(with(&["materialize", "--local"]).contains("-n"));
     assert!(with(&["materialize", "--local", "-n", "x"]).contains("-n"));
     assert!(with(&["materialize", "-n", "2", "--server", "nowhere"]).starts_with("server: "));
-    assert!(with(&["materialize", "-n", "2", "--server", "https://a:1"]).starts_with("server: "));
+    assert!(with(&["materialize", "-n", "2", "--server", "ftp://a:1"]).starts_with("server: "));
+    assert!(with(&["materialize", "-n", "2", "--server", "https://a:1"]).starts_with("tls_ca: "));
     assert!(with(&["multiply", "--local", "--x", "[[1],[2,3]]"]).starts_with("x[1]: "));
     assert!(with(&["describe", "--local", "--lanes", "0"]).starts_with("tree"));
     assert!(with(&["describe", "--local", "--lanes", "4", "--shard", "4/4"]).starts_with("shard.index: "));
