@@ -112,8 +112,8 @@ impl Memories {
 /// The same as [`run`], with what outlives the server open already.
 ///
 /// # Errors
-/// Where the store does not answer, a certificate cannot be read, the compute threads cannot be started or the
-/// listener fails. A drain that is cut short is none.
+/// Where the store does not answer, a certificate cannot be read, the compute threads cannot be started or
+/// the listener fails. A drain that is cut short is none.
 pub async fn run_with(
     listener: Listener,
     config: Config,

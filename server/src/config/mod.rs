@@ -301,8 +301,9 @@ fn check_reach(listen: &ListenAddr, is_allowed: bool) -> Result<(), SettingError
         return Ok(());
     }
     let rule = format!(
-        "must be of this machine alone, such as 127.0.0.1:{DEFAULT_PORT} or unix:///path, found {listen}, where whoever \
-         reaches it has all sessions: set tls_cert, tls_key and tls_client_ca, or insecure to allow it all the same"
+        "must be of this machine alone, such as 127.0.0.1:{DEFAULT_PORT} or unix:///path, found {listen}, \
+         where whoever reaches it has all sessions: set tls_cert, tls_key and tls_client_ca, or insecure to \
+         allow it all the same"
     );
     Err(SettingError::new("listen", rule))
 }
