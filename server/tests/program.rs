@@ -70,6 +70,12 @@ fn socket(directory: &Path) -> String {
     format!("unix://{}", directory.join("noised.sock").display())
 }
 
+/// The line that a server logs once it serves.
+fn serving(server: &mut Child) -> String {
+    let mut lines = BufReader::new(server.stderr.take().unwrap()).lines().map(Result::unwrap);
+    lines.find(|line| line.contains("serving")).expect("the server has ended")
+}
+
 #[test]
 fn bad_usage_is_one_line_and_status_2() {
     for (arguments, named) in [
@@ -162,8 +168,7 @@ fn a_flag_wins_over_the_environment_and_that_over_the_file() {
         command.args(["serve", "--listen", &socket(directory.path())]).env("NOISED_CONFIG", &file);
         set_up(&mut command);
         let mut server = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(server.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let line = serving(&mut server);
         server.kill().unwrap();
         server.wait().unwrap();
         line
@@ -281,8 +286,7 @@ fn a_log_that_no_person_reads_has_no_colours() {
         let mut command = noised();
         command.args(["serve", "--log-format", format, "--listen", &socket(directory.path())]);
         let mut child = command.spawn().unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stderr.take().unwrap()).read_line(&mut line).unwrap();
+        let line = serving(&mut child);
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(line.contains("serving") && !line.contains('\u{1b}'), "{line:?}");

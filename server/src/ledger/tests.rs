@@ -519,7 +519,7 @@ fn a_stored_session_goes_on_with_its_own_noise_alone() {
     let path = directory.path().join("noises");
     let stored = |ledger: &Arc<Ledger>, session: &str| {
         let holder = key(session);
-        ledger.claim(Wanted { holder, goes_on: true, is_stored: true, ..wanted("a", 0..10) })
+        ledger.claim(Wanted { holder, goes_on: true, is_stored: true, ..wanted("run", 0..10) })
     };
     let ledger = Ledger::open(&path, 10).unwrap().unwrap();
     claim(&ledger, 0..10, "sessions/mine", false).unwrap().end(3);
@@ -540,7 +540,7 @@ fn a_stored_session_goes_on_with_its_own_noise_alone() {
     claim(&ledger, 10..30, "sessions/whole", true).unwrap().end(2);
     let whole = |ledger: &Arc<Ledger>| {
         let holder = key("sessions/whole");
-        ledger.claim(Wanted { holder, goes_on: true, is_stored: true, ..wanted("a", 10..30) })
+        ledger.claim(Wanted { holder, goes_on: true, is_stored: true, ..wanted("run", 10..30) })
     };
     {
         let mut inner = ledger.inner();
@@ -551,5 +551,6 @@ fn a_stored_session_goes_on_with_its_own_noise_alone() {
     let ledger = Ledger::open(&path, 10).unwrap().unwrap();
     whole(&ledger).unwrap().end(3);
     claim(&ledger, 0..10, "sessions/other", true).unwrap().end(1);
-    assert!(matches!(stored(&ledger, "sessions/mine"), Err(ServiceError::NoiseUsed { .. })));
+    let refused = stored(&ledger, "sessions/mine");
+    assert!(matches!(refused, Err(ServiceError::NoiseUsed { .. })), "{refused:?}");
 }
