@@ -123,7 +123,6 @@ pub async fn run_with(
     let Memories { ledger, state } = memories;
     let master_key = config.master_key.clone().or_else(|| Some(state.as_ref()?.master_key.clone()));
     let durable = open_durable(state).await?;
-    let renewing = durable.clone().map(|durable| tokio::spawn(durable.renew_journal()));
     let lifecycle = Lifecycle::default();
     let rules = Rules::of(&config, certificate(&config, &lifecycle)?);
     warn(&listener, &config);
@@ -144,6 +143,7 @@ pub async fn run_with(
         max_kept_states: config.max_kept_states,
         body_timeout: config.body_timeout,
     };
+    let keeping = keep_journals(sessions.registry.durable());
     if let Some(limit) = config.delete_unnamed_after {
         tokio::spawn(sessions.clone().delete_idle_sessions(limit));
     }
@@ -204,7 +204,7 @@ pub async fn run_with(
     if tokio::time::timeout(HAND_OVER_TIME, sessions.hand_over()).await.is_err() {
         tracing::warn!("handing sessions over took too long; whoever takes the rest fences this server");
     }
-    renewing.iter().for_each(tokio::task::JoinHandle::abort);
+    keeping.iter().for_each(tokio::task::JoinHandle::abort);
     Ok(())
 }
 
@@ -218,6 +218,13 @@ fn with_reflection(routes: Routes) -> anyhow::Result<Routes> {
     let unread = "the descriptors of the protocol do not read";
     let routes = routes.add_service(builder().build_v1().context(unread)?);
     Ok(routes.add_service(builder().build_v1alpha().context(unread)?))
+}
+
+/// Has a new journal begun where one was fenced, and long ones be folded.
+fn keep_journals(durable: Option<&Arc<Durable>>) -> Vec<tokio::task::JoinHandle<()>> {
+    let Some(durable) = durable else { return Vec::new() };
+    let folding = tokio::spawn(Arc::clone(durable).fold_journals());
+    vec![tokio::spawn(Arc::clone(durable).renew_journal()), folding]
 }
 
 /// The sessions of a store; none where none is set, which the operator is told.

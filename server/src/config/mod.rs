@@ -42,6 +42,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 /// A network that takes longer for 64 KiB is of no use for steps.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// Reading as many takes a second or so, and the sessions' own objects are rewritten rarely.
+const JOURNAL_OBJECTS: u64 = 4096;
+
 /// Open connections take memory and files, and a session needs few of them.
 const MAX_CONNECTIONS: usize = 1024;
 
@@ -123,6 +126,7 @@ impl Config {
             state,
             state_option,
             snapshot_every,
+            journal_objects,
             max_noises,
             max_message_bytes,
             max_analyses,
@@ -190,7 +194,7 @@ impl Config {
                 .map(|path| secrets::key_of_file(&path))
                 .transpose()?,
             noise_ledger: path("noise_ledger", noise_ledger)?,
-            state: state_settings(state, state_option, snapshot_every)?,
+            state: state_settings(state, state_option, snapshot_every, journal_objects)?,
             max_noises: count("max_noises", max_noises, 1 << 20)?,
             max_message_bytes: message as usize,
             max_analyses: count("max_analyses", max_analyses, 16)?,
@@ -341,9 +345,14 @@ fn state_settings(
     url: Option<String>,
     options: Option<Vec<String>>,
     snapshot_every: Option<SnapshotEvery>,
+    journal_objects: Option<u64>,
 ) -> Result<Option<StateSettings>, SettingError> {
     let Some(url) = url else {
-        let given = [("state_option", options.is_some()), ("snapshot_every", snapshot_every.is_some())];
+        let given = [
+            ("state_option", options.is_some()),
+            ("snapshot_every", snapshot_every.is_some()),
+            ("journal_objects", journal_objects.is_some()),
+        ];
         return match given.into_iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(SettingError::new(name, "must not be set without state")),
             None => Ok(None),
@@ -357,8 +366,13 @@ fn state_settings(
         // Its text may be a secret.
         None => Err(SettingError::new("state_option", "must be KEY=VALUE, and one has no `=`")),
     };
+    let fold_after = journal_objects.unwrap_or(JOURNAL_OBJECTS);
+    if fold_after == 0 {
+        return Err(SettingError::new("journal_objects", "must be at least 1, found 0"));
+    }
     let options = options.into_iter().flatten().map(pair).collect::<Result<_, _>>()?;
-    Ok(Some(StateSettings { url, options, snapshot_every: snapshot_every.unwrap_or_default() }))
+    let snapshot_every = snapshot_every.unwrap_or_default();
+    Ok(Some(StateSettings { url, options, snapshot_every, fold_after }))
 }
 
 #[cfg(test)]

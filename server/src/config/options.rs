@@ -69,6 +69,10 @@ pub struct Options {
     /// often, such as 10s. What came after the last state is sent again after a crash [default: 10s]
     #[arg(long, env = "NOISED_SNAPSHOT_EVERY", value_name = "STEPS|DURATION")]
     pub snapshot_every: Option<SnapshotEvery>,
+    /// Objects of the server's journal in the store after which what they say is put into the sessions' own,
+    /// and they are deleted [default: 4096]
+    #[arg(long, env = "NOISED_JOURNAL_OBJECTS", value_name = "COUNT")]
+    pub journal_objects: Option<u64>,
     /// Noises of a noise_id that may be remembered, at 192 bytes of memory each [default: 1048576]
     #[arg(long, env = "NOISED_MAX_NOISES", value_name = "COUNT")]
     pub max_noises: Option<usize>,
@@ -204,6 +208,7 @@ for_every_setting!(
     state,
     state_option,
     snapshot_every,
+    journal_objects,
     max_noises,
     max_message_bytes,
     max_analyses,

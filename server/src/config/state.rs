@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::span::span;
 
 /// Where sessions are kept, as it is set.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct StateSettings {
     /// A directory, or the address of an object store.
     pub url: String,
@@ -16,6 +16,8 @@ pub struct StateSettings {
     pub options: Vec<(String, String)>,
     /// How often the state of a client's input is stored.
     pub snapshot_every: SnapshotEvery,
+    /// Objects of a server's journal after which it is folded.
+    pub fold_after: u64,
 }
 
 /// How often the state of a session of the client's input is stored: every so many steps, or at most so

@@ -48,6 +48,9 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Between two tries to begin a journal.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether the journal is long.
+const FOLD_PAUSE: Duration = Duration::from_millis(500);
+
 /// The acts that a journal has, by session.
 type ActsOf = HashMap<String, Vec<Acts>>;
 
@@ -56,7 +59,12 @@ type ActsOf = HashMap<String, Vec<Acts>>;
 pub(crate) struct Durable {
     store: SealedStore,
     snapshot_every: SnapshotEvery,
+    /// Objects of a journal after which it is folded.
+    fold_after: u64,
     journal: Mutex<Journal>,
+    /// Sessions whose acts are in the journal, by uid: also those that are in no registry any more, and were
+    /// neither given up nor ended.
+    users: Mutex<HashMap<String, Arc<Stored>>>,
     /// Of journals that are fenced, which do not change any more.
     fenced: tokio::sync::Mutex<HashMap<JournalId, ActsOf>>,
     /// One lock for each session that is being looked for or made.
@@ -80,10 +88,18 @@ impl Durable {
     /// # Errors
     /// Those of the store.
     pub(crate) async fn open(state: State) -> Result<Arc<Self>, StoreError> {
-        let State { store, snapshot_every, .. } = state;
+        let State { store, snapshot_every, fold_after, .. } = state;
         let journal = Mutex::new(Journal::begin(store.clone(), JournalId::random()?).await?);
         let (fenced, turns) = (tokio::sync::Mutex::default(), Mutex::default());
-        Ok(Arc::new(Self { store, snapshot_every, journal, fenced, turns }))
+        Ok(Arc::new(Self {
+            store,
+            snapshot_every,
+            fold_after,
+            journal,
+            users: Mutex::default(),
+            fenced,
+            turns,
+        }))
     }
 
     /// Begins a new journal whenever another server has fenced the one that there is.
@@ -102,6 +118,8 @@ impl Durable {
                 };
                 match begun {
                     Ok(next) => {
+                        // Whoever fenced the one before has read what it says.
+                        self.users().retain(|_, user| user.journal_id() == next.id().as_str());
                         *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = next;
                         break;
                     }
@@ -155,7 +173,8 @@ impl Durable {
 
     /// Stores a session that was begun.
     pub(crate) async fn make(&self, stored: &Arc<Stored>, made: &Made) -> Result<(), ServiceError> {
-        let Stored { folder, uid, owner, .. } = &**stored;
+        let Stored { folder, uid, .. } = &**stored;
+        let owner = *stored.owner.lock().await;
         let number = match self.last_made(folder).await? {
             None => 0,
             // Whoever looked for it found that it has ended, unless another server made it since.
@@ -164,7 +183,7 @@ impl Durable {
         };
         let past = stored.beginning();
         let first = Owner { journal: Some(stored.journal_id().to_owned()), past, ended: false };
-        let owned = owner_object(folder, uid, *owner);
+        let owned = owner_object(folder, uid, owner);
         self.create(&owned, &first).await?;
         match self.create(&made_object(folder, number), made).await? {
             Created::New => {}
@@ -173,6 +192,7 @@ impl Durable {
                 return Err(elsewhere());
             }
         }
+        self.users().insert(uid.clone(), Arc::clone(stored));
         stored.made();
         if let Some(before) = number.checked_sub(1) {
             self.delete_made(folder, before).await;
@@ -272,6 +292,11 @@ impl Durable {
         if self.create(&owner_object(folder, &made.uid, number), &next).await? == Created::Taken {
             return Err(elsewhere());
         }
+        // Objects of earlier owners are deleted once there are later ones: this may have been made in the
+        // place of one of them.
+        if self.last_owner(folder, &made.uid).await?.0 != number {
+            return Err(elsewhere());
+        }
         if let Some(before) = before
             && let Some(acts) = self.fenced.lock().await.get_mut(before)
         {
@@ -280,7 +305,10 @@ impl Durable {
         }
         let place = (folder.clone(), made.uid.clone(), number);
         let source = made.source();
-        Ok(Arc::new(Stored::new(place, source, next.past, true, journal, self.snapshot_every)))
+        let stored = Stored::new(place, source, next.past, true, journal, self.snapshot_every);
+        let stored = Arc::new(stored);
+        self.users().insert(made.uid.clone(), Arc::clone(&stored));
+        Ok(stored)
     }
 
     /// Ends a session that was found, and deletes what is stored of it.
@@ -298,7 +326,8 @@ impl Durable {
     /// Checks that no other server has taken a session, which a server that stores nothing of it does not
     /// notice.
     pub(crate) async fn check_ours(&self, stored: &Stored) -> Result<(), ServiceError> {
-        let next = owner_object(&stored.folder, &stored.uid, stored.owner + 1);
+        let owner = stored.owner.lock().await;
+        let next = owner_object(&stored.folder, &stored.uid, *owner + 1);
         if self.store.read(&next).await.map_err(told)?.is_some() {
             stored.lost.cancel();
             return Err(elsewhere());
@@ -315,17 +344,84 @@ impl Durable {
     ) -> Result<(), ServiceError> {
         stored.wait(stored.all()).await?;
         let past = stored.past(Some(standing)).ok_or_else(elsewhere)?;
-        let next = owner_object(&stored.folder, &stored.uid, stored.owner + 1);
+        let owner = stored.owner.lock().await;
+        let next = owner_object(&stored.folder, &stored.uid, *owner + 1);
         let created = self.create(&next, &Owner { journal: None, past, ended: false }).await?;
         // Whoever still has the session finds that it is elsewhere.
-        stored.lost.cancel();
+        self.gone(stored);
         if created == Created::Taken { Err(elsewhere()) } else { Ok(()) }
     }
 
     /// Ends a session, and deletes what is stored of it.
     pub(crate) async fn end(&self, stored: &Arc<Stored>) -> Result<(), ServiceError> {
         stored.lost.cancel();
-        self.end_at(&stored.folder, &stored.uid, stored.owner + 1).await
+        let owner = stored.owner.lock().await;
+        self.end_at(&stored.folder, &stored.uid, *owner + 1).await?;
+        self.gone(stored);
+        Ok(())
+    }
+
+    /// Another server has a session, or nobody: nothing of this server's journal is needed for it.
+    fn gone(&self, stored: &Arc<Stored>) {
+        stored.lost.cancel();
+        let mut users = self.users();
+        if users.get(&stored.uid).is_some_and(|user| Arc::ptr_eq(user, stored)) {
+            users.remove(&stored.uid);
+        }
+    }
+
+    fn users(&self) -> MutexGuard<'_, HashMap<String, Arc<Stored>>> {
+        self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has the acts of a session be in an owner's object, so that the journal need not keep them.
+    async fn fold(&self, stored: &Arc<Stored>) -> Result<(), ServiceError> {
+        let make = async |number: u64, past: Past| {
+            let journal = Some(stored.journal_id().to_owned());
+            let object = owner_object(&stored.folder, &stored.uid, number);
+            if self.create(&object, &Owner { journal, past, ended: false }).await? == Created::Taken {
+                // Another server has it, which has read all of its acts.
+                self.gone(stored);
+                return Ok(false);
+            }
+            let before = owner_object(&stored.folder, &stored.uid, number - 1);
+            self.store.delete(&before).await.map_err(told)?;
+            Ok(true)
+        };
+        stored.fold(make).await
+    }
+
+    /// Keeps the journal short: where it has many objects, what they say is put into the sessions' own, and
+    /// they are deleted.
+    pub(crate) async fn fold_journals(self: Arc<Self>) {
+        let mut folded = (self.journal().id().clone(), 0);
+        loop {
+            tokio::time::sleep(FOLD_PAUSE).await;
+            let journal = self.journal();
+            if folded.0 != *journal.id() {
+                folded = (journal.id().clone(), 0);
+            }
+            // The first object of a journal, which has no number among these, says that it begins.
+            let end = journal.stats().objects + 1;
+            if end < folded.1 + self.fold_after {
+                continue;
+            }
+            let done = async {
+                // Whatever a session has below this number is in its own object after this.
+                let stored: Vec<_> = self.users().values().cloned().collect();
+                for stored in &stored {
+                    self.fold(stored).await.map_err(|error| error.to_string())?;
+                }
+                journal.fold(end).await.map_err(|error| error.to_string())
+            };
+            match done.await {
+                Ok(()) => {
+                    tracing::debug!(objects = end - folded.1, "folded the journal");
+                    folded.1 = end;
+                }
+                Err(error) => tracing::warn!(error, "the journal was not folded"),
+            }
+        }
     }
 
     /// The object of the end stays: in its place, nobody can have the session again.

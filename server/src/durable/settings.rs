@@ -18,6 +18,8 @@ use crate::secrets;
 pub(crate) struct State {
     pub(crate) store: SealedStore,
     pub(crate) snapshot_every: SnapshotEvery,
+    /// Objects of a journal after which it is folded.
+    pub(crate) fold_after: u64,
     /// The master key, which lies in the store's directory where no other is set.
     pub(crate) master_key: MasterKey,
     /// Where the noise ledger lies, where no other place is set.
@@ -30,7 +32,7 @@ impl State {
     /// # Errors
     /// Where the store cannot be opened, or has no master key and cannot have one made.
     pub(crate) fn open(settings: &StateSettings, master_key: Option<MasterKey>) -> anyhow::Result<Self> {
-        let StateSettings { url, options, snapshot_every } = settings;
+        let StateSettings { url, options, snapshot_every, fold_after } = settings;
         let store = Store::open(url, options).context("state")?;
         let directory = store.directory().map(Path::to_owned);
         let master_key = match (master_key, &directory) {
@@ -46,7 +48,8 @@ impl State {
         let seal = SealKey::derive(&master_key.sealing_secret());
         tracing::info!(store = store.describe(), "sessions are kept in a store");
         let ledger = directory.map(|directory| directory.join("noises"));
-        Ok(Self { store: SealedStore::new(store, seal), snapshot_every: *snapshot_every, master_key, ledger })
+        let (snapshot_every, fold_after) = (*snapshot_every, *fold_after);
+        Ok(Self { store: SealedStore::new(store, seal), snapshot_every, fold_after, master_key, ledger })
     }
 }
 

@@ -29,6 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two tries to write.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
+/// How often it is looked whether acts are written, to fold what is.
+const WRITER_PAUSE: Duration = Duration::from_millis(2);
+
 /// When a client is asked to come back.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
@@ -40,8 +43,9 @@ const MARK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Stored {
     pub(crate) folder: String,
     pub(crate) uid: String,
-    /// The number of this server's object among those of the owners.
-    pub(crate) owner: u64,
+    /// The number of this server's last object among those of the owners. Held while the next one is made or
+    /// looked for.
+    pub(crate) owner: tokio::sync::Mutex<u64>,
     pub(crate) source: StoredSource,
     journal: Journal,
     runtime: Handle,
@@ -57,6 +61,10 @@ pub(crate) struct Stored {
 struct Log {
     /// What is durable, and what is noted and not written yet.
     past: Past,
+    /// Acts that the last owner's object knows of; the others are in the journal alone.
+    folded: u64,
+    /// The number of that object.
+    owner: u64,
     waiting: Vec<Act>,
     /// The number of acts up to the last that an answer has to wait for. Making the session is the first.
     binding: u64,
@@ -87,6 +95,8 @@ impl Stored {
             binding: past.acts() + 1,
             is_made,
             is_writing: false,
+            folded: past.acts(),
+            owner,
             marked: Instant::now(),
             told: false,
             past,
@@ -94,7 +104,7 @@ impl Stored {
         Self {
             folder,
             uid,
-            owner,
+            owner: tokio::sync::Mutex::new(owner),
             source,
             journal,
             runtime: Handle::current(),
@@ -216,8 +226,44 @@ impl Stored {
             log.is_writing = false;
             return None;
         }
-        let (session, owner) = (self.uid.clone(), self.owner);
+        let (session, owner) = (self.uid.clone(), log.owner);
         Some(Acts { session, owner, first: log.past.acts(), acts: log.waiting.clone() })
+    }
+
+    /// Has the acts that are in the journal be in an owner's object as well, which `make` makes with what it
+    /// is given: the number and the past. `make` tells whether it made the object.
+    pub(super) async fn fold(
+        self: &Arc<Self>,
+        make: impl AsyncFnOnce(u64, Past) -> Result<bool, ServiceError>,
+    ) -> Result<(), ServiceError> {
+        let mut owner = self.owner.lock().await;
+        let past = loop {
+            // Whoever writes acts ends before the object is made that they would not be in.
+            if let Some(past) = self.stop_writing() {
+                break past;
+            }
+            tokio::time::sleep(WRITER_PAUSE).await;
+        };
+        let is_due = past.acts() > self.log().folded;
+        let made = if is_due { make(*owner + 1, past).await } else { Ok(false) };
+        let mut log = self.log();
+        if let Ok(true) = made {
+            *owner += 1;
+            (log.owner, log.folded) = (*owner, log.past.acts());
+        }
+        log.is_writing = false;
+        self.write(&mut log);
+        made.map(|_| ())
+    }
+
+    /// Keeps acts from being written, where none are; gives what is durable.
+    fn stop_writing(&self) -> Option<Past> {
+        let mut log = self.log();
+        if log.is_writing {
+            return None;
+        }
+        log.is_writing = true;
+        Some(log.past.clone())
     }
 
     async fn commit(&self, acts: &Acts) -> Result<(), JournalError> {

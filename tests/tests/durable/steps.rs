@@ -244,3 +244,41 @@ fn owners_of(house: &House) -> usize {
     let of_session = objects.into_iter().find(|path| path.is_dir()).unwrap();
     std::fs::read_dir(of_session).unwrap().count()
 }
+
+#[tokio::test]
+async fn a_journal_stays_short() {
+    let house = House::new(&["--journal-objects", "5"]);
+    let spec = spec(&privatize(), 100);
+    let client = house.client();
+    let (mut busy, mut idle) = (create(&client, "busy", &spec).await, create(&client, "idle", &spec).await);
+    let mut undisturbed = Undisturbed::new(&spec);
+    for step in 0..4 {
+        take(&mut idle, step).await.unwrap();
+    }
+    let journals = || {
+        let journals = std::fs::read_dir(house.state().join("journals")).unwrap();
+        journals.map(|journal| std::fs::read_dir(journal.unwrap().path()).unwrap().count()).max().unwrap()
+    };
+    let mut step = 0;
+    let started = std::time::Instant::now();
+    let mut longest = 0;
+    while longest < 40 || journals() > longest / 2 {
+        assert!(take(&mut busy, step).await.unwrap() == undisturbed.answer(step));
+        step += 1;
+        longest = longest.max(journals());
+        assert!(started.elapsed() < super::house::PATIENCE, "{longest} objects, now {}", journals());
+    }
+    house.kill();
+    house.start();
+    // What was folded is known as what was not.
+    let other = input(&spec, 99);
+    for (session, next) in [(&mut busy, step), (&mut idle, 4)] {
+        let refused = session.privatize(next - 1, other.clone()).await.unwrap_err();
+        assert!(matches!(refused, Error::Diverged { .. }), "{refused}");
+        session.rewind(0, false, |_, _| {}).await.unwrap();
+        assert!(matches!(session.privatize(0, other.clone()).await, Err(Error::Diverged { .. })));
+        for step in 0..next.min(6) {
+            assert!(take(session, step).await.unwrap() == undisturbed.answer(step));
+        }
+    }
+}
