@@ -367,8 +367,10 @@ fn state_settings(
         None => Err(SettingError::new("state_option", "must be KEY=VALUE, and one has no `=`")),
     };
     let fold_after = journal_objects.unwrap_or(JOURNAL_OBJECTS);
-    if fold_after == 0 {
-        return Err(SettingError::new("journal_objects", "must be at least 1, found 0"));
+    // What says that it was folded is an object as well.
+    if fold_after < 2 {
+        let rule = format!("must be at least 2, found {fold_after}");
+        return Err(SettingError::new("journal_objects", rule));
     }
     let options = options.into_iter().flatten().map(pair).collect::<Result<_, _>>()?;
     let snapshot_every = snapshot_every.unwrap_or_default();

@@ -48,6 +48,12 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// Between two tries to begin a journal.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
 
+/// Looks at who has a session, where its objects change meanwhile.
+const LOOKS: usize = 10;
+
+/// Between two of them.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
 /// How often it is looked whether the journal is long.
 const FOLD_PAUSE: Duration = Duration::from_millis(500);
 
@@ -174,7 +180,7 @@ impl Durable {
     /// Stores a session that was begun.
     pub(crate) async fn make(&self, stored: &Arc<Stored>, made: &Made) -> Result<(), ServiceError> {
         let Stored { folder, uid, .. } = &**stored;
-        let owner = *stored.owner.lock().await;
+        let owner = stored.first_owner;
         let number = match self.last_made(folder).await? {
             None => 0,
             // Whoever looked for it found that it has ended, unless another server made it since.
@@ -234,13 +240,19 @@ impl Durable {
 
     /// The last owner of a session, with its number.
     async fn last_owner(&self, folder: &str, uid: &str) -> Result<(u64, Owner), ServiceError> {
-        let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
-        let last = listed.iter().filter_map(|object| owner_number(&object.name)).max();
-        let missing = || damaged(&format!("{folder}/{uid}"), "nobody is known to have had the session");
-        let number = last.ok_or_else(missing)?;
-        let object = owner_object(folder, uid, number);
-        let bytes = self.store.read(&object).await.map_err(told)?.ok_or_else(missing)?;
-        Ok((number, decode(&object, &bytes).map_err(told)?))
+        for _ in 0..LOOKS {
+            let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
+            let last = listed.iter().filter_map(|object| owner_number(&object.name)).max();
+            if let Some(number) = last {
+                let object = owner_object(folder, uid, number);
+                if let Some(bytes) = self.store.read(&object).await.map_err(told)? {
+                    return Ok((number, decode(&object, &bytes).map_err(told)?));
+                }
+            }
+            // Whoever has the session deletes an object once the next one is there.
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        Err(damaged(&format!("{folder}/{uid}"), "nobody is known to have had the session"))
     }
 
     async fn has_ended(&self, folder: &str, uid: &str) -> Result<bool, ServiceError> {
@@ -326,7 +338,7 @@ impl Durable {
     /// Checks that no other server has taken a session, which a server that stores nothing of it does not
     /// notice.
     pub(crate) async fn check_ours(&self, stored: &Stored) -> Result<(), ServiceError> {
-        let owner = stored.owner.lock().await;
+        let owner = stored.owner().await?;
         let next = owner_object(&stored.folder, &stored.uid, *owner + 1);
         if self.store.read(&next).await.map_err(told)?.is_some() {
             stored.lost.cancel();
@@ -344,10 +356,12 @@ impl Durable {
     ) -> Result<(), ServiceError> {
         stored.wait(stored.all()).await?;
         let past = stored.past(Some(standing)).ok_or_else(elsewhere)?;
-        let owner = stored.owner.lock().await;
+        let owner = stored.owner().await?;
         let next = owner_object(&stored.folder, &stored.uid, *owner + 1);
+        // Whoever still has the session finds that it is elsewhere, also where nobody knows what became of
+        // the object.
+        stored.lost.cancel();
         let created = self.create(&next, &Owner { journal: None, past, ended: false }).await?;
-        // Whoever still has the session finds that it is elsewhere.
         self.gone(stored);
         if created == Created::Taken { Err(elsewhere()) } else { Ok(()) }
     }
@@ -355,7 +369,7 @@ impl Durable {
     /// Ends a session, and deletes what is stored of it.
     pub(crate) async fn end(&self, stored: &Arc<Stored>) -> Result<(), ServiceError> {
         stored.lost.cancel();
-        let owner = stored.owner.lock().await;
+        let owner = stored.owner().await?;
         self.end_at(&stored.folder, &stored.uid, *owner + 1).await?;
         self.gone(stored);
         Ok(())
@@ -379,13 +393,34 @@ impl Durable {
         let make = async |number: u64, past: Past| {
             let journal = Some(stored.journal_id().to_owned());
             let object = owner_object(&stored.folder, &stored.uid, number);
-            if self.create(&object, &Owner { journal, past, ended: false }).await? == Created::Taken {
+            let owner = encode(&Owner { journal, past, ended: false }).map_err(told)?;
+            let sealed = self.store.seal(&object, owner).await.map_err(told)?;
+            // Whether it was made has to be known before any act is written that comes after it: the same
+            // bytes are offered until it is.
+            let created = loop {
+                match self.store.store().create_exactly(&object, sealed.clone()).await {
+                    Ok(created) => break created,
+                    Err(error) => tracing::warn!(%error, object, "the store does not answer: trying again"),
+                }
+                if stored.is_fenced() {
+                    stored.lost.cancel();
+                    return Err(elsewhere());
+                }
+                tokio::time::sleep(FOLD_PAUSE).await;
+            };
+            if created == Created::Taken {
                 // Another server has it, which has read all of its acts.
                 self.gone(stored);
                 return Ok(false);
             }
-            let before = owner_object(&stored.folder, &stored.uid, number - 1);
-            self.store.delete(&before).await.map_err(told)?;
+            // What this server took the session with stays: in its place, a server that had the session before
+            // could make an object.
+            if number - 1 > stored.first_owner {
+                let before = owner_object(&stored.folder, &stored.uid, number - 1);
+                if let Err(error) = self.store.delete(&before).await {
+                    tracing::warn!(%error, before, "an object that nobody needs was not deleted");
+                }
+            }
             Ok(true)
         };
         stored.fold(make).await
@@ -429,6 +464,10 @@ impl Durable {
         let end = owner_object(folder, uid, number);
         let ended = Owner { journal: None, past: Past::default(), ended: true };
         if self.create(&end, &ended).await? == Created::Taken && !self.has_ended(folder, uid).await? {
+            return Err(elsewhere());
+        }
+        // A server that has it may have made later ones, and deleted the one in whose place this is.
+        if self.last_owner(folder, uid).await?.0 != number {
             return Err(elsewhere());
         }
         for object in self.store.list(&format!("{folder}/{uid}")).await.map_err(told)? {

@@ -45,7 +45,9 @@ pub(crate) struct Stored {
     pub(crate) uid: String,
     /// The number of this server's last object among those of the owners. Held while the next one is made or
     /// looked for.
-    pub(crate) owner: tokio::sync::Mutex<u64>,
+    owner: tokio::sync::Mutex<u64>,
+    /// The number of the object with which this server took the session.
+    pub(super) first_owner: u64,
     pub(crate) source: StoredSource,
     journal: Journal,
     runtime: Handle,
@@ -70,6 +72,8 @@ struct Log {
     binding: u64,
     is_made: bool,
     is_writing: bool,
+    /// Whether somebody waits until nothing is written.
+    is_wanted: bool,
     marked: Instant,
     told: bool,
 }
@@ -95,6 +99,7 @@ impl Stored {
             binding: past.acts() + 1,
             is_made,
             is_writing: false,
+            is_wanted: false,
             folded: past.acts(),
             owner,
             marked: Instant::now(),
@@ -105,6 +110,7 @@ impl Stored {
             folder,
             uid,
             owner: tokio::sync::Mutex::new(owner),
+            first_owner: owner,
             source,
             journal,
             runtime: Handle::current(),
@@ -186,7 +192,7 @@ impl Stored {
 
     /// Has a task write what waits, unless one does.
     fn write(self: &Arc<Self>, log: &mut Log) {
-        if log.is_writing || !log.is_made || log.waiting.is_empty() {
+        if log.is_writing || log.is_wanted || !log.is_made || log.waiting.is_empty() {
             return;
         }
         log.is_writing = true;
@@ -195,20 +201,24 @@ impl Stored {
     }
 
     async fn write_all(self: Arc<Self>) {
-        while let Some(acts) = self.next_acts() {
+        let mut may_stop = true;
+        while let Some(acts) = self.next_acts(may_stop) {
             let count = acts.acts.len() as u64;
             let acts = match self.commit(&acts).await {
                 Ok(()) => acts.acts,
                 Err(JournalError::Fenced) => {
                     self.lost.cancel();
+                    self.log().is_writing = false;
                     return;
                 }
                 Err(error) => {
                     self.tell(&error);
                     tokio::time::sleep(RETRY_PAUSE).await;
+                    may_stop = false;
                     continue;
                 }
             };
+            may_stop = true;
             let mut log = self.log();
             let first = log.past.acts();
             log.waiting.drain(..acts.len());
@@ -220,9 +230,9 @@ impl Stored {
     }
 
     /// What waits now; none where the task is to end.
-    fn next_acts(&self) -> Option<Acts> {
+    fn next_acts(&self, may_stop: bool) -> Option<Acts> {
         let mut log = self.log();
-        if log.waiting.is_empty() || self.lost.is_cancelled() {
+        if (log.is_wanted && may_stop) || log.waiting.is_empty() || self.lost.is_cancelled() {
             log.is_writing = false;
             return None;
         }
@@ -236,11 +246,18 @@ impl Stored {
         self: &Arc<Self>,
         make: impl AsyncFnOnce(u64, Past) -> Result<bool, ServiceError>,
     ) -> Result<(), ServiceError> {
-        let mut owner = self.owner.lock().await;
+        let mut owner = self.owner().await?;
+        let started = Instant::now();
         let past = loop {
             // Whoever writes acts ends before the object is made that they would not be in.
             if let Some(past) = self.stop_writing() {
                 break past;
+            }
+            if self.is_fenced() || started.elapsed() > PATIENCE {
+                let mut log = self.log();
+                log.is_wanted = false;
+                self.write(&mut log);
+                return Err(away());
             }
             tokio::time::sleep(WRITER_PAUSE).await;
         };
@@ -251,14 +268,25 @@ impl Stored {
             *owner += 1;
             (log.owner, log.folded) = (*owner, log.past.acts());
         }
-        log.is_writing = false;
+        (log.is_writing, log.is_wanted) = (false, false);
         self.write(&mut log);
         made.map(|_| ())
+    }
+
+    /// The number of this server's last object among those of the owners, which stays so while this is held.
+    pub(super) async fn owner(&self) -> Result<tokio::sync::MutexGuard<'_, u64>, ServiceError> {
+        tokio::time::timeout(PATIENCE, self.owner.lock()).await.map_err(|_| away())
+    }
+
+    /// Whether another server has fenced the journal.
+    pub(super) fn is_fenced(&self) -> bool {
+        self.journal.is_fenced()
     }
 
     /// Keeps acts from being written, where none are; gives what is durable.
     fn stop_writing(&self) -> Option<Past> {
         let mut log = self.log();
+        log.is_wanted = true;
         if log.is_writing {
             return None;
         }
@@ -287,12 +315,13 @@ impl Stored {
             biased;
             () = self.lost.cancelled() => Err(elsewhere()),
             is_durable = durable.wait_for(|&durable| durable >= binding.0) => {
-                is_durable.map(|_| ()).map_err(|_| ServiceError::Internal)
+                match is_durable {
+                    Err(_) => Err(ServiceError::Internal),
+                    Ok(_) if self.lost.is_cancelled() => Err(elsewhere()),
+                    Ok(_) => Ok(()),
+                }
             }
-            () = tokio::time::sleep(PATIENCE) => Err(ServiceError::StoreUnavailable {
-                fault: "the store takes no records now, and an answer waits for its record".into(),
-                retry_after: RETRY_AFTER,
-            }),
+            () = tokio::time::sleep(PATIENCE) => Err(away()),
         }
     }
 
@@ -373,6 +402,13 @@ impl Stored {
     fn log(&self) -> MutexGuard<'_, Log> {
         // Each call leaves it whole.
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn away() -> ServiceError {
+    ServiceError::StoreUnavailable {
+        fault: "the store takes no records now, and an answer waits for its record".into(),
+        retry_after: RETRY_AFTER,
     }
 }
 

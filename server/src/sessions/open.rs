@@ -6,7 +6,7 @@ use noised_proto::ServiceError;
 use tokio::sync::OwnedMutexGuard;
 
 use super::SessionsService;
-use crate::durable::{Durable, Made, told};
+use crate::durable::{Durable, Made, delete_state, told};
 use crate::entry::Entry;
 use crate::identity::SessionKey;
 use crate::registry::Restored;
@@ -138,13 +138,19 @@ impl Entry {
     async fn hand_over(&self, durable: &Durable) -> Result<(), ServiceError> {
         let Some(here) = &self.stored else { return Ok(()) };
         let mut session = self.lock().await?;
+        let mut before = None;
         if here.stored.lacks_state(session.next_step()) {
             let started = std::time::Instant::now();
             let (held, state) = here.write_state(session).await?;
+            before = here.stored.snapshot();
             let _stored_with_all = here.stored.note_state(state, started, true);
             session = held;
         }
         let standing = session.standing();
-        durable.hand_over(&here.stored, &standing).await
+        durable.hand_over(&here.stored, &standing).await?;
+        if let Some(before) = before {
+            delete_state(durable.store(), here.stored.place(), &before).await;
+        }
+        Ok(())
     }
 }
