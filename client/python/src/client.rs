@@ -1,11 +1,12 @@
 //! Where sessions are: one server or several.
 
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use noised::noise::{KeyCheck, MasterKey, NoiseKey};
-use noised_client::{Client, ClientBuilder, Error, LocalHost, RetryPolicy, SessionInfo, ShardedSession};
+use noised_client::{Client, ClientBuilder, Error, LocalHost, RetryPolicy, SessionInfo, ShardedSession, Tls};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
@@ -19,6 +20,21 @@ use crate::spec::{Description, key_bytes};
 pub(crate) struct Connection {
     pub(crate) driver: Arc<Driver>,
     pub(crate) place: Place,
+}
+
+/// The attributes of `noised.Tls`.
+#[derive(FromPyObject)]
+struct TlsFiles {
+    ca: PathBuf,
+    cert: Option<PathBuf>,
+    key: Option<PathBuf>,
+    server_name: Option<String>,
+}
+
+impl From<TlsFiles> for Tls {
+    fn from(TlsFiles { ca, cert, key, server_name }: TlsFiles) -> Self {
+        Self { ca: Some(ca), cert, key, server_name }
+    }
 }
 
 /// The process that was the first to compute here. A child of it has its memory, with all keys and steps in
@@ -77,17 +93,20 @@ impl Connection {
 
     /// Connects to every target, and waits for them for at most `patience` seconds.
     #[new]
-    fn new(py: Python<'_>, targets: Vec<String>, patience: f64) -> PyResult<Self> {
+    #[pyo3(signature = (targets, patience, tls=None))]
+    fn new(py: Python<'_>, targets: Vec<String>, patience: f64, tls: Option<TlsFiles>) -> PyResult<Self> {
         if targets.is_empty() {
             return Err(invalid("target", "must name a server"));
         }
         let patience = Duration::try_from_secs_f64(patience).map_err(|e| invalid("patience", e))?;
         let retry = RetryPolicy { max_elapsed: patience, ..RetryPolicy::default() };
         let driver = Arc::new(Driver::new()?);
-        let builders = targets.iter().map(|target| Ok(ClientBuilder::new(target)?.retry(retry)));
+        let tls = tls.map_or_else(Tls::default, Tls::from);
+        let builders =
+            targets.iter().map(|target| Ok(ClientBuilder::new(target)?.retry(retry).tls(tls.clone())));
         let builders: Vec<_> = builders.collect::<Result<_, Failure>>()?;
         let clients = driver.wait(py, None, async {
-            Ok(try_join_all(builders.into_iter().map(ClientBuilder::connect)).await?)
+            Ok(try_join_all(builders.into_iter().map(ClientBuilder::connect)).await.map_err(named)?)
         })?;
         Ok(Self { driver, place: Place::Servers(clients) })
     }
@@ -185,6 +204,16 @@ pub(crate) fn local<T: Send>(
 ) -> PyResult<T> {
     check_process(*FIRST_LOCAL, LOCAL_AND_FORKED)?;
     Ok(py.detach(call).map_err(Failure::from)?)
+}
+
+/// Names an option of TLS as Python does: `tls_ca` is `tls.ca`.
+fn named(error: Error) -> Error {
+    let dotted = |text: String| text.strip_prefix("tls_").map(|rest| format!("tls.{rest}")).unwrap_or(text);
+    match error {
+        Error::Invalid { field, rule } => Error::Invalid { field: dotted(field), rule },
+        Error::Tls { message } => Error::Tls { message: dotted(message) },
+        other => other,
+    }
 }
 
 fn one_each(found: usize, expected: usize) -> PyErr {

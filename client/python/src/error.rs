@@ -126,6 +126,7 @@ fn parts<'py>(py: Python<'py>, error: &Error) -> PyResult<(&'static str, Bound<'
             ("ResourceExhaustedError", seconds(retry_after))
         }
         Error::Unavailable { message: _, retry_after } => ("UnavailableError", seconds(retry_after)),
+        Error::Tls { message: _ } => ("TlsError", nothing()),
         Error::Transport { message: _ } => ("ConnectionBrokenError", nothing()),
         Error::Protocol { message: _ } => ("ProtocolError", nothing()),
         Error::DataLoss { message: _ } => ("DataLossError", nothing()),

@@ -177,7 +177,18 @@ ROWS = [[1.0, 0.0], [0.5, 1.0]]
 
 #: Calls that succeed, by the names of what they call.
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
-    "noised.connect": (noised.connect, {"target": "local:", "patience": 0.01, "master_key": None}),
+    "noised.connect": (
+        noised.connect,
+        {"target": "local:", "patience": 0.01, "master_key": None, "tls": None},
+    ),
+    "noised.connect, by TLS": (
+        noised.connect,
+        {"target": "https://127.0.0.1:1", "patience": 0.01, "tls": noised.Tls("absent.pem")},
+    ),
+    "noised.Tls": (
+        noised.Tls,
+        {"ca": "ca.pem", "cert": "trainer.pem", "key": "trainer.key", "server_name": "localhost"},
+    ),
     "noised.resume": (
         resumed,
         {"client": None, "tree": TREE, "allow_divergence": False, "fetch_ahead": True, "on_progress": None},
@@ -562,6 +573,15 @@ def stepping(**arguments: Any) -> noised.torch.Privatizer:
             "must be banded_toeplitz, banded_inverse_toeplitz, buffered_toeplitz, column_normalized_banded or dense, "
             "found list",
         ),
+        (
+            lambda: loose.Tls(b"ca.pem"),
+            "tls.ca",
+            "must be a path: a string or an os.PathLike of one, found bytes",
+        ),
+        (lambda: loose.Tls("ca.pem", cert=""), "tls.cert", "must name a file, found ''"),
+        (lambda: loose.Tls("ca.pem", cert="a.pem"), "tls.key", "must be set beside tls.cert"),
+        (lambda: loose.Tls("ca.pem", server_name=5), "tls.server_name", "must be a string, found int"),
+        (lambda: loose.connect("https://a:1", tls="ca.pem"), "tls", "must be a noised.Tls, found str"),
         (lambda: created(resume="no"), "resume", "must be True or False, found str"),
         (lambda: created(start_noise_over=1), "start_noise_over", "must be True or False, found int"),
         (lambda: created(noise_state="gone"), "noise_state", "must be kept or replayed, found 'gone'"),

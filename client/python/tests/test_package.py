@@ -268,6 +268,7 @@ class TestPickle:
             noised.Participation(min_sep=3),
             noised.Privatize(1.0, noise_id="a"),
             noised.Shard(0, 2),
+            noised.Tls("ca.pem", server_name="noised"),
         ):
             assert pickle.loads(pickle.dumps(described)) == described
             assert copy.deepcopy(described) == described

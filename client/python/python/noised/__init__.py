@@ -48,6 +48,7 @@ from noised.streaming_matrix import (
     prefix_sum,
     scale_rows_and_columns,
 )
+from noised.tls import Tls
 
 #: The version of this package, which is that of the server it was made with.
 __version__: str = _noised.__version__
@@ -75,6 +76,7 @@ __all__ = [
     "ShapeDtype",
     "Shard",
     "StreamingMatrix",
+    "Tls",
     "account",
     "accounting",
     "banded",

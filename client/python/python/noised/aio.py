@@ -27,6 +27,7 @@ from noised._options import NoiseState
 from noised.session import Session
 from noised.sources import Cut, Shard, Source
 from noised.streaming_matrix import StreamingMatrix
+from noised.tls import Tls
 
 T = TypeVar("T")
 
@@ -250,11 +251,15 @@ class AsyncClient:
 
 
 async def connect(
-    target: str | Sequence[str] = "local:", *, patience: float = 60.0, master_key: bytes | None = None
+    target: str | Sequence[str] = "local:",
+    *,
+    patience: float = 60.0,
+    master_key: bytes | None = None,
+    tls: Tls | None = None,
 ) -> AsyncClient:
     """As `noised.connect`."""
     return AsyncClient(
-        await _in_thread(lambda: blocking.connect(target, patience=patience, master_key=master_key))
+        await _in_thread(lambda: blocking.connect(target, patience=patience, master_key=master_key, tls=tls))
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, get_args, overload
 from numpy.typing import NDArray
 
 from noised import _noised
-from noised._check import flag, is_a, maybe_call, one_of, real, secret, text, whole
+from noised._check import flag, is_a, maybe_call, one_of, real, secret, shown, text, whole
 from noised._info import SessionInfo
 from noised._leaves import Leaf, NumpyKind, describe, dtype_name
 from noised._options import NoiseState, checked
@@ -33,8 +33,10 @@ from noised.errors import (
 from noised.session import _STATE, Session
 from noised.sources import Cut, Gaussian, Input, Privatize, Shard, Source, checked_shard, checked_source
 from noised.streaming_matrix import StreamingMatrix
+from noised.tls import Tls
 
 _LOCAL = "local:"
+_HTTPS = "https://"
 
 
 @dataclass
@@ -65,14 +67,21 @@ class _Description:
 class Client:
     """Connections to the servers that hold sessions: `noised.connect(...)` makes one. Threads may share it.
 
-    It is pickled by its targets: another process connects to them anew, and `local:` is that process there.
+    It is pickled by its targets and its `noised.Tls`: another process reads the files at those paths and
+    connects anew. `local:` is that process there.
     """
 
     def __init__(
-        self, connection: _noised.Connection, patience: float = 60.0, *, has_key: bool = False
+        self,
+        connection: _noised.Connection,
+        patience: float = 60.0,
+        *,
+        has_key: bool = False,
+        tls: Tls | None = None,
     ) -> None:
         self._connection = connection
         self._patience = patience
+        self._tls = tls
         # A key in a pickle would lie wherever that does.
         self._has_key = has_key
 
@@ -82,7 +91,7 @@ class Client:
                 "a client of local: with a master key cannot be pickled, since the key would be in the pickle: connect in the "
                 "other process"
             )
-        return _connect_again, (self.targets, self._patience)
+        return _connect_again, (self.targets, self._patience, self._tls)
 
     @property
     def targets(self) -> list[str]:
@@ -315,26 +324,34 @@ class Client:
 
 
 def connect(
-    target: str | Sequence[str] = _LOCAL, *, patience: float = 60.0, master_key: bytes | None = None
+    target: str | Sequence[str] = _LOCAL,
+    *,
+    patience: float = 60.0,
+    master_key: bytes | None = None,
+    tls: Tls | None = None,
 ) -> Client:
     """Connects to where sessions are held.
 
     Args:
-        target: `host:port`, `http://host:port` or `unix:///path` of a server; several, of which each then holds a shard; or
-            `local:` for this process, which needs no server: sessions end with it.
+        target: `host:port`, `http://host:port`, `https://host:port` or `unix:///path` of a server; several,
+            of which each then holds a shard; or `local:` for this process, which needs no server: sessions
+            end with it.
         patience: Seconds for which a call whose server is away is tried again, and for which a server is waited for here. One
             that takes connections and says nothing is away; one that stands still in the middle of a call is noticed later,
             after a minute or so.
         master_key: Of `local:`: 32 bytes from which the noise of a `noise_id` is derived.
+        tls: How TLS is spoken with `https://host:port`, which needs it. Every target is `https://` then.
 
     Raises:
         InvalidArgumentError: A target is none.
+        TlsError: A server or this client is not who it must be, or a file of `tls` cannot be read.
         UnavailableError: No server answers there.
     """
     several = [target] if isinstance(target, str) else target
     is_a("target", several, (list, tuple), "a string or several")
     targets = [text("target", one, "a string or several") for one in several]
     patience, master_key = real("patience", patience), secret("master_key", master_key)
+    _check_tls(targets, tls)
     if targets == [_LOCAL]:
         connection = _noised.Connection.local(master_key)
         return Client(connection, patience, has_key=master_key is not None)
@@ -345,16 +362,35 @@ def connect(
             field="master_key", rule="is the server's to have: --master-key-file of noised serve"
         )
     try:
-        return Client(_noised.Connection(targets, patience), patience)
+        return Client(_noised.Connection(targets, patience, tls), patience, tls=tls)
     except UnavailableError as error:
         # No session is concerned yet.
         error.hint = "nothing is lost: call again once the server is there"
         raise
 
 
-def _connect_again(targets: list[str], patience: float) -> Client:
+def _check_tls(targets: list[str], tls: Any) -> None:
+    """Holds `tls` and targets to each other: of several servers, no one gets its shard in the clear."""
+    if tls is None:
+        if any(target.startswith(_HTTPS) for target in targets):
+            raise InvalidArgumentError(
+                field="tls",
+                rule="must be set where a target is https://host:port: "
+                "noised.connect(target, tls=noised.Tls(ca=...))",
+            )
+        return
+    is_a("tls", tls, Tls, "a noised.Tls")
+    for target in targets:
+        if not target.startswith(_HTTPS):
+            raise InvalidArgumentError(
+                field="tls",
+                rule=f"must not be set where a target is not https://host:port, found {shown(target)}",
+            )
+
+
+def _connect_again(targets: list[str], patience: float, tls: Tls | None = None) -> Client:
     """A client as another process had it."""
-    return connect(targets, patience=patience)
+    return connect(targets, patience=patience, tls=tls)
 
 
 def resume(
@@ -375,7 +411,8 @@ def resume(
     Args:
         state: What `Session.state` gave.
         tree: Arrays or shapes in the structure that steps shall have: the model's parameters.
-        client: Where the session is; unless given, the servers that the state names are connected to.
+        client: Where the session is; unless given, the servers that the state names are connected to. A
+            session on `https://` needs the client: a state has no `noised.Tls`.
         allow_divergence: As of `Session.rewind`.
         fetch_ahead: As of `Client.create_session`.
         on_progress: As of `Session.rewind`.
@@ -391,6 +428,12 @@ def resume(
     maybe_call("on_progress", on_progress)
     if client is not None:
         is_a("client", client, Client, "what noised.connect gives")
+    elif any(target.startswith(_HTTPS) for target in targets):
+        raise InvalidArgumentError(
+            field="client",
+            rule=f"must be given for a session on {', '.join(targets)}: "
+            "noised.connect(target, tls=noised.Tls(ca=...))",
+        )
     client = connect(targets if len(targets) > 1 else targets[0]) if client is None else client
     is_gone = False
     try:

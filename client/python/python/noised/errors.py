@@ -229,6 +229,14 @@ class ConnectionBrokenError(NoisedError, ConnectionError):
     )
 
 
+class TlsError(NoisedError):
+    """TLS with the server failed: a certificate, its name or its authority is not accepted, a file of
+    `noised.Tls` cannot be read, or one of the two does not speak TLS. The client does not try again.
+    """
+
+    hint = "docs/identity.md has the steps: correct the files, the name or the target, and call again"
+
+
 class ProtocolError(NoisedError):
     """The server answered what no server of this protocol answers."""
 

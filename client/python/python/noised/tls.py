@@ -1,0 +1,68 @@
+"""How TLS is spoken with a server: whose certificates are taken, and which one is shown."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from noised._check import is_a, maybe_text, shown
+from noised.errors import InvalidArgumentError
+
+
+@dataclass(frozen=True)
+class Tls:
+    """How a client speaks TLS 1.3 with a server at `https://host:port`.
+
+    The client reads the files for every connection: it shows a renewed certificate from then on.
+
+    Attributes:
+        ca: A file in PEM with the authorities whose certificates the server may have. The client does not use
+            the system's authorities.
+        cert: A file in PEM with the certificate that the client shows, and with those that lead to its
+            authority. A server with `--tls-client-ca` asks for the certificate.
+        key: A file in PEM with the private key of `cert`.
+        server_name: The name that the server's certificate must have; the host of the target unless set.
+
+    Raises:
+        InvalidArgumentError: A path is no string or `os.PathLike`, or only one of `cert` and `key` is set.
+    """
+
+    ca: str | os.PathLike[str]
+    cert: str | os.PathLike[str] | None = None
+    key: str | os.PathLike[str] | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ca", _path("tls.ca", self.ca))
+        for name in ("cert", "key"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else _path(f"tls.{name}", value))
+        for name, other in (("cert", "key"), ("key", "cert")):
+            if getattr(self, name) is None and getattr(self, other) is not None:
+                raise InvalidArgumentError(field=f"tls.{name}", rule=f"must be set beside tls.{other}")
+        maybe_text("tls.server_name", self.server_name)
+        if self.server_name == "":
+            raise InvalidArgumentError(
+                field="tls.server_name", rule="must be a host name or an address, found ''"
+            )
+
+
+def _path(field: str, value: Any) -> str:
+    """A path as a string: a `Tls` with `Path("ca.pem")` equals one with `"ca.pem"`."""
+    kind = "a path: a string or an os.PathLike of one"
+    if not isinstance(value, os.PathLike):
+        is_a(field, value, str, kind)
+    try:
+        path = is_a(field, os.fspath(value), str, kind)
+        os.fsencode(path)
+    except InvalidArgumentError:
+        raise
+    except Exception as error:
+        # `__fspath__` of the caller's class may raise anything.
+        raise InvalidArgumentError(
+            field=field, rule=f"must be {kind}, found {shown(value)}: {error}"
+        ) from None
+    if not path or "\0" in path:
+        raise InvalidArgumentError(field=field, rule=f"must name a file, found {shown(path)}")
+    return path
