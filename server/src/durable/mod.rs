@@ -413,8 +413,8 @@ impl Durable {
                 self.gone(stored);
                 return Ok(false);
             }
-            // What this server took the session with stays: in its place, a server that had the session before
-            // could make an object.
+            // What this server took the session with stays: in its place, a server that had the session
+            // before could make an object.
             if number - 1 > stored.first_owner {
                 let before = owner_object(&stored.folder, &stored.uid, number - 1);
                 if let Err(error) = self.store.delete(&before).await {
