@@ -55,7 +55,7 @@ async fn training_goes_on_over_kills() {
         .map_or_else(|_| u64::from(std::process::id()), |seed| seed.parse().unwrap());
     for (lanes, most_ms) in SIZES {
         for source in sources() {
-            // A journal that is folded all the time, so that servers are killed in the middle of that as well.
+            // The journal is folded all the time, so servers are killed in the middle of that as well.
             let house = House::new(&["--snapshot-every", "1", "--journal-objects", "3"]);
             let (spec, done, killed) = (spec(&source, lanes), AtomicBool::new(false), AtomicU64::new(0));
             let session = create(&house.client(), "training", &spec).await;
