@@ -91,7 +91,7 @@ impl Tls {
         let connector = TlsConnector::from(self.config()?);
         let connected = connector.connect(self.name_of(address)?, io).await;
         let mut stream = connected.map_err(|error| explain(&error))?;
-        // What is there is read, and stays for whoever reads next.
+        // The bytes stay in the connection for the next reader.
         match timeout(FIRST_WORD, stream.fill_buf()).await {
             Ok(Err(error)) => Err(explain(&error)),
             Ok(Ok(_)) | Err(_) => Ok(stream),

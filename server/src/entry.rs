@@ -212,7 +212,11 @@ impl Entry {
                     return Err(self.not_found());
                 }
                 applied.unwrap_or_else(|broken| {
-                    tracing::error!(session = %self.key, step, "a computation panicked; the session is damaged");
+                    tracing::error!(
+                        session = %self.key,
+                        step,
+                        "a computation panicked; the session is damaged"
+                    );
                     Err(broken)
                 })
             };

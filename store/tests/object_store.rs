@@ -2,7 +2,8 @@
 //! folder.
 //!
 //! `NOISED_SKIP_S3_TESTS=1` leaves it out, for machines that cannot install from a package index.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a panic is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
+#![allow(clippy::print_stderr, reason = "a test tells what it did, such as its seed")]
 
 mod support;
 

@@ -31,8 +31,8 @@ pub struct Options {
     /// Authorities, in PEM: clients must show a certificate of one of them [default: clients need none]
     #[arg(long, env = "NOISED_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Listen without a certificate at an address that other machines reach: whoever reaches it has all
-    /// sessions [default: false]
+    /// Listen without a certificate at an address that other machines reach. Everybody who reaches it has
+    /// all sessions [default: false]
     #[arg(
         long,
         env = "NOISED_INSECURE",

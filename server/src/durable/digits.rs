@@ -1,5 +1,5 @@
-//! Digests of gradients as text: 32 hexadecimal digits; of many steps one after the other, with hyphens where
-//! there is none.
+//! Digests of gradients as text. A digest is 32 hexadecimal digits. Those of many steps stand one after the
+//! other, and 32 hyphens stand for a step without a digest.
 
 use noised::session::GradientDigest;
 use serde::de::Error;

@@ -9,11 +9,11 @@
 //! | `snapshots` | states of sessions of the client's input |
 //! | `settings` | which store, sealed with which key |
 //!
-//! A server has one journal for all acts of all its sessions, and a session has a list of owners, each of
-//! which names the journal of a server. Whoever takes a session from another server fences that server's
-//! journal, reads from it what had become of the session, and makes the next owner's object. Objects are made
-//! only where there is none of their name, so of two servers that try, one succeeds; and a server whose
-//! journal is fenced can store nothing more, so it can answer nothing that has to be stored before.
+//! A server has one journal for the acts of all its sessions. A session has a list of owners' objects, and
+//! each of them names the journal of a server. A server that takes a session from another one fences the
+//! other's journal, reads what had become of the session, and makes the next owner's object. The store makes
+//! an object only under a name that is free, so one of two servers that try succeeds. A server whose journal
+//! is fenced can store nothing more, and so gives no answer that has to be stored before.
 
 mod digits;
 mod objects;
@@ -124,7 +124,7 @@ impl Durable {
                 };
                 match begun {
                     Ok(next) => {
-                        // Whoever fenced the one before has read what it says.
+                        // The server that fenced the last journal has read it.
                         self.users().retain(|_, user| user.journal_id() == next.id().as_str());
                         *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = next;
                         break;
@@ -183,7 +183,7 @@ impl Durable {
         let owner = stored.first_owner;
         let number = match self.last_made(folder).await? {
             None => 0,
-            // Whoever looked for it found that it has ended, unless another server made it since.
+            // The caller found that this session has ended, unless another server has made one since.
             Some((number, last)) if self.has_ended(folder, &last.uid).await? => number + 1,
             Some(_) => return Err(elsewhere()),
         };
@@ -355,7 +355,7 @@ impl Durable {
         standing: &Standing,
     ) -> Result<(), ServiceError> {
         stored.wait(stored.all()).await?;
-        let past = stored.past(Some(standing)).ok_or_else(elsewhere)?;
+        let past = stored.handed_over(standing).ok_or_else(elsewhere)?;
         let owner = stored.owner().await?;
         let next = owner_object(&stored.folder, &stored.uid, *owner + 1);
         // Whoever still has the session finds that it is elsewhere, also where nobody knows what became of

@@ -22,7 +22,7 @@ use super::past::{Act, Past, StoredSource};
 use crate::identity::SessionKey;
 
 /// Where all sessions lie.
-pub(crate) const SESSIONS: &str = "sessions";
+const SESSIONS: &str = "sessions";
 
 /// A session that was made.
 #[derive(Serialize, Deserialize)]

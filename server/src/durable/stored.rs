@@ -325,17 +325,16 @@ impl Stored {
         }
     }
 
-    /// What is durable, where all that was noted is; and with `standing`, where the session stands.
-    pub(crate) fn past(&self, standing: Option<&Standing>) -> Option<Past> {
+    /// The past of a session that is given up where `standing` says; `None` where one of its acts is not
+    /// durable.
+    pub(crate) fn handed_over(&self, standing: &Standing) -> Option<Past> {
         let log = self.log();
         let mut past = log.waiting.is_empty().then(|| log.past.clone())?;
-        if let Some(standing) = standing {
-            past.hand_over(standing);
-        }
+        past.hand_over(standing);
         Some(past)
     }
 
-    /// What is durable, whatever waits.
+    /// The past of a session that is about to be made.
     pub(crate) fn beginning(&self) -> Past {
         self.log().past.clone()
     }

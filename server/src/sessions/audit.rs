@@ -10,10 +10,22 @@ pub(super) fn note_refusal(error: &ServiceError, session: &SessionKey, caller: &
     let peer = caller.peer;
     match error {
         ServiceError::NoiseUsed { noise_id, next_step } => {
-            tracing::warn!(%peer, %session, noise_id, next_step, "refused: the noise was drawn before (NOISE_USED)");
+            tracing::warn!(
+                %peer,
+                %session,
+                noise_id,
+                next_step,
+                "refused: the noise was drawn before (NOISE_USED)"
+            );
         }
         ServiceError::NoiseInUse { noise_id, session: holder } => {
-            tracing::warn!(%peer, %session, noise_id, holder, "refused: the noise is being drawn (NOISE_IN_USE)");
+            tracing::warn!(
+                %peer,
+                %session,
+                noise_id,
+                holder,
+                "refused: the noise is being drawn (NOISE_IN_USE)"
+            );
         }
         ServiceError::Core(Error::Diverged { requested, expected: _ }) => {
             let step = requested;

@@ -112,7 +112,12 @@ impl SessionsService {
             .noise()
             .filter(|_| !resumed && entry.noise.as_ref().is_some_and(|noise| noise.started_over))
         {
-            tracing::warn!(session = %entry.key, %peer, noise_id, "a noise that was drawn before begins again");
+            tracing::warn!(
+                session = %entry.key,
+                %peer,
+                noise_id,
+                "a noise that was drawn before begins again"
+            );
         }
         if let Some(Resumed { step, proof: _ }) = goes_on.filter(|_| !resumed) {
             let released_steps = entry.progress().standing.released_steps;

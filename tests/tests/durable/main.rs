@@ -1,6 +1,7 @@
 //! Sessions in a store, served by real programs that are killed: they go on with the bits of a run that
 //! nobody disturbed.
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a panic is a failed test")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
+#![allow(clippy::print_stderr, reason = "a test tells what it did, such as its seed")]
 
 mod damage;
 mod house;
