@@ -8,6 +8,7 @@
 //! | [`drive`] | a session driven through steps, chunk by chunk |
 //! | [`driven`] | a session that draws, both halves put to work together |
 //! | [`noises`] | noise that a server draws: descriptions of it, and what it has to be |
+//! | [`programs`] | the programs of this workspace, for tests that start them |
 //! | [`server`] | a server in this process, on a free port or a Unix socket |
 //! | [`proxy`] | a network that can be cut |
 //! | [`wire`] | sessions driven over gRPC by hand, message by message |
@@ -18,6 +19,7 @@ pub mod bad;
 pub mod drive;
 pub mod driven;
 pub mod noises;
+pub mod programs;
 pub mod proxy;
 pub mod raw;
 pub mod server;

@@ -3,39 +3,14 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
+use std::process::{Child, Command, Output};
 
 use noised::noise::MasterKey;
 use noised::{DType, SessionSpec, Tree};
 use noised_client::{Client, ClientBuilder, CreateOptions, Error, GivenKey, RetryPolicy};
+use noised_tests::programs::program;
 use noised_tests::{noises, specs};
 use tempfile::TempDir;
-
-/// A program of this workspace, built as this test is. Cargo builds programs for the tests of their own
-/// package only.
-fn program(name: &str) -> Command {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    let directory = DIRECTORY.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let directory = test.parent().unwrap().parent().unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        build.args(["build", "--quiet", "--bin", "noised", "--bin", "noisectl", "--example", "stream_model"]);
-        build.arg("--target-dir").arg(directory.parent().unwrap());
-        if directory.ends_with("release") {
-            build.arg("--release");
-        }
-        build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
-        assert!(build.status().unwrap().success());
-        directory.to_owned()
-    });
-    let mut command = Command::new(directory.join(name));
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("NOISED_")) {
-        command.env_remove(key);
-    }
-    command
-}
 
 /// A server of its own, killed with the test.
 struct Server {

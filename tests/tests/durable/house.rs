@@ -2,40 +2,16 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::process::{Child, Command};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use noised_client::{Client, ClientBuilder, RetryPolicy};
+use noised_tests::programs::program;
 use tempfile::TempDir;
 
 /// How long anything may take that should be over soon.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The program `noised`, built as this test is.
-fn noised() -> Command {
-    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    let program = PROGRAM.get_or_init(|| {
-        let test = std::env::current_exe().unwrap();
-        let directory = test.parent().unwrap().parent().unwrap();
-        let mut build = Command::new(env!("CARGO"));
-        // All that another test builds as well, so that both find it built.
-        build.args(["build", "--quiet", "--bin", "noised", "--bin", "noisectl", "--example", "stream_model"]);
-        build.arg("--target-dir").arg(directory.parent().unwrap());
-        if directory.ends_with("release") {
-            build.arg("--release");
-        }
-        build.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap());
-        assert!(build.status().unwrap().success());
-        directory.join("noised")
-    });
-    let mut command = Command::new(program);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("NOISED_")) {
-        command.env_remove(key);
-    }
-    command
-}
 
 /// A place for one server after the other.
 pub(crate) struct House {
@@ -61,7 +37,7 @@ impl House {
     }
 
     fn command(&self, socket: &Path) -> Command {
-        let mut command = noised();
+        let mut command = program("noised");
         command.arg("serve").arg("--listen").arg(format!("unix://{}", socket.display()));
         command.arg("--state").arg(self.state()).args(&self.arguments);
         command
@@ -90,7 +66,7 @@ impl House {
 
     /// What the server says that does not start.
     pub(crate) fn refusal(arguments: &[&str]) -> String {
-        let told = noised().arg("serve").args(arguments).output().unwrap();
+        let told = program("noised").arg("serve").args(arguments).output().unwrap();
         assert!(!told.status.success());
         String::from_utf8(told.stderr).unwrap()
     }
