@@ -243,7 +243,11 @@ impl Privatize {
         }
         // A client that starts again starts with the first byte.
         if offset == 0 {
-            self.held = Vec::with_capacity(total);
+            self.held.clear();
+            if ends {
+                return self.apply_whole(step, &pieces, drawn);
+            }
+            self.held.reserve_exact(total);
         }
         let held = self.held.len();
         if offset != held {
@@ -255,25 +259,44 @@ impl Privatize {
         if !ends {
             return Ok(Taken::Part(Vec::new()));
         }
-        let gradient = std::mem::take(&mut self.held);
-        if !self.is_same(step, &gradient) {
+        let mut gradient = std::mem::take(&mut self.held);
+        let taken = self.apply_whole(step, &[&gradient], drawn);
+        if self.whole {
+            // The next step holds as much.
+            gradient.clear();
+            self.held = gradient;
+        }
+        taken
+    }
+
+    /// Takes a step of which all of the gradient is there.
+    fn apply_whole(
+        &mut self,
+        step: u64,
+        gradient: &[impl AsRef<[u8]>],
+        drawn: Option<&DrawnStep>,
+    ) -> Result<Taken> {
+        if !self.is_same(step, gradient) {
             return Err(Error::Diverged { requested: step, expected: step });
         }
-        self.apply_fresh(step, 0, &[gradient], drawn)
+        self.apply_fresh(step, 0, gradient, drawn)
     }
 
     /// Whether this is the gradient under which the step was released.
-    fn is_same(&self, step: u64, gradient: &[u8]) -> bool {
-        let mut hash = hash_of_step(&self.digest_key, step);
-        if let Some(expected) = self.digest_of(step) {
-            hash.update(gradient);
-            return expected == digest(&hash);
-        }
-        let Some(part) = self.released_in_part.get(&step) else {
-            return true;
+    fn is_same(&self, step: u64, gradient: &[impl AsRef<[u8]>]) -> bool {
+        let (bytes, expected) = match (self.digest_of(step), self.released_in_part.get(&step)) {
+            (Some(expected), _) => (usize::MAX, expected),
+            (None, Some(part)) => (part.bytes, part.digest),
+            (None, None) => return true,
         };
-        hash.update(&gradient[..part.bytes.min(gradient.len())]);
-        part.digest == digest(&hash)
+        let mut hash = hash_of_step(&self.digest_key, step);
+        let mut left = bytes;
+        for piece in gradient.iter().map(AsRef::as_ref) {
+            let piece = &piece[..left.min(piece.len())];
+            hash.update(piece);
+            left -= piece.len();
+        }
+        expected == digest(&hash)
     }
 
     /// Stands before `step` again.
