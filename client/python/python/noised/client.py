@@ -11,7 +11,7 @@ from typing import Any, get_args, overload
 from numpy.typing import NDArray
 
 from noised import _noised
-from noised._check import flag, is_a, maybe_call, one_of, real, secret, shown, text, whole
+from noised._check import flag, is_a, maybe_call, one_of, real, secret, text, whole
 from noised._info import SessionInfo
 from noised._leaves import Leaf, NumpyKind, describe, dtype_name
 from noised._options import NoiseState, checked
@@ -33,10 +33,9 @@ from noised.errors import (
 from noised.session import _STATE, Session
 from noised.sources import Cut, Gaussian, Input, Privatize, Shard, Source, checked_shard, checked_source
 from noised.streaming_matrix import StreamingMatrix
-from noised.tls import Tls
+from noised.tls import HTTPS, Tls, check_for
 
 _LOCAL = "local:"
-_HTTPS = "https://"
 
 
 @dataclass
@@ -351,7 +350,7 @@ def connect(
     is_a("target", several, (list, tuple), "a string or several")
     targets = [text("target", one, "a string or several") for one in several]
     patience, master_key = real("patience", patience), secret("master_key", master_key)
-    _check_tls(targets, tls)
+    check_for(tls, targets)
     if targets == [_LOCAL]:
         connection = _noised.Connection.local(master_key)
         return Client(connection, patience, has_key=master_key is not None)
@@ -367,25 +366,6 @@ def connect(
         # No session is concerned yet.
         error.hint = "nothing is lost: call again once the server is there"
         raise
-
-
-def _check_tls(targets: list[str], tls: Any) -> None:
-    """Holds `tls` and targets to each other: of several servers, no one gets its shard in the clear."""
-    if tls is None:
-        if any(target.startswith(_HTTPS) for target in targets):
-            raise InvalidArgumentError(
-                field="tls",
-                rule="must be set where a target is https://host:port: "
-                "noised.connect(target, tls=noised.Tls(ca=...))",
-            )
-        return
-    is_a("tls", tls, Tls, "a noised.Tls")
-    for target in targets:
-        if not target.startswith(_HTTPS):
-            raise InvalidArgumentError(
-                field="tls",
-                rule=f"must not be set where a target is not https://host:port, found {shown(target)}",
-            )
 
 
 def _connect_again(targets: list[str], patience: float, tls: Tls | None = None) -> Client:
@@ -428,7 +408,7 @@ def resume(
     maybe_call("on_progress", on_progress)
     if client is not None:
         is_a("client", client, Client, "what noised.connect gives")
-    elif any(target.startswith(_HTTPS) for target in targets):
+    elif any(target.startswith(HTTPS) for target in targets):
         raise InvalidArgumentError(
             field="client",
             rule=f"must be given for a session on {', '.join(targets)}: "

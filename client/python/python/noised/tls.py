@@ -9,6 +9,9 @@ from typing import Any
 from noised._check import is_a, maybe_text, shown
 from noised.errors import InvalidArgumentError
 
+#: How a target begins that is spoken to over TLS.
+HTTPS = "https://"
+
 
 @dataclass(frozen=True)
 class Tls:
@@ -45,6 +48,25 @@ class Tls:
         if self.server_name == "":
             raise InvalidArgumentError(
                 field="tls.server_name", rule="must be a host name or an address, found ''"
+            )
+
+
+def check_for(tls: Any, targets: list[str]) -> None:
+    """Holds `tls` and targets to each other: of several servers, no one gets its shard in the clear."""
+    if tls is None:
+        if any(target.startswith(HTTPS) for target in targets):
+            raise InvalidArgumentError(
+                field="tls",
+                rule="must be set where a target is https://host:port: "
+                "noised.connect(target, tls=noised.Tls(ca=...))",
+            )
+        return
+    is_a("tls", tls, Tls, "a noised.Tls")
+    for target in targets:
+        if not target.startswith(HTTPS):
+            raise InvalidArgumentError(
+                field="tls",
+                rule=f"must not be set where a target is not https://host:port, found {shown(target)}",
             )
 
 
