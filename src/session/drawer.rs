@@ -1,5 +1,6 @@
 //! [`NoiseDrawer`]: the half of a session that draws. It knows the key and the matrix's state, and nothing of clients.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -8,7 +9,9 @@ use bytes::Bytes;
 
 use super::{NoiseSession, NoiseState, Outcome, OutputChunk, ResolvedSpec, Source, StepBuffer};
 use crate::error::Result;
-use crate::kernel::{Backend, Data, Draw, LaneState, Pass, PassState, Program, Real, StepIo, Steps};
+use crate::kernel::{
+    Backend, Data, Draw, LaneState, Pass, PassState, Program, Real, StepIo, Steps, state_values,
+};
 use crate::limits::{MAX_STEPS_A_PASS, TILE_LANES};
 use crate::noise::{NoiseKey, StepNoise, StepProof, scrub_stack};
 use crate::tree::Layout;
@@ -19,14 +22,14 @@ use crate::tree::Layout;
 /// by as much as anybody likes, and can be set back to step 0 or to a kept state at any time.
 #[derive(Debug)]
 pub struct NoiseDrawer {
-    resolved: Arc<ResolvedSpec>,
+    pub(super) resolved: Arc<ResolvedSpec>,
     backend: Backend,
     key: NoiseKey,
     stddev: f64,
     /// How the noise of a step is written: as answers go out, or where it is still to be added to, in full
     /// precision.
-    layout: Layout,
-    state: DrawerState,
+    pub(super) layout: Layout,
+    pub(super) state: DrawerState,
     /// The step whose noise comes next, once the drawer is past the steps before `first`.
     step: u64,
     first: u64,
@@ -142,7 +145,7 @@ impl NoiseDrawer {
         buffers.truncate(self.steps_left(buffers.len() as u64) as usize);
         let finite: Vec<AtomicBool> = buffers.iter().map(|_| AtomicBool::new(true)).collect();
         for (of_pass, finite) in buffers.chunks_mut(MAX_STEPS_A_PASS).zip(finite.chunks(MAX_STEPS_A_PASS)) {
-            self.pass(of_pass.len(), of_pass, finite);
+            self.pass(0..self.layout.lanes(), of_pass.len(), of_pass, finite);
         }
         scrub_stack();
         let first = self.step - buffers.len() as u64;
@@ -182,7 +185,7 @@ impl NoiseDrawer {
             DrawerState::Replayed { .. } => self.step += steps,
             DrawerState::Kept(_) => {
                 let steps = self.steps_left(steps).min(MAX_STEPS_A_PASS as u64);
-                self.pass(steps as usize, &mut [], &[]);
+                self.pass(0..self.layout.lanes(), steps as usize, &mut [], &[]);
                 scrub_stack();
             }
         }
@@ -215,23 +218,45 @@ impl NoiseDrawer {
         }
     }
 
+    /// Takes these lanes, whose state stands before step `from`, on to step `to`. They begin at a tile.
+    pub(super) fn advance(&mut self, lanes: Range<usize>, from: u64, to: u64) {
+        let here = std::mem::replace(&mut self.step, from);
+        while self.step < to {
+            let steps = (to - self.step).min(MAX_STEPS_A_PASS as u64);
+            self.pass(lanes.clone(), steps as usize, &mut [], &[]);
+        }
+        self.step = here;
+        scrub_stack();
+    }
+
+    /// The state is that before this step.
+    pub(super) fn stand_at(&mut self, step: u64) {
+        self.step = step;
+    }
+
     fn steps_left(&self, wanted: u64) -> u64 {
         let left = self.resolved.spec.horizon.map_or(u64::MAX, |horizon| horizon.saturating_sub(self.step));
         left.min(wanted)
     }
 
-    /// Takes the state through `steps` steps, into the buffers where there are any. For each of these,
-    /// `finite` tells whether all that was drawn is.
-    fn pass(&mut self, steps: usize, buffers: &mut [StepBuffer], finite: &[AtomicBool]) {
+    /// Takes the state of these lanes through `steps` steps, into the buffers where there are any. For each of
+    /// these, `finite` tells whether all that was drawn is.
+    fn pass(&mut self, lanes: Range<usize>, steps: usize, buffers: &mut [StepBuffer], finite: &[AtomicBool]) {
         match self.resolved.spec.precision {
-            crate::Precision::F32 => self.pass_in::<f32>(steps, buffers, finite),
-            crate::Precision::F64 => self.pass_in::<f64>(steps, buffers, finite),
+            crate::Precision::F32 => self.pass_in::<f32>(lanes, steps, buffers, finite),
+            crate::Precision::F64 => self.pass_in::<f64>(lanes, steps, buffers, finite),
         }
         self.step += steps as u64;
     }
 
     #[inline(never)]
-    fn pass_in<T: Real>(&mut self, steps: usize, buffers: &mut [StepBuffer], finite: &[AtomicBool]) {
+    fn pass_in<T: Real>(
+        &mut self,
+        lanes: Range<usize>,
+        steps: usize,
+        buffers: &mut [StepBuffer],
+        finite: &[AtomicBool],
+    ) {
         let plan = self.plan_of::<T>(steps);
         let first_lane = self.resolved.first_lane;
         let draws = plan.noises.iter().map(|step| Draw { step, first_lane });
@@ -246,18 +271,14 @@ impl NoiseDrawer {
             io.push(StepIo { program, data, digests: &mut [] });
         }
         let io: Steps<'_, T> = io;
-        let layout = &self.layout;
-        let pass = Pass {
-            backend: self.backend,
-            layout,
-            planes: self.resolved.plan.planes(),
-            lanes: 0..layout.lanes(),
-        };
+        let planes = self.resolved.plan.planes();
+        let values = values_of_lanes(&lanes, planes);
+        let pass = Pass { backend: self.backend, layout: &self.layout, planes, lanes };
         match &mut self.state {
             DrawerState::Replayed { .. } => pass.run(PassState::Forgotten, io),
             DrawerState::Kept(state) => {
                 if let Some(state) = T::of_state(state) {
-                    pass.run(PassState::Kept(state), io);
+                    pass.run(PassState::Kept(&mut state[values]), io);
                 }
             }
         }
@@ -281,4 +302,10 @@ impl NoiseDrawer {
             }
         }
     }
+}
+
+/// The place of the state of a run of whole tiles among the values of all.
+pub(super) fn values_of_lanes(lanes: &Range<usize>, planes: usize) -> Range<usize> {
+    let first = lanes.start * planes;
+    first..first + state_values(lanes.len(), planes)
 }

@@ -24,6 +24,7 @@
 //! | `track` | the rule for steps that a client sends bytes for |
 //! | `source` | where the input comes from |
 //! | `drawer` | the half that draws noise: it knows the key and the matrix's state |
+//! | `drawer_state` | that state as bytes, in parts, and back |
 //! | `noise` | the half that answers where the server draws |
 //! | `privatize` | noise released under gradients, each step under one gradient |
 //! | `kept` | states that are kept, and going back to them |
@@ -45,6 +46,7 @@ mod any;
 mod assembler;
 mod buffers;
 mod drawer;
+mod drawer_state;
 mod kept;
 mod noise;
 mod outputs;

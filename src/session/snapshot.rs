@@ -214,7 +214,7 @@ fn read_header(input: &mut Hashing<impl Read>) -> Result<Header> {
     serde_json::from_slice(&header).map_err(|e| Error::damaged(format!("the header does not read: {e}")))
 }
 
-fn write_values<T: Copy, const N: usize>(
+pub(super) fn write_values<T: Copy, const N: usize>(
     out: &mut impl Write,
     values: &[T],
     convert: impl Fn(T) -> [u8; N],
@@ -228,7 +228,7 @@ fn write_values<T: Copy, const N: usize>(
     Ok(())
 }
 
-fn read_values<T, const N: usize>(
+pub(super) fn read_values<T, const N: usize>(
     input: &mut impl Read,
     values: &mut [T],
     convert: impl Fn([u8; N]) -> T,
@@ -244,7 +244,7 @@ fn read_values<T, const N: usize>(
     Ok(())
 }
 
-fn read_exactly(input: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
+pub(super) fn read_exactly(input: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
     input.read_exact(bytes).map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof => Error::damaged("it ends early"),
         _ => Error::damaged(e.to_string()),

@@ -11,7 +11,7 @@ use noised::session::{
     AnySession, Drawing, NoiseDrawer, NoiseState, Outcome, OutputChunk, Recovered, ResolvedSpec, RewindTo,
     Source,
 };
-use noised::{DType, Error, MatrixSpec, SessionSpec, Tree};
+use noised::{DType, Error, MatrixSpec, Precision, SessionSpec, Tree};
 use noised_tests::driven::{KEPT, REPLAYED, options};
 use noised_tests::noises::{self, KEY};
 use noised_tests::specs;
@@ -94,6 +94,11 @@ impl Halves {
             rewind_count: standing.rewind_count,
             digests,
         }
+    }
+
+    /// The state of one tile of the drawer, as a part of what a drawer reads.
+    fn tile(&self, tile: usize) -> Vec<u8> {
+        self.drawer.as_ref().unwrap().state_of_tiles(tile..tile + 1)
     }
 
     fn snapshot(&self) -> Option<Vec<u8>> {
@@ -237,6 +242,71 @@ fn what_does_not_fit_is_damage() {
     assert_eq!(refused, Error::PastHorizon { requested: 6, horizon: 5 });
 }
 
+/// Tiles of a state that stand at different steps are taken on to the latest of them.
+#[test]
+fn a_drawer_goes_on_from_tiles_of_different_steps() {
+    let banded = MatrixSpec::Toeplitz { coef: vec![1.0, 0.4, 0.2, 0.1], column_normalize_for_n: None };
+    let inverse = MatrixSpec::Inverse { matrix: Box::new(banded.clone()) };
+    for matrix in [specs::noising(), MatrixSpec::PrefixSum, banded, inverse] {
+        for precision in [Precision::F32, Precision::F64] {
+            let spec = noises::gaussian(noises::given(), matrix.clone(), tree());
+            let resolved = Arc::new(SessionSpec { precision, ..spec }.resolve().unwrap());
+            let expected = undisturbed(&resolved);
+            for order in [[0, 1, 2], [2, 0, 1], [1, 1, 1]] {
+                let mut before = Halves::new(&resolved, KEPT);
+                let mut tiles = [const { Vec::new() }; 3];
+                for step in 0..3 {
+                    assert!(before.take(step).unwrap() == expected[step as usize]);
+                    let now = (0..3).filter(|&tile| order[tile] == step);
+                    now.for_each(|tile| tiles[tile] = before.tile(tile));
+                }
+                let (mut after, mut drawer) = (Halves::new(&resolved, KEPT), before.drawer.unwrap());
+                let latest = after.drawer.as_mut().unwrap();
+                latest.restore_state(&tiles.concat()[..]).unwrap();
+                let next = latest.next_step();
+                assert!(next >= 1 && next <= drawer.next_step());
+                // Both draw the same from there.
+                let known = Recovered { next_step: next, released_steps: next, ..Recovered::default() };
+                let mut again = Halves::recover(&resolved, KEPT, known, None).unwrap();
+                again.drawer.as_mut().unwrap().restore_state(&tiles.concat()[..]).unwrap();
+                for step in next..STEPS {
+                    assert!(again.take(step).unwrap() == expected[step as usize], "{matrix:?} {order:?}");
+                }
+                drawer.restore_state(&tiles.concat()[..]).unwrap();
+                assert_eq!(drawer.state_of_tiles(0..3), latest.state_of_tiles(0..3));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_state_of_a_drawer_that_does_not_fit_is_damage() {
+    let [_, gaussian, _] = resolved(&specs::noising()).try_into().unwrap();
+    let mut before = Halves::new(&gaussian, KEPT);
+    before.take(0).unwrap();
+    let good = before.drawer.as_ref().unwrap().state_of_tiles(0..3);
+    let mut other = good.clone();
+    // The number of planes.
+    other[13 + 4 + 8] ^= 1;
+    let mut late = good.clone();
+    late[13 + 4 + 8 * 8 + 7] = 1;
+    let (cut, gap) = (&good[..good.len() - 1], before.tile(1));
+    for bad in [cut, &good[1..], &other, &late, &gap, &[]] {
+        let mut drawer = Halves::new(&gaussian, KEPT).drawer.unwrap();
+        assert!(matches!(drawer.restore_state(bad), Err(Error::Damaged { .. })));
+        assert_eq!(drawer.next_step(), 0);
+        assert_eq!(
+            drawer.state_of_tiles(0..3),
+            Halves::new(&gaussian, KEPT).drawer.unwrap().state_of_tiles(0..3)
+        );
+    }
+    // Where earlier steps are drawn again, there is no state.
+    let matrix = MatrixSpec::Toeplitz { coef: vec![1.0, -0.5, 0.25], column_normalize_for_n: None };
+    let [_, replayed, _] = resolved(&matrix).try_into().unwrap();
+    let drawer = Halves::new(&replayed, REPLAYED).drawer.unwrap();
+    assert_eq!((drawer.state_tiles(), drawer.state_of_tiles(0..3)), (0, Vec::new()));
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Step,
@@ -244,6 +314,35 @@ enum Act {
     Rewind { to: u64 },
     Crash,
     CrashBeforeLastAnswer,
+}
+
+/// The state of a drawer, tile by tile, as a store has it.
+#[derive(Default)]
+struct StoredDrawer {
+    whole: Option<(u64, Vec<u8>)>,
+    parts: Vec<u8>,
+    tiles: usize,
+    latest: u64,
+}
+
+impl StoredDrawer {
+    fn put_away(&mut self, halves: &Halves) {
+        let Some(drawer) = halves.drawer.as_ref().filter(|drawer| drawer.state_tiles() > 0) else { return };
+        self.parts.extend(halves.tile(self.tiles));
+        (self.tiles, self.latest) = (self.tiles + 1, self.latest.max(drawer.next_step()));
+        if self.tiles == drawer.state_tiles() {
+            *self = Self { whole: Some((self.latest, std::mem::take(&mut self.parts))), ..Self::default() };
+        }
+    }
+
+    /// A state serves a session that may be asked for no step before it.
+    fn restore(&mut self, halves: &mut Halves, next: u64) {
+        let drawer = halves.drawer.as_mut();
+        if let (Some(drawer), Some((_, state))) = (drawer, self.whole.as_ref().filter(|(at, _)| *at < next)) {
+            drawer.restore_state(&state[..]).unwrap();
+        }
+        *self = Self { whole: self.whole.take(), ..Self::default() };
+    }
 }
 
 fn acts() -> impl Strategy<Value = Vec<Act>> {
@@ -260,7 +359,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Whatever happens in whatever order, a step has the bits of an undisturbed run, and none is lost.
+    /// Whatever happens in whatever order, a step has the bits of an undisturbed run, and none is lost. A tile
+    /// of the drawer's state is put away with each act.
     #[test]
     fn crashes_between_any_two_acts(acts in acts(), replayed in any::<bool>()) {
         let matrix = if replayed {
@@ -274,6 +374,7 @@ proptest! {
             let is_input = resolved.spec().source == Source::Input;
             let mut halves = Halves::new(&resolved, state);
             let (mut next, mut released) = (0, 0);
+            let mut stored = StoredDrawer::default();
             for act in &acts {
                 match *act {
                     Act::Step if next < STEPS => {
@@ -295,6 +396,7 @@ proptest! {
                     Act::Crash | Act::CrashBeforeLastAnswer => {
                         let (known, snapshot) = (halves.known(), halves.snapshot());
                         halves = Halves::recover(&resolved, state, known, snapshot.as_deref()).unwrap();
+                        stored.restore(&mut halves, next);
                         if let (Act::CrashBeforeLastAnswer, Some(last)) = (act, next.checked_sub(1))
                             && let Ok(found) = halves.take(last)
                         {
@@ -303,6 +405,7 @@ proptest! {
                     }
                     Act::Step | Act::Rewind { .. } => {}
                 }
+                stored.put_away(&halves);
                 prop_assert_eq!(halves.session.standing().released_steps, released);
             }
             if next < STEPS {
