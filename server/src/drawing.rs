@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use noised::limits::MAX_STEPS_UNDER_WAY;
 use noised::session::{DrawnStep, NoiseDrawer, StepBuffer};
@@ -99,12 +99,22 @@ impl Entry {
             }
             let entry = Arc::clone(self);
             let pass = move || {
-                entry.with_drawer(&mut drawer, NoiseDrawer::catch_up);
+                entry.pass(&mut drawer, NoiseDrawer::catch_up);
                 drawer
             };
             drawer = compute.run(pass).await?;
         }
         Ok(drawer)
+    }
+
+    /// Has the drawer do its work, and puts a part of its state away where one is due.
+    fn pass<R>(&self, drawer: &mut NoiseDrawer, work: impl FnOnce(&mut NoiseDrawer) -> R) -> R {
+        let started = Instant::now();
+        let done = self.with_drawer(drawer, work);
+        if let Some(here) = &self.stored {
+            here.roll(drawer, started.elapsed());
+        }
+        done
     }
 
     /// Draws, and hands over what was drawn before the drawer is free for others.
@@ -118,12 +128,12 @@ impl Entry {
         let planes = self.resolved.plan().planes() + DRAW_PLANES * buffers.len();
         let drawn: Result<(_, Vec<DrawnStep>), _> = if self.resolved.layout().lanes() * planes <= INLINE_WORK
         {
-            let drawn = self.with_drawer(&mut drawer, |drawer| drawer.draw(buffers));
+            let drawn = self.pass(&mut drawer, |drawer| drawer.draw(buffers));
             Ok((drawer, drawn))
         } else {
             let entry = Arc::clone(self);
             let work = move || {
-                let drawn = entry.with_drawer(&mut drawer, |drawer| drawer.draw(buffers));
+                let drawn = entry.pass(&mut drawer, |drawer| drawer.draw(buffers));
                 (drawer, drawn)
             };
             compute.run(work).await

@@ -6,7 +6,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use noised::Error;
@@ -92,6 +92,11 @@ impl StoredHere {
         session: OwnedMutexGuard<AnySession>,
     ) -> Result<(OwnedMutexGuard<AnySession>, Snapshot), ServiceError> {
         write_state(self.durable.store(), self.stored.place(), session).await.map_err(told)
+    }
+
+    /// A pass of the session's drawer has ended, which took `drew`. Call it under the drawer's lock.
+    pub(crate) fn roll(&self, drawer: &NoiseDrawer, drew: Duration) {
+        self.durable.roll(&self.stored, drawer, drew);
     }
 
     /// Deletes a state once all that is noted now is stored.
@@ -251,8 +256,9 @@ impl Entry {
 
     /// Tells the store what a step did that was taken from `before` on, and gives what its answer rests on.
     fn note_stored(&self, session: &AnySession, before: u64) -> Option<RestsOn> {
-        let StoredHere { stored, durable: _ } = self.stored.as_ref()?;
-        let binding = stored.note_step(session, before);
+        let here = self.stored.as_ref()?;
+        let binding = here.stored.note_step(session, before);
+        here.delete_later(here.stored.note_drawn(session.next_step()));
         Some(RestsOn { binding, next_step: session.next_step(), ended: session.next_step() != before })
     }
 

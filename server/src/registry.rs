@@ -10,7 +10,7 @@ use noised::session::{AnySession, Drawing, NoiseOptions, NoiseState, ResolvedSpe
 use noised_proto::ServiceError;
 use tokio_util::sync::CancellationToken;
 
-use crate::durable::{Durable, Made, Past, StateReader, Stored};
+use crate::durable::{Durable, Made, Past, StateReader, Stored, StoredSource};
 use crate::entry::{Entry, NoiseHalf, Progress, StoredHere};
 use crate::identity::SessionKey;
 use crate::keys::{Keyed, Keys};
@@ -210,7 +210,18 @@ impl Registry {
         let options = made.options();
         let recovered = past.recovered(stored.source);
         let (drawing, keyed) = split(keyed, options, None);
-        let (session, drawer) = AnySession::recover(resolved, drawing, recovered, state)?;
+        let is_input = stored.source == StoredSource::Input;
+        let (of_input, of_drawer) = if is_input { (state, None) } else { (None, state) };
+        let (session, mut drawer) = AnySession::recover(resolved, drawing, recovered, of_input)?;
+        if let (Some(drawer), Some(mut state)) = (&mut drawer, of_drawer)
+            && let Err(error) = drawer.restore_state(&mut state)
+        {
+            if state.is_away() {
+                return Err(error.into());
+            }
+            // It is the noise of step 0 on that this takes, and no more.
+            tracing::error!(session = %key, %error, "the stored state is damaged: drawing from step 0 again");
+        }
         let noise = keyed.zip(drawer).map(|((key_check, claim), drawer)| {
             NoiseHalf::new(drawer, options, key_check, claim, made.started_over)
         });

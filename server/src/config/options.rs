@@ -65,8 +65,8 @@ pub struct Options {
     /// What the object store needs to be told, such as endpoint=http://127.0.0.1:9000; may be repeated
     #[arg(long, env = "NOISED_STATE_OPTION", value_name = "KEY=VALUE", value_delimiter = ',')]
     pub state_option: Option<Vec<String>>,
-    /// How often the state of a client's own input is stored: every so many steps, such as 1, or at most so
-    /// often, such as 10s. What came after the last state is sent again after a crash [default: 10s]
+    /// How often the state of a session is stored: every so many steps, such as 1, or at most so often, such
+    /// as 10s. What came after the last state is sent or computed again after a crash [default: 10s]
     #[arg(long, env = "NOISED_SNAPSHOT_EVERY", value_name = "STEPS|DURATION")]
     pub snapshot_every: Option<SnapshotEvery>,
     /// Objects of the server's journal in the store after which what they say is put into the sessions' own,

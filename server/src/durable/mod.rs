@@ -7,6 +7,7 @@
 //! | `past` | what a store knows of a session, from the acts that it was told of |
 //! | `stored` | a session's place in a store: acts on their way, and answers that wait for them |
 //! | `snapshots` | states of sessions of the client's input |
+//! | `rolling` | states of sessions whose noise is drawn, in parts beside their steps |
 //! | `settings` | which store, sealed with which key |
 //!
 //! A server has one journal for the acts of all its sessions. A session has a list of owners' objects, and
@@ -18,6 +19,7 @@
 mod digits;
 mod objects;
 mod past;
+mod rolling;
 mod settings;
 mod snapshots;
 mod stored;
@@ -28,7 +30,7 @@ use std::time::Duration;
 
 use noised::Error;
 use noised::noise::NoiseKey;
-use noised::session::{NoiseOptions, ResolvedSpec, Standing};
+use noised::session::{NoiseDrawer, NoiseOptions, ResolvedSpec, Standing};
 use noised_proto::ServiceError;
 use noised_store::{Created, Journal, JournalId, SealedStore, StoreError, fence, inspect};
 use uuid::Uuid;
@@ -36,8 +38,11 @@ use uuid::Uuid;
 use crate::config::SnapshotEvery;
 use crate::identity::SessionKey;
 pub(crate) use objects::Made;
-use objects::{Acts, Owner, decode, encode, folder_of, made_number, made_object, owner_number, owner_object};
+use objects::{
+    Acts, Owner, decode, encode, folder_of, made_number, made_object, owner_number, owner_object, state_id,
+};
 pub(crate) use past::{Past, Snapshot, StoredSource};
+use rolling::STATES_AT_ONCE;
 pub(crate) use settings::State;
 pub(crate) use snapshots::{Due, StateReader, delete_state, write_state};
 pub(crate) use stored::{Binding, Stored, elsewhere};
@@ -73,6 +78,8 @@ pub(crate) struct Durable {
     users: Mutex<HashMap<String, Arc<Stored>>>,
     /// Of journals that are fenced, which do not change any more.
     fenced: tokio::sync::Mutex<HashMap<JournalId, ActsOf>>,
+    /// States of drawers that may be written now.
+    rolling: Arc<tokio::sync::Semaphore>,
     /// One lock for each session that is being looked for or made.
     turns: Mutex<HashMap<SessionKey, Weak<tokio::sync::Mutex<()>>>>,
 }
@@ -97,6 +104,7 @@ impl Durable {
         let State { store, snapshot_every, fold_after, .. } = state;
         let journal = Mutex::new(Journal::begin(store.clone(), JournalId::random()?).await?);
         let (fenced, turns) = (tokio::sync::Mutex::default(), Mutex::default());
+        let rolling = Arc::new(tokio::sync::Semaphore::new(STATES_AT_ONCE));
         Ok(Arc::new(Self {
             store,
             snapshot_every,
@@ -104,6 +112,7 @@ impl Durable {
             journal,
             users: Mutex::default(),
             fenced,
+            rolling,
             turns,
         }))
     }
@@ -300,6 +309,7 @@ impl Durable {
     pub(crate) async fn take(&self, found: &Found) -> Result<Arc<Stored>, ServiceError> {
         let Found { made, past, folder, owner, journal: before } = found;
         let (journal, number, past) = (self.journal(), owner + 1, past.clone().taken());
+        let unused = self.unused_states(folder, &made.uid, &past).await?;
         let next = Owner { journal: Some(journal.id().as_str().to_owned()), past, ended: false };
         if self.create(&owner_object(folder, &made.uid, number), &next).await? == Created::Taken {
             return Err(elsewhere());
@@ -320,7 +330,20 @@ impl Durable {
         let stored = Stored::new(place, source, next.past, true, journal, self.snapshot_every);
         let stored = Arc::new(stored);
         self.users().insert(made.uid.clone(), Arc::clone(&stored));
+        let store = self.store.clone();
+        tokio::spawn(async move { delete_all(&store, unused).await });
         Ok(stored)
+    }
+
+    /// Objects of states that servers which had the session did not come to note. The list is made before the
+    /// session is taken, so that there is none among them of a server that takes it later.
+    async fn unused_states(&self, folder: &str, uid: &str, past: &Past) -> Result<Vec<String>, ServiceError> {
+        let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
+        let used = [past.snapshot(), past.drawn()];
+        let is_unused = |name: &String| {
+            state_id(name).is_some_and(|id| used.iter().flatten().all(|state| state.id != id))
+        };
+        Ok(listed.into_iter().map(|object| object.name).filter(is_unused).collect())
     }
 
     /// Ends a session that was found, and deletes what is stored of it.
@@ -331,7 +354,7 @@ impl Durable {
 
     /// Where the state of a session lies that was found.
     pub(crate) fn state_of(&self, found: &Found) -> Option<StateReader> {
-        let snapshot = found.past.snapshot()?;
+        let snapshot = found.past.state(found.made.source())?;
         Some(StateReader::new(self.store.clone(), &found.folder, &found.made.uid, snapshot))
     }
 
@@ -478,9 +501,40 @@ impl Durable {
         Ok(())
     }
 
+    /// A pass of a session's drawer has ended, which took `drew`: puts a part of its state away where one is
+    /// due. Call it under the drawer's lock.
+    pub(crate) fn roll(self: &Arc<Self>, stored: &Arc<Stored>, drawer: &NoiseDrawer, drew: Duration) {
+        if stored.lost.is_cancelled() {
+            return;
+        }
+        let Some(begun) = stored.rolling.after_pass(drawer, drew, &self.rolling) else { return };
+        let (this, stored) = (Arc::clone(self), Arc::clone(stored));
+        stored.clone().runtime().spawn(async move {
+            stored.rolling.write(begun, &this.store, stored.place()).await;
+            if stored.lost.is_cancelled() {
+                this.abandon(&stored).await;
+            }
+        });
+    }
+
+    /// Deletes a state that was written and will not count, since nothing more is noted of the session.
+    async fn abandon(&self, stored: &Stored) {
+        if let Some(state) = stored.rolling.abandon() {
+            delete_state(&self.store, stored.place(), &state).await;
+        }
+    }
+
     /// The store, for states.
     pub(crate) fn store(&self) -> &SealedStore {
         &self.store
+    }
+}
+
+async fn delete_all(store: &SealedStore, names: Vec<String>) {
+    for name in names {
+        if let Err(error) = store.delete(&name).await {
+            tracing::warn!(%error, name, "a state that nothing refers to was not deleted");
+        }
     }
 }
 

@@ -112,6 +112,11 @@ pub(crate) fn state_object(folder: &str, uid: &str, id: &str, part: u32) -> Stri
     format!("{folder}/{uid}/state-{id}-{part:06}")
 }
 
+/// What the objects of a state are named by, where this is one of them.
+pub(crate) fn state_id(object: &str) -> Option<&str> {
+    Some(object.rsplit('/').next()?.strip_prefix("state-")?.rsplit_once('-')?.0)
+}
+
 /// Writes an object.
 pub(crate) fn encode(value: &impl Serialize) -> Result<Bytes, StoreError> {
     let text = serde_json::to_vec(value);

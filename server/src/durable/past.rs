@@ -34,6 +34,8 @@ pub(crate) enum Act {
     CameTo { step: u64 },
     /// The state of a session of `input` before this step is stored.
     Stored(Snapshot),
+    /// The state of what draws is stored.
+    Drawn(Snapshot),
     /// The session went back.
     Rewound {
         from_step: u64,
@@ -72,7 +74,11 @@ pub(crate) struct Past {
     rewind_count: u64,
     #[serde(with = "super::digits")]
     digests: Vec<Option<GradientDigest>>,
+    /// Of `input`.
     snapshot: Option<Snapshot>,
+    /// Of what draws.
+    #[serde(default)]
+    drawn: Option<Snapshot>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -122,6 +128,8 @@ impl Past {
                 self.come_to(snapshot.step);
                 self.snapshot = Some(snapshot);
             }
+            // Going back leaves it as it is: it is of its step, however the session comes there.
+            Act::Drawn(state) => self.drawn = Some(state),
             Act::Rewound { from_step, to_step, asked, unix_seconds, allow_divergence } => {
                 let rewind = RewindRecord { from_step, to_step, unix_seconds, allow_divergence };
                 if allow_divergence {
@@ -167,6 +175,22 @@ impl Past {
         self.snapshot.as_ref()
     }
 
+    /// Where the state of what draws lies, of whatever step.
+    pub(crate) fn drawn(&self) -> Option<&Snapshot> {
+        self.drawn.as_ref()
+    }
+
+    /// Where the state lies that a session of this source goes on from. What draws cannot go back, and the
+    /// last step may be asked for again.
+    pub(crate) fn state(&self, source: StoredSource) -> Option<&Snapshot> {
+        match source {
+            StoredSource::Input => self.snapshot(),
+            StoredSource::Gaussian | StoredSource::Privatize => {
+                self.drawn().filter(|state| state.step < self.next_step)
+            }
+        }
+    }
+
     /// What a session goes on from.
     pub(crate) fn recovered(&self, source: StoredSource) -> Recovered {
         let Self {
@@ -178,6 +202,7 @@ impl Past {
             rewind_count,
             digests,
             snapshot,
+            drawn: _,
         } = self;
         // The state of the client's input is the only copy: what came after it is lost.
         let stored_step = snapshot.as_ref().map_or(0, |snapshot| snapshot.step);
@@ -244,6 +269,20 @@ mod tests {
         let _ = past.take_next(rewound(6, 0, false));
         assert_eq!((past.snapshot(), past.recovered(StoredSource::Input).next_step), (None, 0));
         assert_eq!(past.recovered(StoredSource::Input).released_steps, 7);
+    }
+
+    #[test]
+    fn a_state_of_what_draws_is_of_use_to_later_steps() {
+        let mut past = Past::default();
+        let state = |past: &Past| past.state(StoredSource::Gaussian).map(|state| state.step);
+        let _ = past.take_next(Act::CameTo { step: 6 });
+        let _ = past.take_next(Act::Drawn(Snapshot { id: "a".into(), step: 5, parts: 1 }));
+        assert_eq!(state(&past), Some(5));
+        let _ = past.take_next(rewound(6, 5, false));
+        // Step 4 may be asked for again.
+        assert_eq!(state(&past), None);
+        let _ = past.take_next(Act::CameTo { step: 7 });
+        assert_eq!((state(&past), past.recovered(StoredSource::Gaussian).next_step), (Some(5), 7));
     }
 
     #[test]

@@ -16,13 +16,13 @@ use super::past::Snapshot;
 use crate::config::SnapshotEvery;
 
 /// Bytes of an object of a state.
-const PART_BYTES: usize = 8 << 20;
+pub(super) const PART_BYTES: usize = 8 << 20;
 
 /// Parts that wait to be written.
-const PARTS_AHEAD: usize = 2;
+pub(super) const PARTS_AHEAD: usize = 2;
 
 /// Storing a state may take one part in so many of the time.
-const MOST_OF_THE_TIME: u32 = 20;
+pub(super) const MOST_OF_THE_TIME: u32 = 20;
 
 /// Whether a state is to be stored now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +203,11 @@ impl StateReader {
 }
 
 impl StateReader {
+    /// Whether the store did not answer.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self.fault.get(), Some(StoreError::Unavailable(_) | StoreError::Refused(_)))
+    }
+
     /// Where to find what the store said, once this is read.
     pub(crate) fn fault(&self) -> Arc<OnceLock<StoreError>> {
         Arc::clone(&self.fault)

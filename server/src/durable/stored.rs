@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::digits::digits;
 use super::objects::{Acts, encode};
 use super::past::{Act, Past, Snapshot, StoredSource};
+use super::rolling::Rolling;
 use super::snapshots::{Due, Pace};
 use crate::config::SnapshotEvery;
 
@@ -57,6 +58,7 @@ pub(crate) struct Stored {
     /// Fires when another server has taken the session.
     pub(crate) lost: CancellationToken,
     pace: Mutex<Pace>,
+    pub(super) rolling: Rolling,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,7 @@ impl Stored {
     ) -> Self {
         let durable = past.acts() + u64::from(is_made);
         let noted = past.snapshot().map(|snapshot| snapshot.step);
+        let rolling = Rolling::new(snapshot_every, past.drawn().cloned());
         let log = Log {
             waiting: Vec::new(),
             binding: past.acts() + 1,
@@ -118,7 +121,13 @@ impl Stored {
             durable: watch::Sender::new(durable),
             lost: CancellationToken::new(),
             pace: Mutex::new(Pace::new(snapshot_every, noted)),
+            rolling,
         }
+    }
+
+    /// What runs the tasks of the store, for threads that are none of its own.
+    pub(super) fn runtime(&self) -> &Handle {
+        &self.runtime
     }
 
     /// The folder of its name, and what tells it from others of that name.
@@ -163,6 +172,20 @@ impl Stored {
                 }
             }
         }
+    }
+
+    /// Notes a state of what draws that the store has whole, once the session has come past it. Gives the one
+    /// that it takes the place of. Call it under the session's lock.
+    pub(crate) fn note_drawn(self: &Arc<Self>, next_step: u64) -> Option<Snapshot> {
+        let (state, before) = self.rolling.take_written(next_step)?;
+        let mut acts = Vec::new();
+        if self.source == StoredSource::Gaussian {
+            // The state is of use from here on.
+            acts.push(Act::CameTo { step: next_step });
+        }
+        acts.push(Act::Drawn(state));
+        self.note_all(acts, false);
+        before
     }
 
     /// Notes an act. Answers that are given after it wait for it where it `binds`. Call it under the

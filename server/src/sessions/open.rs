@@ -54,6 +54,8 @@ impl SessionsService {
         let stored = durable.take(&found).await?;
         let state = durable.state_of(&found);
         let fault = state.as_ref().map(crate::durable::StateReader::fault);
+        // The step whose state is stored, so that what comes before it need not be computed again.
+        let state_of = found.past.state(found.made.source()).map(|state| state.step);
         let (made, past) = (found.made, found.past);
         let restored = Restored { made, past, state, stored, memory, keyed, resolved };
         let registry = Arc::clone(&self.registry);
@@ -72,7 +74,7 @@ impl SessionsService {
             }
         };
         let next_step = entry.progress().standing.next_step;
-        tracing::info!(session = %entry.key, next_step, "session taken from the store");
+        tracing::info!(session = %entry.key, next_step, state_of, "session taken from the store");
         Ok(Some(entry))
     }
 

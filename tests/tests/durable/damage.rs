@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use noised::session::Source;
 use noised_client::Error;
 
 use super::house::House;
@@ -32,16 +33,21 @@ async fn damage_is_told_and_other_sessions_go_on() {
         house.drain();
         let folder = folders(&house).into_iter().find(|folder| !known.contains(folder)).unwrap();
         for file in files(&folder) {
-            let before = std::fs::read(&file).unwrap();
+            let is_state = file.to_string_lossy().contains("state-");
+            // A state that did not come to count is deleted when the session is taken.
+            let Ok(before) = std::fs::read(&file) else {
+                assert!(is_state);
+                continue;
+            };
             let mut bytes = before.clone();
             let middle = bytes.len() / 2;
             bytes[middle] ^= 1;
             std::fs::write(&file, &bytes).unwrap();
             house.start();
-            let last = file.to_string_lossy().contains("owner-0000000000");
+            let is_last = file.to_string_lossy().contains("owner-0000000000");
             let told = client.get_session(damaged.name()).await;
-            // What an earlier owner knew is not read any more.
-            if !last {
+            // What an earlier owner knew is not read any more, and what draws can begin at step 0 again.
+            if !is_last && (!is_state || source == Source::Input) {
                 assert!(matches!(told, Err(Error::DataLoss { .. })), "{}: {told:?}", file.display());
             }
             let mut undisturbed = Undisturbed::new(&spec);

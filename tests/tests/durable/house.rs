@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use noised_client::{Client, ClientBuilder, RetryPolicy};
@@ -18,18 +18,37 @@ pub(crate) struct House {
     directory: TempDir,
     arguments: Vec<String>,
     server: Mutex<Option<Child>>,
+    /// What its servers have written to their logs.
+    told: Arc<Mutex<Vec<String>>>,
 }
 
 impl House {
     pub(crate) fn new(arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let house = Self { directory: tempfile::tempdir().unwrap(), arguments, server: Mutex::default() };
+        let (directory, server, told) = (tempfile::tempdir().unwrap(), Mutex::default(), Arc::default());
+        let house = Self { directory, arguments, server, told };
         house.start();
         house
     }
 
     pub(crate) fn state(&self) -> PathBuf {
         self.directory.path().join("state")
+    }
+
+    /// The objects of sessions whose name begins with this.
+    pub(crate) fn objects(&self, prefix: &str) -> Vec<PathBuf> {
+        let (mut left, mut found) = (vec![self.state().join("sessions")], Vec::new());
+        while let Some(directory) = left.pop() {
+            for entry in std::fs::read_dir(&directory).into_iter().flatten().map_while(Result::ok) {
+                let path = entry.path();
+                if path.is_dir() {
+                    left.push(path);
+                } else if entry.file_name().to_string_lossy().starts_with(prefix) {
+                    found.push(path);
+                }
+            }
+        }
+        found
     }
 
     fn socket(&self) -> PathBuf {
@@ -45,7 +64,7 @@ impl House {
 
     /// Starts a server where there is none, and waits until it serves.
     pub(crate) fn start(&self) {
-        let started = serving(self.command(&self.socket()));
+        let started = serving(self.command(&self.socket()), Arc::clone(&self.told));
         let before = self.server.lock().unwrap_or_else(PoisonError::into_inner).replace(started);
         assert!(before.is_none(), "there was a server");
     }
@@ -64,6 +83,19 @@ impl House {
         assert!(server.wait().unwrap().success());
     }
 
+    /// Waits until a server has written a line with this in it, and gives the line.
+    pub(crate) fn told(&self, what: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let found = self.told.lock().unwrap().iter().find(|line| line.contains(what)).cloned();
+            if let Some(line) = found {
+                return line;
+            }
+            assert!(started.elapsed() < PATIENCE, "no server says {what}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// What the server says that does not start.
     pub(crate) fn refusal(arguments: &[&str]) -> String {
         let told = program("noised").arg("serve").args(arguments).output().unwrap();
@@ -76,7 +108,7 @@ impl House {
         let socket = self.directory.path().join("second.sock");
         let mut command = self.command(&socket);
         command.arg("--noise-ledger").arg(self.directory.path().join("second.ledger"));
-        Second { child: serving(command), target: format!("unix://{}", socket.display()) }
+        Second { child: serving(command, Arc::default()), target: format!("unix://{}", socket.display()) }
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -116,7 +148,7 @@ fn client(target: &str) -> Client {
     ClientBuilder::new(target).unwrap().retry(retry).connect_lazy().unwrap()
 }
 
-fn serving(mut command: Command) -> Child {
+fn serving(mut command: Command, log: Arc<Mutex<Vec<String>>>) -> Child {
     let started = Instant::now();
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -130,7 +162,9 @@ fn serving(mut command: Command) -> Child {
     }
     assert!(started.elapsed() < PATIENCE);
     // It must not stop at a full pipe.
-    std::thread::spawn(move || lines.for_each(drop));
+    std::thread::spawn(move || {
+        lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line));
+    });
     child
 }
 

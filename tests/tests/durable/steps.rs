@@ -164,6 +164,53 @@ async fn many_sessions_are_there_when_they_are_asked_for() {
     }
 }
 
+/// What draws goes on from a stored state, part by part, and not from step 0; from step 0 where that is
+/// damaged.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn noise_goes_on_from_a_stored_state() {
+    // One part; and several, which stand at different steps.
+    for (lanes, source) in [(LANES, &sources()[1]), (900_000, &sources()[1]), (LANES, &privatize())] {
+        let house = House::new(&["--snapshot-every", "4"]);
+        let spec = spec(source, lanes);
+        let mut session = create(&house.client(), "noise", &spec).await;
+        let mut undisturbed = Undisturbed::new(&spec);
+        let mut step = 0;
+        let mut states = Vec::new();
+        while states.is_empty() || step < 30 {
+            assert!(take(&mut session, step).await.unwrap() == undisturbed.answer(step));
+            step += 1;
+            states = house.objects("state-");
+        }
+        // What is noted beside a step is stored a little later.
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        house.kill();
+        house.start();
+        for _ in 0..3 {
+            assert!(take(&mut session, step).await.unwrap() == undisturbed.answer(step));
+            step += 1;
+        }
+        let taken = house.told("session taken from the store");
+        let state_of: u64 =
+            taken.split("state_of=").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+        assert!(state_of > 0 && state_of < step, "{taken}");
+        // Going back before it draws from step 0.
+        session.rewind(1, false, |_, _| {}).await.unwrap();
+        let mut again = Undisturbed::new(&spec);
+        for step in 0..5 {
+            let expected = again.answer(step);
+            assert!(step == 0 || take(&mut session, step).await.unwrap() == expected);
+        }
+        house.kill();
+        for state in house.objects("state-") {
+            let mut bytes = std::fs::read(&state).unwrap();
+            *bytes.last_mut().unwrap() ^= 1;
+            std::fs::write(&state, bytes).unwrap();
+        }
+        house.start();
+        assert!(take(&mut session, 5).await.unwrap() == again.answer(5));
+    }
+}
+
 /// A server that took a session from one that ended cleanly, and is killed before it noted any step.
 #[tokio::test]
 async fn noise_that_was_handed_over_goes_on_after_a_kill() {
