@@ -15,6 +15,7 @@
 //! | `client` | the Python client |
 //! | `analysis` | error analysis and strategy design |
 //! | `wire` | noised over a connection |
+//! | `state` | sessions in a store, beside sessions without one |
 //! | `report` | ratios, the table, the file |
 
 mod analysis;
@@ -26,10 +27,12 @@ mod memory;
 mod noise;
 mod python;
 mod report;
+mod state;
 mod wire;
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand, ValueEnum};
@@ -87,6 +90,8 @@ enum Part {
     Python,
     /// Row norms, beside jax_privacy's.
     Analysis,
+    /// Sessions in a state directory, beside sessions without one; the end of a server.
+    State,
     /// Optimisers, beside jax_privacy's: their time and their losses.
     Optimize,
 }
@@ -163,6 +168,9 @@ impl Peers {
         if self.wants(Part::Python) {
             rows.extend(self.python_client(runtime)?);
         }
+        if self.wants(Part::State) {
+            rows.extend(runtime.block_on(self.state())?);
+        }
         if self.wants(Part::Analysis) {
             let python = self.python()?;
             rows.extend(analysis::row_norms(python.as_deref(), self.rounds)?);
@@ -175,6 +183,16 @@ impl Peers {
         println!("{}", report::markdown(&rows));
         println!("written to {}", self.report.display());
         Ok(())
+    }
+
+    async fn state(&self) -> anyhow::Result<Vec<Row>> {
+        const LANES: usize = 10_000_000;
+        let directory = self.report.parent().context("the report has no directory")?;
+        let mut rows = state::large_steps(directory, LANES, self.rounds).await?;
+        rows.extend(state::small_steps(directory, 1_000, self.rounds).await?);
+        rows.push(state::restart(directory, 1_000, 10_000, self.rounds).await?);
+        rows.extend(state::take_over(directory, LANES, self.rounds.min(3), Duration::from_secs(30)).await?);
+        Ok(rows)
     }
 
     fn noise(&self, runtime: &tokio::runtime::Runtime) -> anyhow::Result<Vec<Row>> {

@@ -30,6 +30,8 @@ pub(crate) enum Unit {
     MillionLanesPerSecond,
     MiB,
     Loss,
+    StepsPerSecond,
+    Objects,
 }
 
 impl Unit {
@@ -41,11 +43,13 @@ impl Unit {
             Self::MillionLanesPerSecond => "million lanes/s",
             Self::MiB => "MiB",
             Self::Loss => "sensitivity^2 x error",
+            Self::StepsPerSecond => "steps/s",
+            Self::Objects => "objects",
         }
     }
 
     fn less_is_better(self) -> bool {
-        matches!(self, Self::Milliseconds | Self::Microseconds | Self::MiB | Self::Loss)
+        matches!(self, Self::Milliseconds | Self::Microseconds | Self::MiB | Self::Loss | Self::Objects)
     }
 }
 

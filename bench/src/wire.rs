@@ -43,25 +43,45 @@ impl ServerProcess {
 
     /// The program `noised`, as it comes.
     pub(crate) async fn noised() -> anyhow::Result<Self> {
+        Self::noised_with(&[]).await
+    }
+
+    /// The program `noised` with more arguments.
+    pub(crate) async fn noised_with(arguments: &[String]) -> anyhow::Result<Self> {
+        Self::noised_at(TcpListener::bind("127.0.0.1:0")?.local_addr()?, arguments).await
+    }
+
+    /// The same at an address.
+    pub(crate) async fn noised_at(address: SocketAddr, arguments: &[String]) -> anyhow::Result<Self> {
         let program: PathBuf = std::env::current_exe()?.with_file_name("noised");
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
         let process = Command::new(&program)
             .args(["serve", "--listen", &address.to_string()])
+            .args(arguments)
             .env("NOISED_LOG", "warn")
             .spawn()
             .with_context(|| format!("cannot start {}", program.display()))?;
         let server = Self { process, address };
-        for _ in 0..200 {
+        for _ in 0..2000 {
             if TcpStream::connect(address).is_ok() {
                 return Ok(server);
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
         anyhow::bail!("noised does not listen at {address}")
     }
 
+    /// Ends the server: as one that is stopped, or as one that is killed.
+    pub(crate) fn end(mut self, drained: bool) -> anyhow::Result<()> {
+        if drained {
+            let status = Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status()?;
+            ensure!(status.success(), "the server cannot be told to end");
+            self.process.wait()?;
+        }
+        Ok(())
+    }
+
     /// The most memory that the process has had at once, in bytes.
-    fn peak_bytes(&self) -> anyhow::Result<f64> {
+    pub(crate) fn peak_bytes(&self) -> anyhow::Result<f64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
         let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
