@@ -43,6 +43,11 @@ pub(crate) trait Backend: Send + Sync {
 
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()>;
 
+    /// Other back ends than a directory have no cheaper way than `put`.
+    fn put_unsynced<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()> {
+        self.put(name, bytes)
+    }
+
     fn read<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Bytes>>;
 
     fn list<'a>(&'a self, folder: &'a str) -> Answer<'a, Vec<Listed>>;

@@ -262,6 +262,11 @@ impl Backend for Faulty {
         Box::pin(self.run(Some(write), self.store.put(name, bytes)))
     }
 
+    fn put_unsynced<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()> {
+        let write = Write::Put(name.to_owned(), bytes.clone());
+        Box::pin(self.run(Some(write), self.store.put_unsynced(name, bytes)))
+    }
+
     fn read<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Bytes>> {
         Box::pin(self.run(None, self.store.read(name)))
     }

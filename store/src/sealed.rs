@@ -70,6 +70,15 @@ impl SealedStore {
         self.store.put(name, sealed).await
     }
 
+    /// Writes a sealed object as [`Store::put_unsynced`] does.
+    ///
+    /// # Errors
+    /// Those of [`Store::put_unsynced`].
+    pub async fn put_unsynced(&self, name: &str, plain: Bytes) -> Result<(), StoreError> {
+        let sealed = self.seal(name, plain).await?;
+        self.store.put_unsynced(name, sealed).await
+    }
+
     /// The plain bytes of an object, whose memory is overwritten when the last handle to them is dropped;
     /// `None` where the object is absent.
     ///

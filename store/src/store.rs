@@ -143,6 +143,17 @@ impl Store {
         self.backend.put(name, bytes).await
     }
 
+    /// Writes an object as [`put`](Self::put) does, without waiting until it is durable: after the machine
+    /// lost its power, the object may be the old one, the new one, or damaged. For what is written again
+    /// soon.
+    ///
+    /// # Errors
+    /// Those of [`put`](Self::put).
+    pub async fn put_unsynced(&self, name: &str, bytes: Bytes) -> Result<(), StoreError> {
+        name::check(name)?;
+        self.backend.put_unsynced(name, bytes).await
+    }
+
     /// The bytes of an object; `None` where it is absent.
     ///
     /// # Errors

@@ -36,6 +36,21 @@ async fn a_fencer_gets_what_was_committed_and_ends_it() {
 }
 
 #[tokio::test]
+async fn an_owner_that_writes_nothing_finds_the_fence_by_looking() {
+    let store = sealed();
+    let journal = begun(&store).await;
+    for step in 0..3_u64 {
+        journal.commit(payload(step)).await.unwrap();
+        assert_eq!(journal.look().await, Ok(false));
+    }
+    fence(&store, journal.id()).await.unwrap();
+    assert!(!journal.is_fenced());
+    assert_eq!(journal.look().await, Ok(true));
+    journal.fenced().await;
+    assert_eq!(journal.commit(payload("late")).await, Err(JournalError::Fenced));
+}
+
+#[tokio::test]
 async fn commits_that_wait_share_an_object() {
     let store = sealed();
     let journal = begun(&store).await;

@@ -48,7 +48,7 @@ impl Files {
                 return self.sync_taken(&place);
             }
             self.make_folder(name)?;
-            let new = self.write(bytes)?;
+            let new = self.write(bytes, true)?;
             match fs::hard_link(new.path(), &place) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => return self.sync_taken(&place),
@@ -70,13 +70,13 @@ impl Files {
         Ok(Created::Taken)
     }
 
-    pub(super) fn put(&self, name: &str, bytes: &Bytes) -> Result<(), StoreError> {
+    pub(super) fn put(&self, name: &str, bytes: &Bytes, syncs: bool) -> Result<(), StoreError> {
         let place = self.root.join(name);
         let work = || -> io::Result<()> {
             self.make_folder(name)?;
-            let new = self.write(bytes)?;
+            let new = self.write(bytes, syncs)?;
             fs::rename(new.path(), &place)?;
-            sync_folder_of(&place)
+            if syncs { sync_folder_of(&place) } else { Ok(()) }
         };
         self.checked(work().map_err(|error| explain(&place, &error)))
     }
@@ -135,10 +135,12 @@ impl Files {
         Ok(())
     }
 
-    fn write(&self, bytes: &Bytes) -> io::Result<super::temporary::NewFile> {
+    fn write(&self, bytes: &Bytes, syncs: bool) -> io::Result<super::temporary::NewFile> {
         let (new, mut file) = self.temporary.new_file()?;
         file.write_all(bytes)?;
-        file.sync_all()?;
+        if syncs {
+            file.sync_all()?;
+        }
         Ok(new)
     }
 }

@@ -62,7 +62,12 @@ impl Backend for Directory {
 
     fn put<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()> {
         let name = name.to_owned();
-        self.run(move |files| files.put(&name, &bytes))
+        self.run(move |files| files.put(&name, &bytes, true))
+    }
+
+    fn put_unsynced<'a>(&'a self, name: &'a str, bytes: Bytes) -> Answer<'a, ()> {
+        let name = name.to_owned();
+        self.run(move |files| files.put(&name, &bytes, false))
     }
 
     fn read<'a>(&'a self, name: &'a str) -> Answer<'a, Option<Bytes>> {

@@ -153,6 +153,26 @@ impl Journal {
         *self.shared.fenced.borrow()
     }
 
+    /// Looks whether the journal is fenced, which shows at the next write otherwise: for an owner that stood
+    /// still and has nothing to write.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn look(&self) -> Result<bool, StoreError> {
+        let shared = &self.shared;
+        // A task that writes finds a fence by itself.
+        let next = shared.state().pen.as_ref().map(|pen| pen.next);
+        if let Some(next) = next {
+            let name = shared.id.object(next);
+            let found =
+                shared.store.read(&name).await?.map(|bytes| Entry::decode(&name, bytes)).transpose()?;
+            if found == Some(Entry::Fence) {
+                shared.fenced.send_replace(true);
+            }
+        }
+        Ok(self.is_fenced())
+    }
+
     /// Returns once the journal is known to be fenced.
     pub async fn fenced(&self) {
         let mut fenced = self.shared.fenced.subscribe();

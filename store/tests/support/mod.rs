@@ -45,6 +45,15 @@ async fn puts_and_deletes(store: &Store) {
         store.put("suite/put", bytes(text)).await.unwrap();
         assert_eq!(store.read("suite/put").await, Ok(Some(bytes(text))));
     }
+    for text in ["unsynced", "again"] {
+        store.put_unsynced("suite/put", bytes(text)).await.unwrap();
+        assert_eq!(store.read("suite/put").await, Ok(Some(bytes(text))));
+        store.put_unsynced(&format!("suite/unsynced/{text}"), bytes(text)).await.unwrap();
+    }
+    assert_eq!(
+        names(&store.list("suite/unsynced").await.unwrap()),
+        ["suite/unsynced/again", "suite/unsynced/unsynced"]
+    );
     assert_eq!(store.create("suite/put", bytes("x")).await, Ok(Created::Taken));
     store.delete("suite/put").await.unwrap();
     assert_eq!(store.read("suite/put").await, Ok(None));
@@ -135,6 +144,7 @@ async fn refuses_names(store: &Store) {
         let is_invalid = |error: StoreError| matches!(error, StoreError::Invalid { .. });
         assert!(is_invalid(store.create(name, Bytes::new()).await.unwrap_err()), "{name}");
         assert!(is_invalid(store.put(name, Bytes::new()).await.unwrap_err()), "{name}");
+        assert!(is_invalid(store.put_unsynced(name, Bytes::new()).await.unwrap_err()), "{name}");
         assert!(is_invalid(store.read(name).await.unwrap_err()), "{name}");
         assert!(is_invalid(store.delete(name).await.unwrap_err()), "{name}");
     }
