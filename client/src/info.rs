@@ -44,6 +44,10 @@ pub struct SessionInfo {
     /// When the session was last used, in seconds since 1970-01-01 UTC; 0 where an older server does not
     /// tell.
     pub last_used_unix_seconds: u64,
+    /// The address by which clients reach the server that has it, where servers share a store; else empty.
+    pub owner: String,
+    /// Of a session in a store: rises whenever a server takes it.
+    pub epoch: u64,
 }
 
 impl TryFrom<v1::Session> for SessionInfo {
@@ -74,6 +78,8 @@ impl TryFrom<v1::Session> for SessionInfo {
             noise_started_over,
             last_used_unix_seconds,
             resume_token: _,
+            owner,
+            epoch,
         } = session;
         // Most answers leave out what the sessions are made for.
         let spec = match (matrix, tree) {
@@ -107,6 +113,8 @@ impl TryFrom<v1::Session> for SessionInfo {
             released_steps,
             noise_started_over,
             last_used_unix_seconds,
+            owner,
+            epoch,
         })
     }
 }

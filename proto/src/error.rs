@@ -94,6 +94,14 @@ pub enum ServiceError {
         /// When to come back.
         retry_after: Duration,
     },
+    /// Another server of the same store has the session, and is alive.
+    #[error("{session} is at another server: ask {owner}")]
+    SessionElsewhere {
+        /// `sessions/{session_id}`.
+        session: String,
+        /// The address by which clients reach that server.
+        owner: String,
+    },
     /// A noise has to be derived from a master key.
     #[error("source.key.noise_id: this server has no master key to derive a noise from")]
     NoMasterKey,
@@ -254,6 +262,11 @@ fn row(error: &ServiceError) -> Row {
         }
         ServiceError::StoreUnavailable { fault: _, retry_after } => {
             Row::new(Code::Unavailable, "STORE_UNAVAILABLE").retry(*retry_after)
+        }
+        // UNAVAILABLE, since another try may find the session: at another server, or at this one once the
+        // owner is gone. A client that knows no fleet tries again by this code alone.
+        ServiceError::SessionElsewhere { session, owner } => {
+            Row::new(Code::Unavailable, "SESSION_ELSEWHERE").with("owner", owner).session(session, &text)
         }
         ServiceError::NoMasterKey => Row::new(Code::FailedPrecondition, "NO_MASTER_KEY")
             .with("field", "source.key.noise_id")
@@ -474,6 +487,11 @@ mod tests {
                 Code::Unavailable,
                 "STORE_UNAVAILABLE",
             ),
+            (
+                ServiceError::SessionElsewhere { session: name(), owner: "http://b:1".into() },
+                Code::Unavailable,
+                "SESSION_ELSEWHERE",
+            ),
             (ServiceError::NoMasterKey, Code::FailedPrecondition, "NO_MASTER_KEY"),
             (
                 Error::FingerprintMismatch { field: "tree" }.into(),
@@ -537,6 +555,9 @@ mod tests {
         assert_eq!(report(Error::PastHorizon { requested: 5, horizon: 5 }).number("horizon"), Some(5));
         assert_eq!(report(Error::FingerprintMismatch { field: "tree" }).metadata["field"], "tree");
         assert_eq!(report(ServiceError::Draining { retry_after: SECOND }).retry_after, Some(SECOND));
+        let owner = "http://b:1".to_owned();
+        let elsewhere = report(ServiceError::SessionElsewhere { session: "sessions/a".into(), owner });
+        assert_eq!((elsewhere.metadata["owner"].as_str(), elsewhere.retry_after), ("http://b:1", None));
         assert_eq!(report(ServiceError::Internal).retry_after, None);
     }
 

@@ -99,6 +99,17 @@ impl StoredHere {
         self.durable.roll(&self.stored, drawer, drew);
     }
 
+    /// Checks, where this server stood still for longer than its lease, that the session is still its own:
+    /// noise that is drawn again, and a client's own input, need no record that would fail.
+    async fn check_lease(&self) -> Result<(), ServiceError> {
+        if self.durable.lease_has_run_out() {
+            let checked = self.durable.check_ours(&self.stored).await;
+            // A store that does not answer says nothing about it.
+            checked.or_else(|error| if self.stored.lost.is_cancelled() { Err(error) } else { Ok(()) })?;
+        }
+        Ok(())
+    }
+
     /// Deletes a state once all that is noted now is stored.
     pub(crate) fn delete_later(&self, state: Option<Snapshot>) {
         let Some(state) = state else { return };
@@ -278,6 +289,7 @@ impl Entry {
             }
             Due::Before => binding = self.store_state(true).await?.unwrap_or(binding),
         }
+        here.check_lease().await?;
         here.stored.wait(binding).await
     }
 

@@ -85,6 +85,14 @@ fn split_host(text: &str) -> Result<(&str, u16), String> {
 }
 
 impl ListenAddr {
+    /// The port of a TCP address.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Self::Tcp(address) => Some(address.port()),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// Whether programs of this machine alone can reach the address.
     pub fn is_of_this_machine(&self) -> bool {
         match self {

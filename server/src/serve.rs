@@ -122,7 +122,7 @@ pub async fn run_with(
 ) -> anyhow::Result<()> {
     let Memories { ledger, state } = memories;
     let master_key = config.master_key.clone().or_else(|| Some(state.as_ref()?.master_key.clone()));
-    let durable = open_durable(state).await?;
+    let durable = open_durable(state, &listener).await?;
     let lifecycle = Lifecycle::default();
     let rules = Rules::of(&config, certificate(&config, &lifecycle)?);
     warn(&listener, &config);
@@ -205,6 +205,10 @@ pub async fn run_with(
         tracing::warn!("handing sessions over took too long; whoever takes the rest fences this server");
     }
     keeping.iter().for_each(tokio::task::JoinHandle::abort);
+    if let Some(durable) = sessions.registry.durable() {
+        // What was not handed over is taken at once as well.
+        let _late = tokio::time::timeout(CUT_TIME, durable.end_lease()).await;
+    }
     Ok(())
 }
 
@@ -220,22 +224,24 @@ fn with_reflection(routes: Routes) -> anyhow::Result<Routes> {
     Ok(routes.add_service(builder().build_v1alpha().context(unread)?))
 }
 
-/// Has a new journal begun where one was fenced, and long ones be folded.
+/// Has a new journal begun where one was fenced, long ones be folded, and the lease be renewed.
 fn keep_journals(durable: Option<&Arc<Durable>>) -> Vec<tokio::task::JoinHandle<()>> {
     let Some(durable) = durable else { return Vec::new() };
     let folding = tokio::spawn(Arc::clone(durable).fold_journals());
-    vec![tokio::spawn(Arc::clone(durable).renew_journal()), folding]
+    let leasing = tokio::spawn(Arc::clone(durable).keep_lease());
+    vec![tokio::spawn(Arc::clone(durable).renew_journal()), folding, leasing]
 }
 
 /// The sessions of a store; none where none is set, which the operator is told.
-async fn open_durable(state: Option<State>) -> anyhow::Result<Option<Arc<Durable>>> {
+async fn open_durable(state: Option<State>, listener: &Listener) -> anyhow::Result<Option<Arc<Durable>>> {
     let Some(state) = state else {
         tracing::warn!(
             "without state, all sessions end with this process, and what they had come to is lost"
         );
         return Ok(None);
     };
-    let durable = Durable::open(state).await.context("state")?;
+    let port = listener.local_addr().ok().and_then(|address| address.port());
+    let durable = Durable::open(state, port).await.context("state")?;
     Ok(Some(durable))
 }
 

@@ -408,6 +408,8 @@ pub(crate) fn to_dict<'py>(py: Python<'py>, info: &SessionInfo) -> PyResult<Boun
         released_steps,
         noise_started_over,
         last_used_unix_seconds,
+        owner,
+        epoch,
     } = info;
     let dict = PyDict::new(py);
     dict.set_item("name", name)?;
@@ -428,5 +430,7 @@ pub(crate) fn to_dict<'py>(py: Python<'py>, info: &SessionInfo) -> PyResult<Boun
     dict.set_item("released_steps", released_steps)?;
     dict.set_item("noise_started_over", noise_started_over)?;
     dict.set_item("last_used_unix_seconds", last_used_unix_seconds)?;
+    dict.set_item("owner", owner)?;
+    dict.set_item("epoch", epoch)?;
     Ok(dict)
 }

@@ -59,6 +59,8 @@ impl Shared {
             released_steps: 0,
             noise_started_over: false,
             last_used_unix_seconds: unix_seconds(),
+            owner: String::new(),
+            epoch: 0,
         };
         engine.note_all(&mut info);
         let claim = Claim::of(&resolved);

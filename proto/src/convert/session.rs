@@ -49,6 +49,8 @@ pub fn asked_session(session: v1::Session) -> Result<AskedSession> {
         noise_started_over,
         last_used_unix_seconds,
         resume_token,
+        owner,
+        epoch,
     } = session;
     let set = [
         ("name", !name.is_empty()),
@@ -66,6 +68,8 @@ pub fn asked_session(session: v1::Session) -> Result<AskedSession> {
         ("noise_started_over", noise_started_over),
         ("last_used_unix_seconds", last_used_unix_seconds != 0),
         ("resume_token", !resume_token.is_empty()),
+        ("owner", !owner.is_empty()),
+        ("epoch", epoch != 0),
     ];
     if let Some((field, _)) = set.into_iter().find(|(_, set)| *set) {
         return Err(Error::invalid(field, "is set by the server"));
@@ -131,6 +135,10 @@ pub struct SessionStatus {
     pub noise_started_over: bool,
     /// When the session was last used, in seconds since 1970-01-01 UTC.
     pub last_used_unix_seconds: u64,
+    /// The address by which clients reach the server that has it; empty where that has none of its own.
+    pub owner: String,
+    /// Rises with each server that takes it from a store.
+    pub epoch: u64,
 }
 
 /// Writes a session with everything that is known of it.
@@ -159,6 +167,8 @@ pub fn session_summary_to_wire(resolved: &ResolvedSpec, status: SessionStatus) -
         released_steps,
         noise_started_over,
         last_used_unix_seconds,
+        owner,
+        epoch,
     } = status;
     let kept = options.map_or(v1::NoiseState::Unspecified, |options| options.state.into());
     v1::Session {
@@ -186,5 +196,7 @@ pub fn session_summary_to_wire(resolved: &ResolvedSpec, status: SessionStatus) -
         last_used_unix_seconds,
         // A secret of the holder's: KeepState alone gives it.
         resume_token: Vec::new(),
+        owner,
+        epoch,
     }
 }

@@ -124,6 +124,8 @@ fn a_session_is_written_with_where_it_stands() {
         released_steps: 9,
         noise_started_over: true,
         last_used_unix_seconds: 1_790_000_001,
+        owner: "http://b:1".into(),
+        epoch: 7,
     };
     let full = session_to_wire(&resolved, status.clone());
     assert_eq!(full.fingerprint, resolved.fingerprint().as_bytes());

@@ -1,5 +1,6 @@
 //! The server's settings: flags, environment and file, made into one checked [`Config`].
 
+mod advertise;
 mod log;
 mod options;
 mod sources;
@@ -19,6 +20,7 @@ use crate::gate::METADATA_CEILING;
 use crate::listen::ListenAddr;
 use crate::secrets;
 use crate::tls::TlsFiles;
+pub use advertise::{Advertise, MAX_ADVERTISE_BYTES};
 pub use options::{LogFormat, Options};
 pub use sources::{SettingError, Sources};
 pub use span::Span;
@@ -44,6 +46,15 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Reading as many takes a second or so, and the sessions' own objects are rewritten rarely.
 const JOURNAL_OBJECTS: u64 = 4096;
+
+/// A server that is busy, or whose store is slow, is silent for a second or two.
+const LEASE: Duration = Duration::from_secs(5);
+
+/// Rewriting an object more often than that costs more than it gives.
+const LEAST_LEASE: Duration = Duration::from_millis(500);
+
+/// The longest lease: nobody waits longer for a server that is gone.
+pub(crate) const MAX_LEASE: Duration = Duration::from_secs(300);
 
 /// Open connections take memory and files, and a session needs few of them.
 const MAX_CONNECTIONS: usize = 1024;
@@ -127,6 +138,8 @@ impl Config {
             state_option,
             snapshot_every,
             journal_objects,
+            advertise,
+            lease,
             max_noises,
             max_message_bytes,
             max_analyses,
@@ -182,7 +195,8 @@ impl Config {
         let [cert, key, client_ca] =
             [path("tls_cert", tls_cert)?, path("tls_key", tls_key)?, path("tls_client_ca", tls_client_ca)?];
         let tls = tls_files(&listen, cert, key, client_ca)?;
-        check_reach(&listen, tls.is_some() || insecure.unwrap_or(false))?;
+        let has_certificate = tls.is_some();
+        check_reach(&listen, has_certificate || insecure.unwrap_or(false))?;
         Ok(Self {
             tls,
             listen,
@@ -194,7 +208,15 @@ impl Config {
                 .map(|path| secrets::key_of_file(&path))
                 .transpose()?,
             noise_ledger: path("noise_ledger", noise_ledger)?,
-            state: state_settings(state, state_option, snapshot_every, journal_objects)?,
+            state: state_settings(GivenState {
+                url: state,
+                options: state_option,
+                snapshot_every,
+                journal_objects,
+                advertise,
+                lease,
+                has_certificate,
+            })?,
             max_noises: count("max_noises", max_noises, 1 << 20)?,
             max_message_bytes: message as usize,
             max_analyses: count("max_analyses", max_analyses, 16)?,
@@ -340,24 +362,35 @@ fn default_session_bytes() -> anyhow::Result<u64> {
     Ok(machine.min(container) / 4 * 3)
 }
 
-/// Puts the settings of the store together.
-fn state_settings(
+/// The settings of the store as they are given.
+struct GivenState {
     url: Option<String>,
     options: Option<Vec<String>>,
     snapshot_every: Option<SnapshotEvery>,
     journal_objects: Option<u64>,
-) -> Result<Option<StateSettings>, SettingError> {
+    advertise: Option<Advertise>,
+    lease: Option<Span>,
+    has_certificate: bool,
+}
+
+/// Puts the settings of the store together.
+fn state_settings(given: GivenState) -> Result<Option<StateSettings>, SettingError> {
+    let GivenState { url, options, snapshot_every, journal_objects, advertise, lease, has_certificate } =
+        given;
     let Some(url) = url else {
         let given = [
             ("state_option", options.is_some()),
             ("snapshot_every", snapshot_every.is_some()),
             ("journal_objects", journal_objects.is_some()),
+            ("advertise", advertise.is_some()),
+            ("lease", lease.is_some()),
         ];
         return match given.into_iter().find(|(_, given)| *given) {
             Some((name, _)) => Err(SettingError::new(name, "must not be set without state")),
             None => Ok(None),
         };
     };
+    let lease = lease_of(advertise.as_ref(), lease, has_certificate)?;
     if url.is_empty() {
         return Err(SettingError::new("state", "must not be empty: leave it out to have none"));
     }
@@ -374,7 +407,29 @@ fn state_settings(
     }
     let options = options.into_iter().flatten().map(pair).collect::<Result<_, _>>()?;
     let snapshot_every = snapshot_every.unwrap_or_default();
-    Ok(Some(StateSettings { url, options, snapshot_every, fold_after }))
+    Ok(Some(StateSettings { url, options, snapshot_every, fold_after, advertise, lease }))
+}
+
+/// The lease of a server that is reached at an address of its own.
+fn lease_of(
+    advertise: Option<&Advertise>,
+    lease: Option<Span>,
+    has_certificate: bool,
+) -> Result<Duration, SettingError> {
+    if let Some(address) = advertise.filter(|address| !address.is_unix())
+        && address.is_tls() != has_certificate
+    {
+        let rule = format!("must begin with https:// where tls_cert is set, and only there, found {address}");
+        return Err(SettingError::new("advertise", rule));
+    }
+    let Some(Span(lease)) = lease else { return Ok(LEASE) };
+    if advertise.is_none() {
+        return Err(SettingError::new("lease", "must not be set without advertise"));
+    }
+    if !(LEAST_LEASE..=MAX_LEASE).contains(&lease) {
+        return Err(SettingError::new("lease", format!("must be from 500ms to 5m, found {lease:?}")));
+    }
+    Ok(lease)
 }
 
 #[cfg(test)]
@@ -415,6 +470,10 @@ mod tests {
             ("tls_cert = \"a.pem\"", "tls_cert"),
             ("tls_key = \"a.pem\"", "tls_key"),
             ("tls_client_ca = \"a.pem\"", "tls_client_ca"),
+            ("advertise = \"http://10.0.0.7:7467\"", "advertise"),
+            ("state = \"s\"\nadvertise = \"https://10.0.0.7:7467\"", "advertise"),
+            ("state = \"s\"\nlease = \"5s\"", "lease"),
+            ("state = \"s\"\nadvertise = \"http://10.0.0.7:7467\"\nlease = \"1ms\"", "lease"),
         ] {
             let error = Config::new(file(text)).unwrap_err();
             let sources = Sources::default().with_file(Path::new("/a.toml"), &file(text));

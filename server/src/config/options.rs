@@ -7,6 +7,7 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 
+use super::advertise::Advertise;
 use super::sources::Sources;
 use super::span::Span;
 use super::state::SnapshotEvery;
@@ -73,6 +74,15 @@ pub struct Options {
     /// and they are deleted [default: 4096]
     #[arg(long, env = "NOISED_JOURNAL_OBJECTS", value_name = "COUNT")]
     pub journal_objects: Option<u64>,
+    /// Where servers share a store: the address of this server alone by which clients reach it, such as
+    /// http://10.0.0.7:7467; port 0 is the port that it listens at. Without it, a server that is asked for a
+    /// session of this one takes the session at once [default: none]
+    #[arg(long, env = "NOISED_ADVERTISE", value_name = "URL")]
+    pub advertise: Option<Advertise>,
+    /// With advertise: how long this server may be silent in the store before others take its sessions, 500ms
+    /// to 5m [default: 5s]
+    #[arg(long, env = "NOISED_LEASE", value_name = "DURATION")]
+    pub lease: Option<Span>,
     /// Noises of a noise_id that may be remembered, at 192 bytes of memory each [default: 1048576]
     #[arg(long, env = "NOISED_MAX_NOISES", value_name = "COUNT")]
     pub max_noises: Option<usize>,
@@ -209,6 +219,8 @@ for_every_setting!(
     state_option,
     snapshot_every,
     journal_objects,
+    advertise,
+    lease,
     max_noises,
     max_message_bytes,
     max_analyses,

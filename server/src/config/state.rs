@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::advertise::Advertise;
 use super::span::span;
 
 /// Where sessions are kept, as it is set.
@@ -18,6 +19,10 @@ pub struct StateSettings {
     pub snapshot_every: SnapshotEvery,
     /// Objects of a server's journal after which it is folded.
     pub fold_after: u64,
+    /// The address by which clients reach this server, where others share the store.
+    pub advertise: Option<Advertise>,
+    /// How long a server that shares the store may be silent before another one takes its sessions.
+    pub lease: Duration,
 }
 
 /// How often the state of a session of the client's input is stored: every so many steps, or at most so

@@ -9,6 +9,7 @@
 //! | `snapshots` | states of sessions of the client's input |
 //! | `rolling` | states of sessions whose noise is drawn, in parts beside their steps |
 //! | `settings` | which store, sealed with which key |
+//! | `leases` | which servers of the store are alive, and where clients reach them |
 //!
 //! A server has one journal for the acts of all its sessions. A session has a list of owners' objects, and
 //! each of them names the journal of a server. A server that takes a session from another one fences the
@@ -17,6 +18,7 @@
 //! is fenced can store nothing more, and so gives no answer that has to be stored before.
 
 mod digits;
+mod leases;
 mod objects;
 mod past;
 mod rolling;
@@ -35,6 +37,7 @@ use noised_proto::ServiceError;
 use noised_store::{Created, Journal, JournalId, SealedStore, StoreError, fence, inspect};
 use uuid::Uuid;
 
+use self::leases::{Leases, Own};
 use crate::config::SnapshotEvery;
 use crate::identity::SessionKey;
 pub(crate) use objects::Made;
@@ -82,6 +85,7 @@ pub(crate) struct Durable {
     rolling: Arc<tokio::sync::Semaphore>,
     /// One lock for each session that is being looked for or made.
     turns: Mutex<HashMap<SessionKey, Weak<tokio::sync::Mutex<()>>>>,
+    leases: Arc<Leases>,
 }
 
 /// A session that a store has.
@@ -96,13 +100,20 @@ pub(crate) struct Found {
 }
 
 impl Durable {
-    /// The sessions of a store.
+    /// The sessions of a store, of a server that listens at this port.
     ///
     /// # Errors
     /// Those of the store.
-    pub(crate) async fn open(state: State) -> Result<Arc<Self>, StoreError> {
-        let State { store, snapshot_every, fold_after, .. } = state;
-        let journal = Mutex::new(Journal::begin(store.clone(), JournalId::random()?).await?);
+    pub(crate) async fn open(state: State, port: Option<u16>) -> Result<Arc<Self>, StoreError> {
+        let State { store, snapshot_every, fold_after, advertise, lease, .. } = state;
+        let own = advertise.map(|address| Own { address: address.at_port(port), lease });
+        if let Some(Own { address, lease }) = &own {
+            tracing::info!(address, ?lease, "clients are told of this server by its address");
+        }
+        let leases = Arc::new(Leases::new(store.clone(), own, lease));
+        let journal = Journal::begin(store.clone(), JournalId::random()?).await?;
+        leases.begin(&journal).await?;
+        let journal = Mutex::new(journal);
         let (fenced, turns) = (tokio::sync::Mutex::default(), Mutex::default());
         let rolling = Arc::new(tokio::sync::Semaphore::new(STATES_AT_ONCE));
         Ok(Arc::new(Self {
@@ -114,6 +125,7 @@ impl Durable {
             fenced,
             rolling,
             turns,
+            leases,
         }))
     }
 
@@ -127,11 +139,12 @@ impl Durable {
                 "another server has fenced this server's journal"
             );
             loop {
-                let begun = match JournalId::random() {
-                    Ok(id) => Journal::begin(self.store.clone(), id).await,
-                    Err(error) => Err(error),
+                let begun = async {
+                    let next = Journal::begin(self.store.clone(), JournalId::random()?).await?;
+                    self.leases.begin(&next).await?;
+                    Ok::<_, StoreError>(next)
                 };
-                match begun {
+                match begun.await {
                     Ok(next) => {
                         // The server that fenced the last journal has read it.
                         self.users().retain(|_, user| user.journal_id() == next.id().as_str());
@@ -143,6 +156,26 @@ impl Durable {
                 tokio::time::sleep(JOURNAL_PAUSE).await;
             }
         }
+    }
+
+    /// Keeps this server's lease, and keeps it from being taken for one that is gone.
+    pub(crate) async fn keep_lease(self: Arc<Self>) {
+        Arc::clone(&self.leases).keep().await;
+    }
+
+    /// Ends this server's lease, once all sessions are handed over.
+    pub(crate) async fn end_lease(&self) {
+        self.leases.end().await;
+    }
+
+    /// Whether other servers may have taken this server's sessions, as far as it knows by itself.
+    pub(crate) fn lease_has_run_out(&self) -> bool {
+        self.leases.has_run_out()
+    }
+
+    /// The address by which clients reach this server, where others share its store.
+    pub(crate) fn address(&self) -> Option<&str> {
+        self.leases.address()
     }
 
     fn journal(&self) -> Journal {
@@ -268,15 +301,47 @@ impl Durable {
         Ok(self.last_owner(folder, uid).await?.1.ended)
     }
 
-    /// The session of a name, and what has become of it. A server that had it loses it.
+    /// The session of a name, and what has become of it. A server that had it, and is gone, loses it.
+    ///
+    /// # Errors
+    /// `SessionElsewhere` where the server is alive that has the session; those of the store.
     pub(crate) async fn find(&self, key: &SessionKey) -> Result<Option<Found>, ServiceError> {
         let folder = folder_of(key);
-        let Some((_, made)) = self.last_made(&folder).await? else { return Ok(None) };
-        let (owner, Owner { journal, mut past, ended }) = self.last_owner(&folder, &made.uid).await?;
-        if ended {
-            return Ok(None);
+        let mut gone = None;
+        loop {
+            let Some((_, made)) = self.last_made(&folder).await? else { return Ok(None) };
+            let (number, owner) = self.last_owner(&folder, &made.uid).await?;
+            if owner.ended {
+                return Ok(None);
+            }
+            let journal = owner.journal.as_deref().map(JournalId::parse).transpose().map_err(told)?;
+            let is_free = journal.is_none() || journal == gone || self.may_fence(journal.as_ref()).await;
+            if is_free {
+                return self.found((folder, number), made, owner, journal).await.map(Some);
+            }
+            // Another server may take the session while it is waited for.
+            if let Some(id) = &journal {
+                self.leases.check_gone(id, &key.name).await?;
+            }
+            gone = journal;
         }
-        let journal = journal.map(|id| JournalId::parse(&id)).transpose().map_err(told)?;
+    }
+
+    /// Whether a journal is this server's, or is fenced already.
+    async fn may_fence(&self, id: Option<&JournalId>) -> bool {
+        let Some(id) = id else { return true };
+        self.journal().id() == id || self.fenced.lock().await.contains_key(id)
+    }
+
+    /// A session as the journal of its last owner has it, which is fenced where it is another server's.
+    async fn found(
+        &self,
+        (folder, owner): (String, u64),
+        made: Made,
+        last: Owner,
+        journal: Option<JournalId>,
+    ) -> Result<Found, ServiceError> {
+        let Owner { journal: _, mut past, ended: _ } = last;
         if let Some(id) = &journal {
             // An act that an earlier owner noted and did not come to write is none of this one's.
             let acts = self.acts_of(id, &made.uid).await?;
@@ -286,7 +351,7 @@ impl Durable {
                 }
             }
         }
-        Ok(Some(Found { made, past, folder, owner, journal }))
+        Ok(Found { made, past, folder, owner, journal })
     }
 
     /// The acts of a session in a journal. Another server's journal is fenced.
@@ -300,6 +365,7 @@ impl Durable {
             let past = fence(&self.store, id).await.map_err(told)?;
             tracing::info!(journal = id.as_str(), entries = past.payloads.len(), "fenced a journal");
             fenced.insert(id.clone(), by_session(id, past.payloads).map_err(told)?);
+            self.leases.forget(id).await;
         }
         let acts = fenced.get(id).and_then(|acts| acts.get(uid));
         Ok(acts.cloned().unwrap_or_default())

@@ -4,13 +4,14 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use noised::noise::MasterKey;
 use noised_store::{SealKey, SealedStore, Store};
 use zeroize::Zeroizing;
 
-use crate::config::{SnapshotEvery, StateSettings};
+use crate::config::{Advertise, SnapshotEvery, StateSettings};
 use crate::secrets;
 
 /// A store that is open.
@@ -20,6 +21,9 @@ pub(crate) struct State {
     pub(crate) snapshot_every: SnapshotEvery,
     /// Objects of a journal after which it is folded.
     pub(crate) fold_after: u64,
+    /// The address by which clients reach this server, where others share the store.
+    pub(crate) advertise: Option<Advertise>,
+    pub(crate) lease: Duration,
     /// The master key, which lies in the store's directory where no other is set.
     pub(crate) master_key: MasterKey,
     /// Where the noise ledger lies, where no other place is set.
@@ -32,7 +36,7 @@ impl State {
     /// # Errors
     /// Where the store cannot be opened, or has no master key and cannot have one made.
     pub(crate) fn open(settings: &StateSettings, master_key: Option<MasterKey>) -> anyhow::Result<Self> {
-        let StateSettings { url, options, snapshot_every, fold_after } = settings;
+        let StateSettings { url, options, snapshot_every, fold_after, advertise, lease } = settings;
         let store = Store::open(url, options).context("state")?;
         let directory = store.directory().map(Path::to_owned);
         let master_key = match (master_key, &directory) {
@@ -48,8 +52,15 @@ impl State {
         let seal = SealKey::derive(&master_key.sealing_secret());
         tracing::info!(store = store.describe(), "sessions are kept in a store");
         let ledger = directory.map(|directory| directory.join("noises"));
-        let (snapshot_every, fold_after) = (*snapshot_every, *fold_after);
-        Ok(Self { store: SealedStore::new(store, seal), snapshot_every, fold_after, master_key, ledger })
+        Ok(Self {
+            store: SealedStore::new(store, seal),
+            snapshot_every: *snapshot_every,
+            fold_after: *fold_after,
+            advertise: advertise.clone(),
+            lease: *lease,
+            master_key,
+            ledger,
+        })
     }
 }
 

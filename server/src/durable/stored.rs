@@ -135,6 +135,11 @@ impl Stored {
         (&self.folder, &self.uid)
     }
 
+    /// A number that rises with each server that takes the session.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.first_owner
+    }
+
     /// The session is in the store from now on.
     pub(crate) fn made(self: &Arc<Self>) {
         let mut log = self.log();

@@ -25,7 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::compute::Compute;
-use crate::config::MAX_KEPT_STATES;
+use crate::config::{MAX_ADVERTISE_BYTES, MAX_KEPT_STATES};
 use crate::entry::{Entry, Progress};
 use crate::given_key::GivenKey;
 use crate::identity::Caller;
@@ -33,12 +33,14 @@ use crate::lifecycle::Lifecycle;
 use crate::registry::Registry;
 pub(crate) use carrying::{Carrying, STEP_PATH, STREAM_PATH};
 
-/// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, a dozen numbers,
-/// the last acts of going back, and as many kept steps as there may be.
-const STATUS_BYTES: usize = 2048;
+/// More than a session's answer holds beside its matrix and tree: its name, its fingerprint, its owner, a
+/// dozen numbers, the last acts of going back, and as many kept steps as there may be.
+const STATUS_BYTES: usize = 2560;
 
-const _: () =
-    assert!(640 + 37 * MAX_REWINDS_KEPT + 10 * MAX_KEPT_STATES <= STATUS_BYTES, "a status fits its bound");
+const _: () = assert!(
+    640 + MAX_ADVERTISE_BYTES + 37 * MAX_REWINDS_KEPT + 10 * MAX_KEPT_STATES <= STATUS_BYTES,
+    "a status fits its bound"
+);
 
 /// The service, and what its operations share.
 #[derive(Clone, Debug)]
@@ -114,6 +116,7 @@ impl View {
 fn status(entry: &Entry, resumed: bool) -> SessionStatus {
     let Progress { standing, damaged: _ } = entry.progress().clone();
     let Standing { next_step, next_offset, released_steps, kept_steps, rewinds, rewind_count } = standing;
+    let address = entry.stored.as_ref().and_then(|here| here.durable.address());
     SessionStatus {
         name: entry.key.name.clone(),
         next_step,
@@ -127,6 +130,8 @@ fn status(entry: &Entry, resumed: bool) -> SessionStatus {
         released_steps,
         last_used_unix_seconds: entry.last_use.unix_seconds(),
         noise_started_over: entry.noise.as_ref().is_some_and(|noise| noise.started_over),
+        owner: address.unwrap_or_default().to_owned(),
+        epoch: entry.stored.as_ref().map_or(0, |here| here.stored.epoch()),
     }
 }
 

@@ -39,6 +39,8 @@ pub(super) fn to_json(info: &SessionInfo) -> Value {
         released_steps,
         noise_started_over,
         last_used_unix_seconds,
+        owner,
+        epoch,
     } = info;
     let mut value = json!({
         "name": name,
@@ -55,6 +57,8 @@ pub(super) fn to_json(info: &SessionInfo) -> Value {
         "released_steps": released_steps,
         "noise_started_over": noise_started_over,
         "last_used_unix_seconds": last_used_unix_seconds,
+        "owner": owner,
+        "epoch": epoch,
         "lookahead": options.map(|options| options.lookahead),
         "noise_state": options.map(|options| name_of(options.state)),
     });
@@ -89,6 +93,10 @@ fn to_fields(info: &SessionInfo) -> Vec<(&'static str, String)> {
         ("memory", bytes(info.memory_bytes)),
         ("fingerprint", hex(&info.fingerprint)),
     ];
+    if !info.owner.is_empty() {
+        fields.push(("owner", info.owner.clone()));
+        fields.push(("epoch", info.epoch.to_string()));
+    }
     if info.next_offset > 0 {
         fields.push(("of which applied", bytes(info.next_offset)));
     }
