@@ -14,6 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::error::{Error, Result};
 use crate::greeting::{Greeted, SILENCE};
 use crate::retry::RetryPolicy;
+use crate::targets::Targets;
 use crate::tls::Tls;
 
 const KIB: usize = 1024;
@@ -28,6 +29,13 @@ const LEAST_HANDSHAKE: Duration = Duration::from_secs(1);
 /// The window of a connection. Those of its streams bound what is under way: a stream whose answers nobody
 /// reads fills its own window, and leaves the connection to the others.
 const CONNECTION_WINDOW: u32 = 1 << 30;
+/// How long a server is waited for, and how long one where another may be asked instead.
+const CONNECT: Duration = Duration::from_secs(10);
+const CONNECT_NEXT: Duration = Duration::from_secs(3);
+/// How long a connection with a call may be silent before the server is asked for a sign, and how long it
+/// then has.
+const SILENT: Duration = Duration::from_secs(20);
+const SILENT_NEXT: Duration = Duration::from_secs(5);
 
 /// Where a server is: `http://host:port`, `https://host:port`, `host:port` or `unix:///path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,12 +63,28 @@ impl FromStr for Target {
         let address = secure.or_else(|| text.strip_prefix("http://")).unwrap_or(text).trim_end_matches('/');
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
         if address.contains('/') || port.and_then(|port| port.parse::<u16>().ok()).is_none() {
-            return Err(invalid("must be https://host:port, http://host:port, host:port or unix:///path"));
+            return Err(invalid(
+                "must be https://host:port, http://host:port, host:port or unix:///path; servers of one \
+                 store are http://a:port,http://b:port or dns:///name:port",
+            ));
         }
         Ok(match secure {
             Some(_) => Self::Tls(address.to_owned()),
             None => Self::Tcp(address.to_owned()),
         })
+    }
+}
+
+impl Target {
+    /// Whether this is the same address. Names of machines have no case.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) | (Self::Tls(one), Self::Tls(other)) => {
+                one.eq_ignore_ascii_case(other)
+            }
+            (Self::Unix(one), Self::Unix(other)) => one == other,
+            _ => false,
+        }
     }
 }
 
@@ -78,9 +102,9 @@ impl fmt::Display for Target {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ClientBuilder {
-    pub(crate) target: Target,
+    pub(crate) targets: Targets,
     pub(crate) settings: Settings,
-    tls: Tls,
+    pub(crate) tls: Tls,
 }
 
 /// What a client was built with.
@@ -90,7 +114,7 @@ pub(crate) struct Settings {
     pub(crate) unary_bytes: usize,
     pub(crate) message_bytes: usize,
     pub(crate) retry: RetryPolicy,
-    connect_timeout: Duration,
+    connect_timeout: Option<Duration>,
     frame_bytes: u32,
     stream_window_bytes: u32,
     connection_window_bytes: u32,
@@ -103,7 +127,7 @@ impl Default for Settings {
             unary_bytes: MIB,
             message_bytes: 64 * MIB,
             retry: RetryPolicy::default(),
-            connect_timeout: Duration::from_secs(10),
+            connect_timeout: None,
             frame_bytes: MIB as u32,
             stream_window_bytes: 2 * MIB as u32,
             connection_window_bytes: CONNECTION_WINDOW,
@@ -114,21 +138,22 @@ impl Default for Settings {
 impl Settings {
     /// How long a server may take to take a connection, and then to say something. Who does not want to wait
     /// for a server does not want to wait for one that is silent; but a busy machine takes a moment.
-    fn handshake_timeout(&self) -> Duration {
+    fn handshake_timeout(&self, default: Duration) -> Duration {
+        let timeout = self.connect_timeout.unwrap_or(default);
         match self.retry.max_elapsed {
-            Duration::ZERO => self.connect_timeout,
-            patience => self.connect_timeout.min(patience.max(LEAST_HANDSHAKE)),
+            Duration::ZERO => timeout,
+            patience => timeout.min(patience.max(LEAST_HANDSHAKE)),
         }
     }
 }
 
 impl ClientBuilder {
-    /// With the defaults.
+    /// With the defaults: for a server, or for several that share a store, as [`Targets`] are written.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the target is not one.
     pub fn new(target: &str) -> Result<Self> {
-        Ok(Self { target: target.parse()?, settings: Settings::default(), tls: Tls::default() })
+        Ok(Self { targets: target.parse()?, settings: Settings::default(), tls: Tls::default() })
     }
 
     /// How TLS is spoken, with a target `https://host:port`.
@@ -137,9 +162,9 @@ impl ClientBuilder {
         self
     }
 
-    /// Whether the target is `https://host:port`.
+    /// Whether the target is `https://host:port`, or several of them.
     pub fn speaks_tls(&self) -> bool {
-        matches!(self.target, Target::Tls(_))
+        self.targets.speak_tls()
     }
 
     /// Bytes of a chunk on a stream, rounded down to whole tiles. 1 MiB unless set; 256 KiB to 1 MiB are all
@@ -168,10 +193,10 @@ impl ClientBuilder {
     }
 
     /// How long one attempt to connect may take: until the server takes the connection, and from then on
-    /// until it says its first word. 10 s unless set, and less where calls are tried again for less: the time
-    /// for retries, but 1 s at least.
+    /// until it says its first word. 10 s unless set, 3 s where there are several servers, and less where
+    /// calls are tried again for less: the time for retries, but 1 s at least.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.connect_timeout = timeout;
+        self.settings.connect_timeout = Some(timeout);
         self
     }
 
@@ -190,34 +215,57 @@ impl ClientBuilder {
         self.settings.connection_window_bytes = connection;
         self
     }
+}
 
+/// A server, and how it is connected to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connecting<'a> {
+    pub(crate) target: &'a Target,
+    pub(crate) tls: &'a Tls,
+    pub(crate) settings: &'a Settings,
+    /// Whether another server may be asked where this one does not answer.
+    pub(crate) is_one_of_several: bool,
+}
+
+impl Connecting<'_> {
     /// A channel that is connected, and connects again whenever the connection is lost.
     pub(crate) async fn channel(&self) -> Result<Channel> {
-        let (to, patience) = (self.destination()?, self.settings.handshake_timeout());
+        let (to, patience) = (self.destination()?, self.handshake_timeout());
         let connector = tower::service_fn(move |_| open(to.clone(), patience));
-        let failed = |e| Error::unreachable(&self.target, &e);
+        let failed = |e| Error::unreachable(self.target, &e);
         self.endpoint()?.connect_with_connector(connector).await.map_err(failed)
     }
 
     /// A channel that connects when it is first used.
     pub(crate) fn lazy_channel(&self) -> Result<Channel> {
-        let (to, patience) = (self.destination()?, self.settings.handshake_timeout());
+        let (to, patience) = (self.destination()?, self.handshake_timeout());
         let connector = tower::service_fn(move |_| open(to.clone(), patience));
         Ok(self.endpoint()?.connect_with_connector_lazy(connector))
+    }
+
+    /// Checks the settings, and connects to nobody.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.destination()?;
+        self.endpoint().map(drop)
+    }
+
+    fn handshake_timeout(&self) -> Duration {
+        let default = if self.is_one_of_several { CONNECT_NEXT } else { CONNECT };
+        self.settings.handshake_timeout(default)
     }
 
     /// The target and how TLS is spoken there. A mistake in its files is told before anything is tried.
     fn destination(&self) -> Result<(Target, Tls)> {
         if matches!(self.target, Target::Tls(_)) {
             self.tls.config()?;
-        } else if self.tls != Tls::default() {
+        } else if *self.tls != Tls::default() {
             return Err(Error::invalid("tls", "must not be set where the target is not https://host:port"));
         }
         Ok((self.target.clone(), self.tls.clone()))
     }
 
     fn endpoint(&self) -> Result<Endpoint> {
-        let settings = self.settings;
+        let settings = *self.settings;
         if !(16 * KIB as u32..1 << 24).contains(&settings.frame_bytes) {
             return Err(Error::invalid("frame_bytes", "must be at least 16 KiB and less than 16 MiB"));
         }
@@ -225,21 +273,22 @@ impl ClientBuilder {
         if payload > settings.message_bytes.saturating_sub(MESSAGE_OVERHEAD) {
             return Err(Error::invalid("message_bytes", "must hold a chunk or a unary step and 1 KiB more"));
         }
-        let authority = match &self.target {
+        let authority = match self.target {
             Target::Tcp(address) => format!("http://{address}"),
             Target::Tls(address) => format!("https://{address}"),
             // The path is the connector's business; HTTP/2 wants an authority all the same.
             Target::Unix(_) => "http://localhost".to_owned(),
         };
+        let silence = if self.is_one_of_several { SILENT_NEXT } else { SILENT };
         Ok(Endpoint::from_shared(authority)
             .map_err(|e| Error::invalid("server", e))?
-            .connect_timeout(settings.handshake_timeout())
+            .connect_timeout(self.handshake_timeout())
             .max_frame_size(settings.frame_bytes)
             .initial_stream_window_size(settings.stream_window_bytes)
             .initial_connection_window_size(settings.connection_window_bytes)
             // A peer that is gone without a word is noticed while a call is under way.
-            .http2_keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(20)))
+            .http2_keep_alive_interval(silence)
+            .keep_alive_timeout(silence))
     }
 }
 
@@ -312,8 +361,8 @@ mod tests {
     #[tokio::test]
     async fn settings_are_checked() {
         let builder = || ClientBuilder::new("localhost:1").unwrap();
-        assert!(builder().lazy_channel().is_ok());
-        assert!(builder().frame_bytes(1).lazy_channel().is_err());
-        assert!(builder().chunk_bytes(2 * MIB).message_bytes(MIB).lazy_channel().is_err());
+        assert!(builder().connect_lazy().is_ok());
+        assert!(builder().frame_bytes(1).connect_lazy().is_err());
+        assert!(builder().chunk_bytes(2 * MIB).message_bytes(MIB).connect_lazy().is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! The client: one connection, and the calls that are not of one session.
+//! The client: its servers, and the calls that are not of one session.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -6,26 +6,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use noised::session::{KeyOrigin, NoiseState, ResolvedSpec};
 use noised_proto::name::session_name;
 use noised_proto::v1;
-use noised_proto::v1::analysis_client::AnalysisClient;
-use noised_proto::v1::sessions_client::SessionsClient;
-use tonic::transport::Channel;
 
 use crate::analysis::Analysis;
-use crate::channel::{ClientBuilder, Settings, Target};
+use crate::channel::{ClientBuilder, Settings};
 use crate::error::{Error, Result};
+use crate::fleet::{Fleet, Server};
 use crate::info::SessionInfo;
 use crate::key::GivenKey;
 use crate::resume::ResumedNoise;
-use crate::retry::{Attempts, RetryPolicy, retrying};
+use crate::retry::{Attempts, RetryPolicy};
+use crate::targets::Targets;
+use crate::way::{Way, asking};
 
-/// A connection to a server. Cheap to clone; clones share the connection.
+/// Connections to a server, or to several that share a store. Cheap to clone; clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Client {
-    target: Target,
-    channel: Channel,
-    sessions: SessionsClient<Channel>,
-    analysis: AnalysisClient<Channel>,
-    settings: Settings,
+    fleet: Arc<Fleet>,
     /// The ids of requests that nobody knows the outcome of, by the session that they were to make.
     unanswered: Arc<Mutex<HashMap<String, String>>>,
 }
@@ -75,8 +71,9 @@ impl CreateOptions {
 }
 
 impl Client {
-    /// A client with the default settings for a server at `http://host:port`, `host:port` or `unix:///path`.
-    /// One at `https://host:port` takes a [`ClientBuilder`] with its authority.
+    /// A client with the default settings for a server at `http://host:port`, `host:port` or `unix:///path`,
+    /// or for several that share a store, as [`Targets`] are written. One at `https://host:port` takes a
+    /// [`ClientBuilder`] with its authority.
     ///
     /// # Errors
     /// [`Error::Invalid`] where the target is not one; [`Error::Unavailable`] where no server answers there
@@ -85,35 +82,22 @@ impl Client {
         ClientBuilder::new(target)?.connect().await
     }
 
-    pub(crate) fn new(target: Target, channel: Channel, settings: Settings) -> Self {
-        let limit = settings.message_bytes;
-        let sessions = SessionsClient::new(channel.clone());
-        let analysis = AnalysisClient::new(channel.clone());
-        Self {
-            target,
-            channel,
-            sessions: sessions.max_decoding_message_size(limit).max_encoding_message_size(limit),
-            analysis: analysis.max_decoding_message_size(limit).max_encoding_message_size(limit),
-            settings,
-            unanswered: Arc::default(),
-        }
-    }
-
-    /// Where the server is.
-    pub fn target(&self) -> &Target {
-        &self.target
+    /// Where the server is, or the servers are.
+    pub fn target(&self) -> &Targets {
+        self.fleet.targets()
     }
 
     pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
+        self.fleet.settings()
     }
 
-    pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
+    /// The way of a call of the session of this full name.
+    pub(crate) fn way(&self, name: &str) -> Way {
+        self.way_with(name, self.settings().retry)
     }
 
-    pub(crate) fn sessions(&self) -> SessionsClient<Channel> {
-        self.sessions.clone()
+    fn way_with(&self, name: &str, retry: RetryPolicy) -> Way {
+        Way::new(&self.fleet, name, retry)
     }
 
     /// Ids of requests to make a session whose answers did not come, by the id of the session.
@@ -124,7 +108,7 @@ impl Client {
 
     /// Questions about matrices.
     pub fn analysis(&self) -> Analysis {
-        Analysis::new(self.analysis.clone(), self.settings.retry)
+        Analysis::new(Arc::clone(&self.fleet))
     }
 
     /// Tells what a session is and where it stands. A name may be given with or without `sessions/`.
@@ -132,7 +116,7 @@ impl Client {
     /// # Errors
     /// [`Error::NotFound`], and the faults of a connection.
     pub async fn get_session(&self, name: &str) -> Result<SessionInfo> {
-        self.look_at(name, false, self.settings.retry).await
+        self.look_at(name, false, self.settings().retry).await
     }
 
     /// The same, or where it stands once nothing is under way on it.
@@ -141,34 +125,51 @@ impl Client {
         let view = if settled { v1::SessionView::Basic } else { v1::SessionView::Full };
         let view = view.into();
         let request = v1::GetSessionRequest { name: full_name(name), view, settled };
-        let session = retrying(retry, &request, |request| {
-            let mut sessions = self.sessions();
-            async move { sessions.get_session(request).await }
+        let way = self.way_with(&request.name, retry);
+        let session = asking(way, &request, |server: Arc<Server>, request| async move {
+            server.sessions().get_session(request).await
         });
         session.await?.try_into()
     }
 
-    /// Every session, by name, without matrices and trees.
+    /// Every session that is in the memory of a server, by name, without matrices and trees. Of several
+    /// servers, those that do not answer are left out.
     ///
     /// # Errors
-    /// The faults of a connection.
+    /// The faults of a connection, where no server answers.
     pub async fn list_sessions(&self) -> Result<Vec<SessionInfo>> {
-        let mut sessions = Vec::new();
-        let mut request = v1::ListSessionsRequest { page_size: 1000, page_token: String::new() };
+        let mut attempts = Attempts::new(self.settings().retry);
         loop {
-            let page = retrying(self.settings.retry, &request, |request| {
-                let mut sessions = self.sessions();
-                async move { sessions.list_sessions(request).await }
-            });
-            let v1::ListSessionsResponse { sessions: of_page, next_page_token } = page.await?;
-            for session in of_page {
-                sessions.push(session.try_into()?);
+            match self.list_once().await {
+                Ok(sessions) => {
+                    attempts.succeeded();
+                    return Ok(sessions);
+                }
+                Err(error) => attempts.pause(error).await?,
             }
-            if next_page_token.is_empty() {
-                return Ok(sessions);
-            }
-            request.page_token = next_page_token;
         }
+    }
+
+    async fn list_once(&self) -> Result<Vec<SessionInfo>> {
+        let (mut sessions, mut answered, mut failure) = (Vec::new(), false, None);
+        for server in self.fleet.all().await? {
+            match list_of(&server).await {
+                Ok(of_server) => {
+                    sessions.extend(of_server);
+                    answered = true;
+                }
+                Err(error) if error.is_retryable() && self.target().are_several() => {
+                    tracing::warn!("the sessions of {} are not listed: {error}", server.target);
+                    failure = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(error) = failure.filter(|_| !answered) {
+            return Err(error);
+        }
+        sessions.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(sessions)
     }
 
     /// Ends a session and frees its memory.
@@ -178,27 +179,28 @@ impl Client {
     /// connection.
     pub async fn delete_session(&self, name: &str) -> Result<()> {
         let request = v1::DeleteSessionRequest { name: full_name(name) };
-        let deleted = retrying(self.settings.retry, &request, |request| {
-            let mut sessions = self.sessions();
-            async move { sessions.delete_session(request).await }
+        let way = self.way(&request.name);
+        let deleted = asking(way, &request, |server: Arc<Server>, request| async move {
+            server.sessions().delete_session(request).await
         });
         deleted.await
     }
 }
 
 impl ClientBuilder {
-    /// Connects, and waits for the server as long as the retry policy allows.
+    /// Connects, and waits for a server as long as the retry policy allows.
     ///
     /// # Errors
     /// [`Error::Invalid`] where a setting is out of its range; [`Error::Unavailable`] where no server
     /// answers.
     pub async fn connect(self) -> Result<Client> {
         let mut attempts = Attempts::new(self.settings.retry);
+        let client = self.connect_lazy()?;
         loop {
-            match self.channel().await {
-                Ok(channel) => {
+            match client.fleet.connect().await {
+                Ok(()) => {
                     attempts.succeeded();
-                    return Ok(Client::new(self.target, channel, self.settings));
+                    return Ok(client);
                 }
                 Err(error) => attempts.pause(error).await?,
             }
@@ -210,8 +212,25 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Invalid`] where a setting is out of its range.
     pub fn connect_lazy(self) -> Result<Client> {
-        let channel = self.lazy_channel()?;
-        Ok(Client::new(self.target, channel, self.settings))
+        let fleet = Fleet::new(self.targets, &self.tls, self.settings)?;
+        Ok(Client { fleet: Arc::new(fleet), unanswered: Arc::default() })
+    }
+}
+
+/// Every session that is in the memory of a server.
+async fn list_of(server: &Server) -> Result<Vec<SessionInfo>> {
+    let (mut sessions, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = v1::ListSessionsRequest { page_size: 1000, page_token };
+        let page = server.sessions().list_sessions(request).await?.into_inner();
+        let v1::ListSessionsResponse { sessions: of_page, next_page_token } = page;
+        for session in of_page {
+            sessions.push(session.try_into()?);
+        }
+        if next_page_token.is_empty() {
+            return Ok(sessions);
+        }
+        page_token = next_page_token;
     }
 }
 

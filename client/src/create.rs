@@ -1,15 +1,18 @@
 //! Sessions made and taken up.
 
+use std::sync::Arc;
+
 use noised::SessionSpec;
 use noised_proto::{session_spec_to_wire, v1};
 use uuid::Uuid;
 
-use crate::client::{Client, CreateOptions};
+use crate::client::{Client, CreateOptions, full_name};
 use crate::error::{Error, Result};
+use crate::fleet::Server;
 use crate::info::SessionInfo;
 use crate::key::GivenKey;
-use crate::retry::retrying;
 use crate::session::Session;
+use crate::way::asking;
 
 impl Client {
     /// Makes a session, or goes on with one.
@@ -68,11 +71,13 @@ impl Client {
             resumed_noise: resumed_noise
                 .map(|resumed| v1::ResumedNoise { step: resumed.step, token: resumed.token().to_vec() }),
         };
-        let made = retrying(self.settings().retry, &request, |request| {
-            let mut sessions = self.sessions();
+        let way = self.way(&full_name(&id));
+        let made = asking(way, &request, |server: Arc<Server>, request| {
             // Put in last, since requests are not wiped.
             let noise_key = noise_key.as_ref().map(GivenKey::to_wire).unwrap_or_default();
-            async move { sessions.create_session(v1::CreateSessionRequest { noise_key, ..request }).await }
+            async move {
+                server.sessions().create_session(v1::CreateSessionRequest { noise_key, ..request }).await
+            }
         });
         let made = made.await.inspect_err(|error| {
             // Of other errors nobody knows what the server did.

@@ -158,6 +158,14 @@ pub enum Error {
         /// When to come back.
         retry_after: Option<Duration>,
     },
+    /// Another server of the same store has the session, and this client does not know its address.
+    #[error("{message}; {owner} is none of the addresses that this client was given")]
+    Elsewhere {
+        /// What the server said.
+        message: String,
+        /// The address of the server that has it.
+        owner: String,
+    },
     /// TLS with the server failed, or is not what the server speaks: a certificate, its name or its
     /// authority.
     #[error("TLS: {message}")]
@@ -245,6 +253,7 @@ impl Error {
             | Self::PastHorizon { .. }
             | Self::FingerprintMismatch { .. }
             | Self::Diverged { .. }
+            | Self::Elsewhere { .. }
             | Self::NotFound { .. } => true,
             Self::Shard { error, .. } => error.is_refusal(),
             _ => false,
@@ -254,7 +263,8 @@ impl Error {
     /// Whether the same call may succeed later without anybody doing anything.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable { .. } | Self::Transport { .. } => true,
+            // The owner of a session may go, and the server that was asked then takes it.
+            Self::Unavailable { .. } | Self::Transport { .. } | Self::Elsewhere { .. } => true,
             // Of a limit that others reached for a while, the server tells when to come back.
             Self::ResourceExhausted { retry_after, .. } => retry_after.is_some(),
             Self::Shard { error, .. } => error.is_retryable(),
@@ -347,6 +357,9 @@ impl Error {
                 Some((field, rule)) if !field.is_empty() => Self::Invalid { field, rule },
                 _ => Self::Invalid { field: "request".into(), rule: message },
             },
+            (Code::Unavailable, "SESSION_ELSEWHERE") => {
+                Self::Elsewhere { message, owner: metadata.get("owner").cloned().unwrap_or_default() }
+            }
             (Code::NotFound, _) => Self::NotFound { message },
             (Code::AlreadyExists, _) => Self::AlreadyExists { message },
             (Code::ResourceExhausted, _) => Self::ResourceExhausted { message, retry_after },

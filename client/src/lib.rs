@@ -16,6 +16,8 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`Client`], [`ClientBuilder`], `channel` | where the server is, and the connection to it |
+//! | [`Targets`] | one server, or several that share a store, as a text |
+//! | `fleet`, `way` | which of several servers has a session, and which is asked next where one fails |
 //! | [`Tls`] | whose certificates of servers are taken, and which one is shown |
 //! | `greeting` | a server that accepts a connection has to say something soon |
 //! | `create`, [`CreateOptions`], [`GivenKey`] | how a session is made, and a key of noise that the client gives |
@@ -51,6 +53,7 @@ mod check;
 mod client;
 mod create;
 mod error;
+mod fleet;
 mod greeting;
 mod info;
 mod key;
@@ -62,9 +65,11 @@ mod rewind;
 mod session;
 mod sharded;
 mod stream;
+mod targets;
 pub mod text_file;
 mod tls;
 pub mod tree_file;
+mod way;
 mod window;
 
 pub use analysis::{Analysis, Rows};
@@ -80,5 +85,6 @@ pub use retry::RetryPolicy;
 pub use session::Session;
 pub use sharded::ShardedSession;
 pub use stream::StepStream;
+pub use targets::Targets;
 pub use tls::Tls;
 pub use window::Answer;

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use tonic::Status;
-
 use crate::error::{Error, Result};
 
 /// How a call that met a fault of the connection, or a server that is not ready or too busy, is tried again.
@@ -63,11 +61,22 @@ impl Attempts {
 
     /// Waits until the next attempt is due, or gives the error back where there shall be none.
     pub(crate) async fn pause(&mut self, error: Error) -> Result<()> {
+        self.pause_at_most(Duration::MAX, error).await
+    }
+
+    /// The same for a wait that is no longer than `most`.
+    pub(crate) async fn pause_at_most(&mut self, most: Duration, error: Error) -> Result<()> {
         let Some(wait) = self.next_wait(&error, Instant::now()) else { return Err(error) };
+        let wait = wait.min(most);
         tracing::warn!("attempt {} has failed, the next is in {wait:.1?}: {error}", self.failures);
         tokio::time::sleep(wait).await;
         self.begun = Instant::now();
         Ok(())
+    }
+
+    /// Takes note of an attempt that failed, after which another server is asked at once.
+    pub(crate) fn hop(&mut self) {
+        self.since.get_or_insert(self.begun);
     }
 
     /// Takes note of an attempt that did not fail.
@@ -91,30 +100,6 @@ impl Attempts {
         // Workers that lost the same server must not come back in step: the upper half of the wait is random.
         let wait = ceiling.mul_f64(0.5 + 0.5 * fastrand::f64()).max(error.retry_after().unwrap_or_default());
         (now.duration_since(started) + wait < self.policy.max_elapsed).then_some(wait)
-    }
-}
-
-/// Sends a request until there is an answer, a refusal, or no time left.
-//
-// A closure that gives a future, and not an async closure: whether the future of one of those may go to
-// another thread cannot be told where the caller spawns it.
-pub(crate) async fn retrying<R: Clone, T, F>(
-    policy: RetryPolicy,
-    request: &R,
-    call: impl Fn(R) -> F,
-) -> Result<T>
-where
-    F: Future<Output = std::result::Result<tonic::Response<T>, Status>>,
-{
-    let mut attempts = Attempts::new(policy);
-    loop {
-        match call(request.clone()).await.map_err(Error::from) {
-            Ok(answer) => {
-                attempts.succeeded();
-                return Ok(answer.into_inner());
-            }
-            Err(error) => attempts.pause(error).await?,
-        }
     }
 }
 

@@ -1,13 +1,17 @@
 //! Going back: states that are kept, rewinds, and another look at a session.
 
+use std::sync::Arc;
+
 use noised::session::WhenFull;
 use noised_proto::v1;
 
 use crate::client::{Client, full_name};
 use crate::error::{Error, Result};
+use crate::fleet::Server;
 use crate::info::SessionInfo;
-use crate::retry::{Attempts, RetryPolicy, retrying};
+use crate::retry::RetryPolicy;
 use crate::session::Session;
+use crate::way::asking;
 use crate::window::Position;
 
 impl Client {
@@ -30,9 +34,9 @@ impl Client {
         };
         let when_full = when_full.into();
         let request = v1::KeepStateRequest { name: full_name(name), step, when_full };
-        let session = retrying(self.settings().retry, &request, |request| {
-            let mut sessions = self.sessions();
-            async move { sessions.keep_state(request).await }
+        let way = self.way(&request.name);
+        let session = asking(way, &request, |server: Arc<Server>, request| async move {
+            server.sessions().keep_state(request).await
         });
         let mut session = session.await?;
         let resume_token = std::mem::take(&mut session.resume_token);
@@ -57,14 +61,18 @@ impl Client {
         mut on_progress: impl FnMut(u64, u64),
     ) -> Result<SessionInfo> {
         let request = v1::RewindSessionRequest { name: full_name(name), step, allow_divergence };
-        let mut attempts = Attempts::new(self.settings().retry);
+        let mut way = self.way(&request.name);
         let (mut answers, mut answer) = loop {
-            match self.begin_rewind(request.clone()).await {
+            let begun = match way.server().await {
+                Ok(server) => begin_rewind(&server, request.clone()).await,
+                Err(error) => Err(error),
+            };
+            match begun {
                 Ok(begun) => break begun,
-                Err(error) => attempts.pause(error).await?,
+                Err(error) => way.failed(error).await?,
             }
         };
-        attempts.succeeded();
+        way.succeeded();
         loop {
             let v1::RewindSessionResponse { steps_done, steps_total, session } = answer;
             on_progress(steps_done, steps_total);
@@ -74,16 +82,16 @@ impl Client {
             answer = answers.message().await?.ok_or_else(ended)?;
         }
     }
+}
 
-    /// Asks for a rewind, and waits for the first answer.
-    async fn begin_rewind(
-        &self,
-        request: v1::RewindSessionRequest,
-    ) -> Result<(tonic::Streaming<v1::RewindSessionResponse>, v1::RewindSessionResponse)> {
-        let mut answers = self.sessions().rewind_session(request).await?.into_inner();
-        let first = answers.message().await?.ok_or_else(ended)?;
-        Ok((answers, first))
-    }
+/// Asks for a rewind, and waits for the first answer.
+async fn begin_rewind(
+    server: &Server,
+    request: v1::RewindSessionRequest,
+) -> Result<(tonic::Streaming<v1::RewindSessionResponse>, v1::RewindSessionResponse)> {
+    let mut answers = server.sessions().rewind_session(request).await?.into_inner();
+    let first = answers.message().await?.ok_or_else(ended)?;
+    Ok((answers, first))
 }
 
 fn ended() -> Error {

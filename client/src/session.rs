@@ -1,6 +1,7 @@
 //! A session's handle.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use noised::session::ResolvedSpec;
@@ -14,10 +15,11 @@ use crate::carried;
 use crate::check;
 use crate::client::Client;
 use crate::error::{Error, Result};
+use crate::fleet::Server;
 use crate::info::SessionInfo;
 use crate::pieces::Pieces;
-use crate::retry::retrying;
 use crate::stream::{Flight, StepStream};
+use crate::way::asking;
 use crate::window::{Answer, Position};
 
 const PATH: &str = "/noised.v1.Sessions/MultiplyNext";
@@ -351,12 +353,17 @@ impl Session {
             fingerprint: self.binding.fingerprint.clone(),
         };
         let asked = &self.binding.asked;
-        let answer = retrying(self.client.settings().retry, &request, |request| {
+        let (way, limit) = (self.client.way(&self.binding.name), self.client.settings().message_bytes);
+        let answer = asking(way, &request, |server: Arc<Server>, request| {
             asked.begin();
             asked.note(step);
-            carried::unary(self.client.channel(), PATH, request, self.client.settings().message_bytes)
+            async move {
+                let answered = carried::unary(server.channel(), PATH, request, limit).await;
+                // Also where another server is asked next: the one that refused has released nothing.
+                answered.inspect_err(|status| asked.note_failure(&Error::from(status.clone())))
+            }
         });
-        let answer = answer.await.inspect_err(|error| asked.note_failure(error))?;
+        let answer = answer.await?;
         let Carried { message, payload } = answer;
         let v1::MultiplyNextResponse { step: answered, payload: _, replay } = message;
         let found: usize = payload.iter().map(Bytes::len).sum();

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use noised_proto::carry::{Carried, Incoming, OutgoingBody};
@@ -17,7 +18,8 @@ use crate::binding::Binding;
 use crate::carried;
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::retry::Attempts;
+use crate::fleet::Server;
+use crate::way::Way;
 use crate::window::{Answer, Chunk, Position, Window};
 
 /// Chunks that wait for HTTP/2 to take them. The window bounds what is under way; this only has to keep it
@@ -194,9 +196,12 @@ impl Flight {
         inputs_end: u64,
         chunk_of: impl Fn(u64, Range<usize>) -> Bytes,
     ) -> Result<Option<Answer>> {
-        let mut attempts = Attempts::new(self.client.settings().retry);
+        let mut way = self.client.way(&self.binding.name);
+        if let Some(exchange) = &self.exchange {
+            way.is_with(&exchange.server);
+        }
         while self.window.delivered() < Position::start_of(inputs_end) {
-            match self.answer(inputs_end, &chunk_of).await {
+            match self.answer(&mut way, inputs_end, &chunk_of).await {
                 Ok(answer) => {
                     // An error leaves the answers that follow to nobody.
                     self.binding
@@ -204,7 +209,7 @@ impl Flight {
                         .check(answer.step, answer.replay)
                         .inspect_err(|_| self.exchange = None)?;
                     if let Some(answer) = self.window.take(answer)? {
-                        attempts.succeeded();
+                        way.succeeded();
                         self.from_beginning = false;
                         return Ok(Some(answer));
                     }
@@ -216,7 +221,7 @@ impl Flight {
                         self.from_beginning = true;
                         continue;
                     }
-                    attempts.pause(error).await?;
+                    way.failed(error).await?;
                 }
             }
         }
@@ -231,6 +236,7 @@ impl Flight {
 
     async fn answer(
         &mut self,
+        way: &mut Way,
         inputs_end: u64,
         chunk_of: impl Fn(u64, Range<usize>) -> Bytes,
     ) -> Result<Answer> {
@@ -243,7 +249,7 @@ impl Flight {
                     self.window.reconnect();
                 }
                 self.binding.asked.begin();
-                none.insert(Exchange::open(&self.client))
+                none.insert(Exchange::open(&self.client, way.server().await?))
             }
         };
         loop {
@@ -270,6 +276,7 @@ impl Flight {
 /// One gRPC stream, whose payloads are not copied on their way out or in.
 #[derive(Debug)]
 struct Exchange {
+    server: Arc<Server>,
     requests: mpsc::Sender<StreamMultiplyNextRequest>,
     answers: Answers,
     /// Whether the first message, which names the session, is sent.
@@ -287,12 +294,18 @@ struct Answers {
 }
 
 impl Exchange {
-    fn open(client: &Client) -> Self {
+    fn open(client: &Client, server: Arc<Server>) -> Self {
         let (requests, queued) = mpsc::channel(QUEUED_CHUNKS);
         let queued = ReceiverStream::new(queued).map(Ok::<_, Status>);
         let body = Body::new(OutgoingBody::of_client(queued));
-        let call = tokio::spawn(carried::call(client.channel(), PATH, body, client.settings().message_bytes));
-        Self { requests, answers: Answers { call, open: None, pieces: VecDeque::new() }, opened: false }
+        let limit = client.settings().message_bytes;
+        let call = tokio::spawn(carried::call(server.channel(), PATH, body, limit));
+        Self {
+            server,
+            requests,
+            answers: Answers { call, open: None, pieces: VecDeque::new() },
+            opened: false,
+        }
     }
 }
 

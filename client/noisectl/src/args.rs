@@ -119,7 +119,8 @@ impl SessionPlace {
 /// Which server.
 #[derive(Debug, Args)]
 pub(crate) struct ServerArg {
-    /// The server: http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:///PATH. Unless given,
+    /// The server: http://HOST:PORT, https://HOST:PORT, HOST:PORT or unix:///PATH; or servers that share a
+    /// store: http://A:PORT,http://B:PORT, or dns:///NAME:PORT for all addresses of a name. Unless given,
     /// http://127.0.0.1:7467.
     #[arg(long, value_name = "URL", env = "NOISED_SERVER")]
     server: Option<String>,

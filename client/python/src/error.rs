@@ -126,6 +126,9 @@ fn parts<'py>(py: Python<'py>, error: &Error) -> PyResult<(&'static str, Bound<'
             ("ResourceExhaustedError", seconds(retry_after))
         }
         Error::Unavailable { message: _, retry_after } => ("UnavailableError", seconds(retry_after)),
+        Error::Elsewhere { message: _, owner } => {
+            ("SessionElsewhereError", [("owner", owner)].into_py_dict(py))
+        }
         Error::Tls { message: _ } => ("TlsError", nothing()),
         Error::Transport { message: _ } => ("ConnectionBrokenError", nothing()),
         Error::Protocol { message: _ } => ("ProtocolError", nothing()),

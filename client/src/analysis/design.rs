@@ -8,7 +8,6 @@ use uuid::Uuid;
 
 use super::Analysis;
 use crate::error::{Error, Result};
-use crate::retry::retrying;
 
 impl Analysis {
     /// The best strategy of a family that is found. `on_progress` hears of it as it is looked for. Where it
@@ -32,10 +31,8 @@ impl Analysis {
             family: Some(family.into()),
             search_id: search.id.clone(),
         };
-        let answers = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { client.optimize_strategy(request).await }
-        });
+        let answers =
+            self.ask(&request, |mut client, request| async move { client.optimize_strategy(request).await });
         let (mut answers, mut found, mut parts) = (answers.await?, None, Incoming::default());
         while let Some(v1::OptimizeStrategyResponse { event }) = answers.message().await? {
             match event {
@@ -67,10 +64,8 @@ impl Analysis {
             max_planes: max_planes as u64,
             search_id: search.id.clone(),
         };
-        let answers = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { client.recommend_strategy(request).await }
-        });
+        let answers =
+            self.ask(&request, |mut client, request| async move { client.recommend_strategy(request).await });
         let (mut answers, mut found, mut parts) = (answers.await?, None, Incoming::default());
         while let Some(v1::RecommendStrategyResponse { event }) = answers.message().await? {
             match event {
@@ -107,7 +102,9 @@ impl<'a, F: FnMut(Progress) -> Verdict> Search<'a, F> {
             Verdict::Finish => {
                 self.finishing = true;
                 let request = v1::FinishSearchRequest { search_id: self.id.clone() };
-                self.analysis.client.clone().finish_search(request).await?;
+                // Of the server that searches, which answered last.
+                let server = self.analysis.way().server().await?;
+                server.analysis().finish_search(request).await?;
             }
         }
         Ok(())

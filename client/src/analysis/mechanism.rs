@@ -11,7 +11,6 @@ use tonic::{Response, Status, Streaming};
 
 use super::{Analysis, check};
 use crate::error::{Error, Result};
-use crate::retry::retrying;
 
 impl Analysis {
     /// The squared L2 norm of each of the first `n` rows, and how they were found.
@@ -21,9 +20,8 @@ impl Analysis {
     pub async fn row_norms_squared(&self, matrix: &MatrixSpec, n: u64) -> Result<RowNorms> {
         matrix.validate_for(n)?;
         let request = v1::RowNormsSquaredRequest { matrix: Some(matrix.into()), n };
-        let answers = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { collect(client.row_norms_squared(request).await?).await }
+        let answers = self.ask(&request, |mut client, request| async move {
+            collect(client.row_norms_squared(request).await?).await
         });
         let (mut values, mut way) = (Vec::new(), None);
         for v1::RowNormsSquaredResponse { row_norms_squared, first_row, way: told } in answers.await? {
@@ -73,9 +71,8 @@ impl Analysis {
             summary_only: false,
             precision: v1::Precision::from(precision).into(),
         };
-        let answers = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { collect(client.compute_errors(request).await?).await }
+        let answers = self.ask(&request, |mut client, request| async move {
+            collect(client.compute_errors(request).await?).await
         });
         let (mut per_query, mut way) = (Vec::new(), None);
         for v1::ComputeErrorsResponse { summary, first_query, per_query: some } in answers.await? {
@@ -117,10 +114,8 @@ impl Analysis {
         let precision = precision.map_or(v1::Precision::Unspecified, v1::Precision::from).into();
         let request =
             v1::ComputeSensitivityRequest { strategy: Some(strategy.into()), n, participation, precision };
-        let answer = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { client.compute_sensitivity(request).await }
-        });
+        let answer = self
+            .ask(&request, |mut client, request| async move { client.compute_sensitivity(request).await });
         let unexpected = |e: noised::Error| Error::Protocol { message: e.to_string() };
         let answer = answer.await?;
         let of = noised_proto::precision(answer.precision).map_err(unexpected)?;
@@ -135,10 +130,8 @@ impl Analysis {
     /// [`Error::Invalid`] names the field at fault; the faults of a connection.
     pub async fn calibrate(&self, given: Given, sensitivity: f64, delta: Option<f64>) -> Result<Calibration> {
         let request: v1::CalibrateNoiseRequest = CalibrationQuestion { given, sensitivity, delta }.into();
-        let answer = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { client.calibrate_noise(request).await }
-        });
+        let answer =
+            self.ask(&request, |mut client, request| async move { client.calibrate_noise(request).await });
         Ok(answer.await?.into())
     }
 
@@ -148,10 +141,8 @@ impl Analysis {
     /// [`Error::Invalid`] names the field at fault; the faults of a connection.
     pub async fn privacy(&self, question: Question) -> Result<Account> {
         let request: v1::ComputePrivacyRequest = question.into();
-        let answer = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { client.compute_privacy(request).await }
-        });
+        let answer =
+            self.ask(&request, |mut client, request| async move { client.compute_privacy(request).await });
         answer.await?.try_into().map_err(|e: noised::Error| Error::Protocol { message: e.to_string() })
     }
 }

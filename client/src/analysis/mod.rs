@@ -4,27 +4,46 @@ mod design;
 mod mechanism;
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::sync::Arc;
 
 use noised::analysis::{Description, Growth, TreeDescription};
 use noised::{MatrixSpec, Precision, Shard, Tree};
 use noised_proto::v1;
 use noised_proto::v1::analysis_client::AnalysisClient;
-use tonic::Streaming;
 use tonic::transport::Channel;
+use tonic::{Response, Status, Streaming};
 
 use crate::error::{Error, Result};
-use crate::retry::{RetryPolicy, retrying};
+use crate::fleet::{Fleet, Server};
+use crate::way::{Way, asking};
 
 /// The analysis calls of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
 pub struct Analysis {
-    client: AnalysisClient<Channel>,
-    retry: RetryPolicy,
+    fleet: Arc<Fleet>,
 }
 
 impl Analysis {
-    pub(crate) fn new(client: AnalysisClient<Channel>, retry: RetryPolicy) -> Self {
-        Self { client, retry }
+    pub(crate) fn new(fleet: Arc<Fleet>) -> Self {
+        Self { fleet }
+    }
+
+    fn way(&self) -> Way {
+        Way::new(&self.fleet, self.fleet.any(), self.fleet.settings().retry)
+    }
+
+    /// Asks the server that answered last, or any.
+    async fn ask<R: Clone, T, F>(
+        &self,
+        request: &R,
+        call: impl Fn(AnalysisClient<Channel>, R) -> F,
+    ) -> Result<T>
+    where
+        F: Future<Output = std::result::Result<Response<T>, Status>>,
+    {
+        let call = |server: Arc<Server>, request| call(server.analysis(), request);
+        asking(self.way(), request, call).await
     }
 
     /// The leading `n x n` block of a matrix, row by row.
@@ -34,10 +53,8 @@ impl Analysis {
     pub async fn materialize(&self, matrix: &MatrixSpec, n: u64) -> Result<Rows> {
         matrix.validate_for(n)?;
         let request = v1::MaterializeRequest { matrix: Some(matrix.into()), n };
-        let answers = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { client.materialize(request).await }
-        });
+        let answers =
+            self.ask(&request, |mut client, request| async move { client.materialize(request).await });
         Ok(Rows { answers: answers.await?, n, next: 0, rows: VecDeque::new() })
     }
 
@@ -49,10 +66,7 @@ impl Analysis {
         matrix.validate()?;
         let x = x.iter().map(|values| v1::Row { values: values.clone() });
         let request = v1::MultiplyRequest { matrix: Some(matrix.into()), x: x.collect() };
-        let answer = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { client.multiply(request).await }
-        });
+        let answer = self.ask(&request, |mut client, request| async move { client.multiply(request).await });
         let v1::MultiplyResponse { rows } = answer.await?;
         let shape = |rows: &[v1::Row]| rows.iter().map(|row| row.values.len()).collect::<Vec<_>>();
         check(shape(&rows) == shape(&request.x), "a product of the shape of x")?;
@@ -76,10 +90,7 @@ impl Analysis {
             shard: tree.map(|(_, shard)| shard.into()),
             precision: precision.map_or(v1::Precision::Unspecified, v1::Precision::from).into(),
         };
-        let answer = retrying(self.retry, &request, |request| {
-            let mut client = self.client.clone();
-            async move { client.describe(request).await }
-        });
+        let answer = self.ask(&request, |mut client, request| async move { client.describe(request).await });
         decode_description(answer.await?)
     }
 }

@@ -143,32 +143,44 @@ impl Drop for Second {
     }
 }
 
-fn client(target: &str) -> Client {
+/// A client with patience.
+pub(crate) fn client(target: &str) -> Client {
     let retry = RetryPolicy { max_elapsed: PATIENCE, ..RetryPolicy::default() };
     ClientBuilder::new(target).unwrap().retry(retry).connect_lazy().unwrap()
 }
 
-fn serving(mut command: Command, log: Arc<Mutex<Vec<String>>>) -> Child {
+/// Starts a server, and waits until it serves.
+fn serving(command: Command, log: Arc<Mutex<Vec<String>>>) -> Child {
+    serving_at(command, log).0
+}
+
+/// The same, and where the server listens.
+pub(crate) fn serving_at(mut command: Command, log: Arc<Mutex<Vec<String>>>) -> (Child, String) {
     let started = Instant::now();
     let mut child = command.spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut told = Vec::new();
-    loop {
+    let address = loop {
         let line = lines.next().unwrap_or_else(|| panic!("the server has ended: {told:?}")).unwrap();
-        if line.contains("serving") {
-            break;
+        if let Some((_, rest)) = line.split_once("serving address=") {
+            break rest.split_whitespace().next().unwrap().to_owned();
         }
         told.push(line);
-    }
+    };
     assert!(started.elapsed() < PATIENCE);
     // It must not stop at a full pipe.
     std::thread::spawn(move || {
         lines.map_while(Result::ok).for_each(|line| log.lock().unwrap().push(line));
     });
-    child
+    (child, address)
 }
 
 fn terminate(child: &Child) {
+    signal(child, "TERM");
+}
+
+/// Sends a signal to a program.
+pub(crate) fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
-    assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
 }

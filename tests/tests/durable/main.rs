@@ -3,10 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is a failed test")]
 #![allow(clippy::print_stderr, reason = "a test tells what it did, such as its seed")]
 
+mod coming_and_going;
 mod damage;
+mod fleet;
 mod house;
 mod kills;
+mod members;
 mod steps;
+mod still;
 
 use std::sync::Arc;
 

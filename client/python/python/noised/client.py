@@ -33,7 +33,7 @@ from noised.errors import (
 from noised.session import _STATE, Session
 from noised.sources import Cut, Gaussian, Input, Privatize, Shard, Source, checked_shard, checked_source
 from noised.streaming_matrix import StreamingMatrix
-from noised.tls import HTTPS, Tls, check_for
+from noised.tls import Tls, check_for, is_over_tls
 
 _LOCAL = "local:"
 
@@ -332,9 +332,11 @@ def connect(
     """Connects to where sessions are held.
 
     Args:
-        target: `host:port`, `http://host:port`, `https://host:port` or `unix:///path` of a server; several,
-            of which each then holds a shard; or `local:` for this process, which needs no server: sessions
-            end with it.
+        target: `host:port`, `http://host:port`, `https://host:port` or `unix:///path` of a server, or `local:` for
+            this process, which needs no server: sessions end with it. Servers that share a store are one target:
+            `http://a:7467,http://b:7467`, or `dns:///name:7467` (`dns+https:///` with TLS) for all addresses of a
+            name; each session is at one of them, and goes on at another where its server is gone. A sequence of
+            targets is something else: each of them holds a shard.
         patience: Seconds for which a call whose server is away is tried again, and for which a server is waited for here. One
             that takes connections and says nothing is away; one that stands still in the middle of a call is noticed later,
             after a minute or so.
@@ -408,7 +410,7 @@ def resume(
     maybe_call("on_progress", on_progress)
     if client is not None:
         is_a("client", client, Client, "what noised.connect gives")
-    elif any(target.startswith(HTTPS) for target in targets):
+    elif any(map(is_over_tls, targets)):
         raise InvalidArgumentError(
             field="client",
             rule=f"must be given for a session on {', '.join(targets)}: "

@@ -220,6 +220,17 @@ class UnavailableError(NoisedError, ConnectionError):
     retry_after: float | None = None
 
 
+class SessionElsewhereError(UnavailableError):
+    """Another server of the same store has the session, and the client was not given the address of that server.
+
+    Attributes:
+        owner: The address of the server that has the session.
+    """
+
+    hint = "add the address of that server to the target of noised.connect: http://a:7467,http://b:7467"
+    owner: str | None = None
+
+
 class ConnectionBrokenError(NoisedError, ConnectionError):
     """The connection broke, and the time for trying again is spent."""
 

@@ -9,8 +9,13 @@ from typing import Any
 from noised._check import is_a, maybe_text, shown
 from noised.errors import InvalidArgumentError
 
-#: How a target begins that is spoken to over TLS.
-HTTPS = "https://"
+#: How a target begins that is spoken to over TLS: an address, a list of them, or a name whose addresses are servers.
+_OVER_TLS = ("https://", "dns+https:///")
+
+
+def is_over_tls(target: str) -> bool:
+    """Whether TLS is spoken with a target."""
+    return target.startswith(_OVER_TLS)
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,7 @@ class Tls:
 def check_for(tls: Any, targets: list[str]) -> None:
     """Holds `tls` and targets to each other: of several servers, no one gets its shard in the clear."""
     if tls is None:
-        if any(target.startswith(HTTPS) for target in targets):
+        if any(map(is_over_tls, targets)):
             raise InvalidArgumentError(
                 field="tls",
                 rule="must be set where a target is https://host:port: "
@@ -63,7 +68,7 @@ def check_for(tls: Any, targets: list[str]) -> None:
         return
     is_a("tls", tls, Tls, "a noised.Tls")
     for target in targets:
-        if not target.startswith(HTTPS):
+        if not is_over_tls(target):
             raise InvalidArgumentError(
                 field="tls",
                 rule=f"must not be set where a target is not https://host:port, found {shown(target)}",
