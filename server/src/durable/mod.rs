@@ -146,9 +146,8 @@ impl Durable {
                 };
                 match begun.await {
                     Ok(next) => {
-                        // The server that fenced the last journal has read it.
-                        self.users().retain(|_, user| user.journal_id() == next.id().as_str());
-                        *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = next;
+                        *self.journal.lock().unwrap_or_else(PoisonError::into_inner) = next.clone();
+                        self.lose_all_but(next.id());
                         break;
                     }
                     Err(error) => tracing::error!(%error, "no journal can be begun"),
@@ -158,7 +157,20 @@ impl Durable {
         }
     }
 
-    /// Keeps this server's lease, and keeps it from being taken for one that is gone.
+    /// Loses the sessions of journals before this one: the server that fenced them has read them. Sessions
+    /// that noted nothing since, such as those of noise, are lost as well: their clients are told who has
+    /// them now.
+    fn lose_all_but(&self, id: &JournalId) {
+        self.users().retain(|_, user| {
+            let stays = user.journal_id() == id.as_str();
+            if !stays {
+                user.lost.cancel();
+            }
+            stays
+        });
+    }
+
+    /// Renews this server's lease until it ends.
     pub(crate) async fn keep_lease(self: Arc<Self>) {
         Arc::clone(&self.leases).keep().await;
     }

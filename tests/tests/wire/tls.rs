@@ -99,6 +99,26 @@ async fn check_steps(client: &Client) {
     }
 }
 
+/// Of several addresses, by a list and by a name, each is known by the same certificates.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_servers_are_known_alike() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (cert, key) = authority.sign("named", "localhost");
+    let options = Options { tls_cert: Some(cert), tls_key: Some(key), ..Options::default() };
+    let server = Server::start(Transport::Tcp, options).await;
+    let port = server.target().rsplit(':').next().unwrap().to_owned();
+    let list = format!("https://localhost:1,https://localhost:{port}");
+    for target in [list, format!("dns+https:///localhost:{port}")] {
+        let connect = |tls| within_patience(builder(&target, tls).connect());
+        check_steps(&connect(authority.tls()).await.unwrap()).await;
+        assert_tls(connect(other.tls()).await, "invalid peer certificate");
+        assert!(matches!(connect(Tls::default()).await, Err(Error::Invalid { .. })));
+    }
+    let plain = within_patience(builder(&format!("dns:///localhost:{port}"), Tls::default()).connect());
+    assert_tls(plain.await, "https");
+    server.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_knows_its_server_by_the_authority_and_the_name() {
     let (authority, other) = (Authority::new(), Authority::new());
