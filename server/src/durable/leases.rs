@@ -311,3 +311,94 @@ impl Watcher {
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use noised_store::{SealKey, Store};
+
+    use super::*;
+
+    const LEASE: Duration = Duration::from_millis(300);
+
+    fn store() -> SealedStore {
+        SealedStore::new(Store::memory(), SealKey::derive(&[1; 32]))
+    }
+
+    fn leases(store: &SealedStore, address: &str) -> Arc<Leases> {
+        let own = Own { address: address.to_owned(), lease: LEASE };
+        Arc::new(Leases::new(store.clone(), Some(own), LEASE))
+    }
+
+    async fn journal(store: &SealedStore) -> Journal {
+        Journal::begin(store.clone(), JournalId::random().unwrap()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_is_alive_as_long_as_it_renews_its_lease() {
+        let store = store();
+        let (one, other, third) =
+            (leases(&store, "http://a:1"), leases(&store, "http://b:1"), leases(&store, "http://a:1"));
+        let journal = journal(&store).await;
+        // One that never had a lease is gone.
+        assert_eq!(other.check_gone(journal.id(), "sessions/x").await, Ok(()));
+        one.begin(&journal).await.unwrap();
+        let keeping = tokio::spawn(Arc::clone(&one).keep());
+        let elsewhere =
+            || ServiceError::SessionElsewhere { session: "sessions/x".into(), owner: "http://a:1".into() };
+        for _ in 0..3 {
+            assert_eq!(other.check_gone(journal.id(), "sessions/x").await, Err(elsewhere()));
+        }
+        // A server that is started again at the address is the same one.
+        assert_eq!(third.check_gone(journal.id(), "sessions/x").await, Ok(()));
+        // All who wait share one watch.
+        keeping.abort();
+        let waiting = (0..50).map(|_| {
+            let (other, id) = (Arc::clone(&other), journal.id().clone());
+            tokio::spawn(async move {
+                while other.check_gone(&id, "sessions/x").await.is_err() {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+        });
+        for waiting in waiting.collect::<Vec<_>>() {
+            waiting.await.unwrap();
+        }
+        assert_eq!(other.watches().len(), 1);
+        other.forget(journal.id()).await;
+        assert_eq!(store.list("servers").await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn the_next_journal_takes_the_lease_over_and_the_end_gives_it_up() {
+        let store = store();
+        let one = leases(&store, "http://a:1");
+        let (first, second) = (journal(&store).await, journal(&store).await);
+        one.begin(&first).await.unwrap();
+        one.begin(&second).await.unwrap();
+        let names = |listed: Vec<noised_store::Listed>| {
+            listed.into_iter().map(|object| object.name).collect::<Vec<_>>()
+        };
+        assert_eq!(names(store.list("servers").await.unwrap()), [server_object(second.id())]);
+        one.end().await;
+        assert_eq!(store.list("servers").await.unwrap(), []);
+        // Nothing is renewed after that.
+        Arc::clone(&one).keep().await;
+        assert_eq!(store.list("servers").await.unwrap(), []);
+    }
+
+    #[tokio::test]
+    async fn an_object_that_does_not_open_is_of_a_server_that_is_gone_unless_it_changes() {
+        let store = store();
+        let (one, other) = (leases(&store, "http://a:1"), leases(&store, "http://b:1"));
+        let journal = journal(&store).await;
+        let object = server_object(journal.id());
+        store.store().put(&object, Bytes::from_static(b"not sealed")).await.unwrap();
+        assert_eq!(other.check_gone(journal.id(), "sessions/x").await, Ok(()));
+        one.begin(&journal).await.unwrap();
+        let keeping = tokio::spawn(Arc::clone(&one).keep());
+        while other.check_gone(journal.id(), "sessions/x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        keeping.abort();
+    }
+}
