@@ -1,0 +1,373 @@
+//! Which noises were drawn, in the store of the sessions: the noise of a `noise_id` is not begun again from
+//! step 0 without somebody saying so.
+//!
+//! ```text
+//! claims/{folder}/{number}       all claims of one noise; the highest number counts
+//! ```
+//!
+//! A claim says which session draws which lanes. It is in the store before the session draws. Whoever adds
+//! one makes the object of the next number with all claims that it read and its own. The store makes an object
+//! only under a name that is free; an object of a lower number than the highest, made in the place of a
+//! deleted one, does not count, and whoever made it finds that and reads again.
+//!
+//! Whether a claim still holds is asked of its session's own objects. So nothing is written here when a
+//! session is handed over, taken or deleted.
+
+use noised_proto::ServiceError;
+use noised_store::Created;
+use serde::{Deserialize, Serialize};
+
+use super::objects::{Owner, decode, folder_of, noise_folder, owner_number, owner_object};
+use super::past::Past;
+use super::{Durable, damaged, elsewhere, told};
+use crate::identity::SessionKey;
+use crate::ledger::{Remembered, RememberedUse, Wanted};
+
+/// Tries to add to the claims of one noise, where others add to them at the same time.
+const TRIES: usize = 50;
+
+/// The claims of one noise.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claims {
+    noise_id: String,
+    /// In the order in which they were made.
+    claims: Vec<Claim>,
+}
+
+/// Lanes of a noise that a session draws, or that sessions have drawn.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Claim {
+    /// From the first lane to the one behind the last.
+    lanes: (u64, u64),
+    /// The session's folder, what tells it from others of its name, and its name.
+    folder: String,
+    uid: String,
+    session: String,
+    /// Whether nobody has noticed the end of the session yet.
+    open: bool,
+    /// Steps that sessions which have ended released of these lanes, as far as is known.
+    released: u64,
+    /// Whether they may have released more.
+    unknown: bool,
+    started_over: bool,
+}
+
+/// What has become of a session that claimed a noise.
+enum Fate {
+    Alive,
+    Ended {
+        released: u64,
+        unknown: bool,
+    },
+    /// It was never made, and cannot be any more.
+    NeverMade,
+}
+
+impl Claim {
+    fn overlaps(&self, lanes: (u64, u64)) -> bool {
+        self.lanes.0 < lanes.1 && lanes.0 < self.lanes.1
+    }
+
+    fn is_of(&self, holder: &SessionKey, uid: &str) -> bool {
+        // Claims of a ledger that was taken over have no uid.
+        if self.uid.is_empty() { self.session == holder.name } else { self.uid == uid }
+    }
+
+    fn end(&mut self, released: u64, unknown: bool) {
+        self.open = false;
+        self.released = self.released.max(released);
+        self.unknown |= unknown;
+    }
+
+    fn was_drawn(&self) -> bool {
+        self.open || self.released > 0 || self.unknown
+    }
+}
+
+impl Claims {
+    /// Whether lanes of the noise may be drawn from step 0 on; tells whether they begin again. All claims of
+    /// sessions that have ended are closed.
+    fn check(
+        &self,
+        noise_id: &str,
+        lanes: (u64, u64),
+        start_over: bool,
+        goes_on: bool,
+    ) -> Result<bool, ServiceError> {
+        let before = || self.claims.iter().filter(|claim| claim.overlaps(lanes) && claim.was_drawn());
+        if let Some(other) = before().find(|claim| claim.open) {
+            let (noise_id, session) = (noise_id.to_owned(), other.session.clone());
+            return Err(ServiceError::NoiseInUse { noise_id, session });
+        }
+        let Some(released) = before().map(|claim| claim.released).max() else { return Ok(false) };
+        if !start_over && !goes_on {
+            let is_known = before().all(|claim| !claim.unknown);
+            return Err(used(noise_id, is_known.then_some(released)));
+        }
+        Ok(start_over)
+    }
+
+    /// Adds a claim, which takes the place of earlier ones of the same lanes: it remembers the furthest that
+    /// their noise ever came.
+    fn add(&mut self, lanes: (u64, u64), holder: &SessionKey, uid: &str, started_over: bool) {
+        let mut claim = Claim {
+            lanes,
+            folder: folder_of(holder),
+            uid: uid.to_owned(),
+            session: holder.name.clone(),
+            open: true,
+            released: 0,
+            unknown: false,
+            started_over,
+        };
+        for same in self.claims.extract_if(.., |claim| claim.lanes == lanes) {
+            claim.released = claim.released.max(same.released);
+            claim.unknown |= same.unknown;
+            claim.started_over |= same.started_over;
+        }
+        self.claims.push(claim);
+    }
+}
+
+fn used(noise_id: &str, next_step: Option<u64>) -> ServiceError {
+    ServiceError::NoiseUsed { noise_id: noise_id.to_owned(), next_step }
+}
+
+fn claims_object(folder: &str, number: u64) -> String {
+    format!("{folder}/{number:010}")
+}
+
+/// What is to become of the claims of a noise.
+enum Change<'a> {
+    /// A session that is about to be made claims lanes.
+    Claim {
+        noise_id: &'a str,
+        lanes: (u64, u64),
+        holder: &'a SessionKey,
+        uid: &'a str,
+        start_over: bool,
+        goes_on: bool,
+    },
+    /// All that the store has of a session is about to be deleted.
+    Close { uid: &'a str },
+    /// A ledger has known these, where the store knows none.
+    TakeOver { noise_id: &'a str, claims: Vec<Claim> },
+}
+
+/// What a change has done.
+#[derive(Clone, Copy, Debug, Default)]
+struct Changed {
+    /// Whether there is anything to be written.
+    is_new: bool,
+    /// Whether a noise that was drawn before begins again.
+    started_over: bool,
+}
+
+impl Durable {
+    /// Claims lanes of a noise for a session that is about to be made. Tells whether the noise was drawn
+    /// before and begins again.
+    ///
+    /// Call it on a thread that may block.
+    pub(crate) fn claim_noise(&self, wanted: &Wanted<'_>, uid: &str) -> Result<bool, ServiceError> {
+        let &Wanted { noise_id, fingerprint, ref lanes, holder, start_over, goes_on, is_stored: _ } = wanted;
+        let folder = noise_folder(holder.tenant.name(), noise_id, &fingerprint.to_string());
+        let lanes = (lanes.start, lanes.end);
+        let claim = Change::Claim { noise_id, lanes, holder, uid, start_over, goes_on };
+        self.runtime.block_on(self.change_claims(&folder, claim)).map(|changed| changed.started_over)
+    }
+
+    /// Checks that nobody has begun the noise of a session since the session did. A session that the store had
+    /// before it had claims makes its own.
+    ///
+    /// Call it on a thread that may block.
+    pub(crate) fn check_noise(&self, wanted: &Wanted<'_>, uid: &str) -> Result<(), ServiceError> {
+        let Wanted { noise_id, fingerprint, lanes, holder, .. } = wanted;
+        let folder = noise_folder(holder.tenant.name(), noise_id, &fingerprint.to_string());
+        let lanes = (lanes.start, lanes.end);
+        let claims = self.runtime.block_on(self.last_claims(&folder))?.map(|(_, claims)| claims);
+        let mut overlapping = claims.iter().flat_map(|claims| &claims.claims);
+        match overlapping.rfind(|claim| claim.overlaps(lanes)) {
+            Some(last) if last.is_of(holder, uid) => Ok(()),
+            Some(_) => Err(used(noise_id, None)),
+            None => self.claim_noise(wanted, uid).map(drop),
+        }
+    }
+
+    /// Has the claims of a ledger's file be in the store, of those noises that have none there.
+    pub(crate) async fn take_over_ledger(&self, remembered: Vec<Remembered>) -> Result<(), ServiceError> {
+        for Remembered { tenant, noise_id, fingerprint, uses } in remembered {
+            let claim = |used: &RememberedUse| {
+                let session = used.session.clone().unwrap_or_default();
+                Claim {
+                    lanes: (used.lanes.start, used.lanes.end),
+                    folder: folder_of(&SessionKey::named(&tenant, &session)),
+                    uid: String::new(),
+                    open: used.session.is_some(),
+                    session,
+                    released: used.next_step,
+                    unknown: used.unknown,
+                    started_over: used.started_over,
+                }
+            };
+            let claims = uses.iter().map(claim).collect();
+            let noise_id = noise_id.as_str();
+            self.change_claims(
+                &noise_folder(&tenant, noise_id, &fingerprint),
+                Change::TakeOver { noise_id, claims },
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Closes a session's claim, before all that the store has of the session is deleted.
+    pub(super) async fn close_claim(&self, folder: &str, uid: &str) -> Result<(), ServiceError> {
+        self.change_claims(folder, Change::Close { uid }).await.map(drop)
+    }
+
+    async fn apply(&self, claims: &mut Claims, change: &Change<'_>) -> Result<Changed, ServiceError> {
+        match change {
+            &Change::Claim { noise_id, lanes, holder, uid, start_over, goes_on } => {
+                if let Some(own) = claims.claims.iter().find(|claim| claim.open && claim.uid == uid) {
+                    // An earlier try has made it.
+                    return Ok(Changed { is_new: false, started_over: start_over && own.started_over });
+                }
+                self.close_ended(claims, lanes, holder).await?;
+                let started_over = claims.check(noise_id, lanes, start_over, goes_on)?;
+                noise_id.clone_into(&mut claims.noise_id);
+                claims.add(lanes, holder, uid, started_over);
+                Ok(Changed { is_new: true, started_over })
+            }
+            Change::Close { uid } => {
+                let own = claims.claims.iter_mut().find(|claim| claim.open && claim.uid == *uid);
+                let Some(own) = own else { return Ok(Changed::default()) };
+                match self.fate(own).await? {
+                    Fate::Alive => return Ok(Changed::default()),
+                    Fate::Ended { released, unknown } => own.end(released, unknown),
+                    Fate::NeverMade => own.end(0, false),
+                }
+                Ok(Changed { is_new: true, started_over: false })
+            }
+            Change::TakeOver { noise_id, claims: known } => {
+                if !claims.claims.is_empty() {
+                    return Ok(Changed::default());
+                }
+                (*noise_id).clone_into(&mut claims.noise_id);
+                claims.claims.clone_from(known);
+                Ok(Changed { is_new: true, started_over: false })
+            }
+        }
+    }
+
+    /// Closes the claims of sessions that have ended, or of which this is the same name: a session whose making
+    /// broke off.
+    async fn close_ended(
+        &self,
+        claims: &mut Claims,
+        lanes: (u64, u64),
+        holder: &SessionKey,
+    ) -> Result<(), ServiceError> {
+        for claim in claims.claims.iter_mut().filter(|claim| claim.open && claim.overlaps(lanes)) {
+            match self.fate(claim).await? {
+                Fate::Alive => {}
+                Fate::Ended { released, unknown } => claim.end(released, unknown),
+                Fate::NeverMade => {
+                    tracing::warn!(session = %holder, of = claim.session, "a claim was left by a session that was not made");
+                    claim.end(0, false);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What has become of a claim's session. One that was not made cannot be made after this.
+    async fn fate(&self, claim: &Claim) -> Result<Fate, ServiceError> {
+        let Claim { folder, uid, session, .. } = claim;
+        let made = self.last_made(folder).await?.map(|(_, made)| made);
+        if uid.is_empty() {
+            // Of a ledger that was taken over.
+            let Some(made) = made.filter(|made| made.name == *session) else {
+                // What the ledger knew of its end is in the claim.
+                return Ok(Fate::Ended { released: 0, unknown: false });
+            };
+            return Ok(fate_of(&self.last_owner(folder, &made.uid).await?.1));
+        }
+        if made.is_some_and(|made| made.uid == *uid) {
+            return Ok(fate_of(&self.last_owner(folder, uid).await?.1));
+        }
+        let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
+        let last = listed.iter().filter_map(|object| owner_number(&object.name)).max();
+        if let Some(number) = last {
+            let name = owner_object(folder, uid, number);
+            if let Some(bytes) = self.store.read(&name).await.map_err(told)? {
+                let owner: Owner = decode(&name, &bytes).map_err(told)?;
+                if owner.ended {
+                    return Ok(fate_of(&owner));
+                }
+            }
+        }
+        // Whoever is about to make it finds that it has ended before it began.
+        let next = owner_object(folder, uid, last.map_or(0, |last| last + 1));
+        let end = Owner { journal: None, past: Past::ended(0, true), ended: true };
+        if self.create(&next, &end).await? == Created::Taken {
+            return Ok(Fate::Alive);
+        }
+        let made = self.last_made(folder).await?.is_some_and(|(_, made)| made.uid == *uid);
+        Ok(if made { Fate::Ended { released: 0, unknown: true } } else { Fate::NeverMade })
+    }
+
+    /// Changes the claims of a noise, as they are once nobody else changes them at the same time.
+    async fn change_claims(&self, folder: &str, change: Change<'_>) -> Result<Changed, ServiceError> {
+        for _ in 0..TRIES {
+            let last = self.last_claims(folder).await?;
+            let (number, mut claims) =
+                last.map_or_else(Default::default, |(last, claims)| (last + 1, claims));
+            let changed = self.apply(&mut claims, &change).await?;
+            if !changed.is_new {
+                return Ok(changed);
+            }
+            if self.create(&claims_object(folder, number), &claims).await? == Created::Taken {
+                continue;
+            }
+            if self.last_number(folder).await? != Some(number) {
+                continue;
+            }
+            if let Some(before) = number.checked_sub(1) {
+                let before = claims_object(folder, before);
+                if let Err(error) = self.store.delete(&before).await {
+                    tracing::warn!(%error, before, "an object that nobody needs was not deleted");
+                }
+            }
+            return Ok(changed);
+        }
+        Err(elsewhere())
+    }
+
+    async fn last_number(&self, folder: &str) -> Result<Option<u64>, ServiceError> {
+        let listed = self.store.list(folder).await.map_err(told)?;
+        let number = |name: &str| name.rsplit('/').next()?.parse().ok();
+        Ok(listed.iter().filter_map(|object| number(&object.name)).max())
+    }
+
+    async fn last_claims(&self, folder: &str) -> Result<Option<(u64, Claims)>, ServiceError> {
+        for _ in 0..TRIES {
+            let Some(number) = self.last_number(folder).await? else { return Ok(None) };
+            let name = claims_object(folder, number);
+            // Whoever makes the next one deletes it.
+            if let Some(bytes) = self.store.read(&name).await.map_err(told)? {
+                return Ok(Some((number, decode(&name, &bytes).map_err(told)?)));
+            }
+        }
+        Err(damaged(folder, "the claims of a noise are missing"))
+    }
+}
+
+fn fate_of(owner: &Owner) -> Fate {
+    if !owner.ended {
+        return Fate::Alive;
+    }
+    let (released, is_known) = owner.past.ended_at();
+    Fate::Ended { released, unknown: !is_known }
+}
