@@ -8,6 +8,7 @@ use noised::session::{KeyOrigin, ResolvedSpec, Source};
 use noised_proto::ServiceError;
 use zeroize::Zeroizing;
 
+use crate::durable::Durable;
 use crate::entry::Entry;
 use crate::identity::SessionKey;
 use crate::ledger::{Claim, Ledger, Wanted};
@@ -18,19 +19,32 @@ use crate::registry::{AskedNoise, Resumed};
 pub(crate) struct Keys {
     master: Option<MasterKey>,
     ledger: Arc<Ledger>,
+    /// What remembers noises in the ledger's place, where sessions are stored.
+    store: Option<Arc<Durable>>,
 }
 
 /// A session's key, and its right to draw with it.
 #[derive(Debug)]
 pub(crate) struct Keyed {
     pub(crate) key: NoiseKey,
-    /// Of a key that others may have as well.
+    /// Whether a secret of the server gives it, so that others may have it as well.
+    pub(crate) is_derived: bool,
+    /// Whether the noise was drawn before and begins again.
+    pub(crate) started_over: bool,
+    /// The claim on the noise, where the ledger has it.
     pub(crate) claim: Option<Claim>,
 }
 
+impl Keyed {
+    /// A key that no other session has.
+    fn own(key: NoiseKey) -> Self {
+        Self { key, is_derived: false, started_over: false, claim: None }
+    }
+}
+
 impl Keys {
-    pub(crate) fn new(master: Option<MasterKey>, ledger: Arc<Ledger>) -> Self {
-        Self { master, ledger }
+    pub(crate) fn new(master: Option<MasterKey>, ledger: Arc<Ledger>, store: Option<Arc<Durable>>) -> Self {
+        Self { master, ledger, store }
     }
 
     /// Which noises were drawn.
@@ -38,10 +52,14 @@ impl Keys {
         Arc::clone(&self.ledger)
     }
 
-    /// The key of a session; `None` where the server draws nothing for it.
+    /// The key of a session; `None` where the server draws nothing for it. `uid` is what the store calls the
+    /// session.
+    ///
+    /// The store may have to be asked: call this on a thread that may block.
     pub(crate) fn key_of(
         &self,
         holder: &SessionKey,
+        uid: &str,
         resolved: &ResolvedSpec,
         asked: AskedNoise,
     ) -> Result<Option<Keyed>, ServiceError> {
@@ -52,8 +70,8 @@ impl Keys {
             return Ok(None);
         };
         let keyed = match (&noise.key, given_key) {
-            (KeyOrigin::Given, Some(key)) => Keyed { key, claim: None },
-            (KeyOrigin::Fresh | KeyOrigin::Given, _) => Keyed { key: fresh_key()?, claim: None },
+            (KeyOrigin::Given, Some(key)) => Keyed::own(key),
+            (KeyOrigin::Fresh | KeyOrigin::Given, _) => Keyed::own(fresh_key()?),
             (KeyOrigin::Derived { noise_id }, _) => {
                 let master = self.master.as_ref().ok_or(ServiceError::NoMasterKey)?;
                 let fingerprint = resolved.noise_fingerprint();
@@ -67,8 +85,11 @@ impl Keys {
                 let goes_on = resumed.is_some();
                 let is_stored = false;
                 let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored };
-                let claim = self.ledger.claim(wanted)?;
-                Keyed { key, claim: Some(claim) }
+                let (started_over, claim) = match &self.store {
+                    Some(store) => (store.claim_noise(&wanted, uid)?, None),
+                    None => self.ledger.claim(wanted).map(|claim| (claim.started_over, Some(claim)))?,
+                };
+                Keyed { key, is_derived: true, started_over, claim }
             }
         };
         Ok(Some(keyed))
@@ -76,23 +97,30 @@ impl Keys {
 
     /// The key of a session that a store has, which goes on with its noise; `None` where the server draws
     /// nothing for it. `stored` is the key, where it was stored.
+    ///
+    /// The store has to be asked: call this on a thread that may block.
     pub(crate) fn key_of_stored(
         &self,
         holder: &SessionKey,
+        uid: &str,
         resolved: &ResolvedSpec,
         stored: Option<NoiseKey>,
     ) -> Result<Option<Keyed>, ServiceError> {
         let Some(noise) = resolved.spec().source.noise() else { return Ok(None) };
         let KeyOrigin::Derived { noise_id } = &noise.key else {
             let missing = || Error::damaged("the key of the noise is not stored");
-            return Ok(Some(Keyed { key: stored.ok_or_else(missing)?, claim: None }));
+            return Ok(Some(Keyed::own(stored.ok_or_else(missing)?)));
         };
         let master = self.master.as_ref().ok_or(ServiceError::NoMasterKey)?;
         let (fingerprint, lanes) = (resolved.noise_fingerprint(), resolved.lanes());
         let key = master.derive(noise_id, &fingerprint);
         let (start_over, goes_on, is_stored) = (false, true, true);
         let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored };
-        Ok(Some(Keyed { key, claim: Some(self.ledger.claim(wanted)?) }))
+        let claim = match &self.store {
+            Some(store) => store.check_noise(&wanted, uid).map(|()| None)?,
+            None => Some(self.ledger.claim(wanted)?),
+        };
+        Ok(Some(Keyed { key, is_derived: true, started_over: false, claim }))
     }
 
     /// Checks that a session which is found goes on with the key that is given.

@@ -104,7 +104,7 @@ fn split(
     options: NoiseOptions,
     resumed_at: Option<u64>,
 ) -> (Option<Drawing>, Option<(KeyCheck, Option<Claim>)>) {
-    let Some(Keyed { key, claim }) = keyed else { return (None, None) };
+    let Some(Keyed { key, claim, is_derived: _, started_over: _ }) = keyed else { return (None, None) };
     let key_check = key.check();
     (Some(Drawing { key, options, resumed_at }), Some((key_check, claim)))
 }
@@ -178,13 +178,15 @@ impl Registry {
             return Ok(Opened { entry, resumed: !is_repeated, to_store: None });
         }
         let Asked { resolved, resume: _, named, must_exist: _, request_id, noise } = asked;
-        let (resumed, start_over) = (noise.resumed, noise.start_over);
+        let resumed = noise.resumed;
         let (options, reservation) = self.reserve(&resolved, noise.lookahead, noise.state)?;
-        let keyed = self.keys.key_of(&key, &resolved, noise)?;
+        let uid = Durable::new_uid();
+        let keyed = self.keys.key_of(&key, &uid, &resolved, noise)?;
+        let started_over = keyed.as_ref().is_some_and(|keyed| keyed.started_over);
         let resumed_at = resumed.map(|Resumed { step, proof: _ }| step);
         let (stored, to_store) = self.durable.as_ref().map_or((None, None), |durable| {
-            let to_keep = keyed.as_ref().filter(|keyed| keyed.claim.is_none()).map(|keyed| &keyed.key);
-            let (stored, made) = durable.begin(&key, &resolved, options, to_keep, resumed_at);
+            let to_keep = keyed.as_ref().filter(|keyed| !keyed.is_derived).map(|keyed| &keyed.key);
+            let (stored, made) = durable.begin(uid, &key, &resolved, options, to_keep, resumed_at);
             (Some(stored), Some(Box::new(made)))
         });
         let resolved = Arc::new(resolved);
@@ -193,11 +195,9 @@ impl Registry {
         // In rayon's own pool: no step waits behind it.
         session.touch_state();
         let noise = keyed.zip(drawer).map(|((key_check, claim), drawer)| {
-            let started_over = start_over && claim.as_ref().is_some_and(|claim| claim.started_over);
             NoiseHalf::new(drawer, options, key_check, claim, started_over)
         });
-        let to_store = to_store
-            .map(|made| made.asked_by(named, &request_id, noise.as_ref().is_some_and(|n| n.started_over)));
+        let to_store = to_store.map(|made| made.asked_by(named, &request_id, started_over));
         let entry = self.enter(Entering { key, named, request_id, session, noise, reservation, stored });
         Ok(Opened { entry, resumed: false, to_store: to_store.map(Box::new) })
     }
@@ -231,7 +231,7 @@ impl Registry {
     }
 
     /// Promises the memory of a session that a store has, and claims its noise: what may be refused, before
-    /// the session is taken.
+    /// the session is taken. Call it on a thread that may block.
     pub(crate) fn prepare(
         &self,
         key: &SessionKey,
@@ -242,7 +242,7 @@ impl Registry {
             return Err(ServiceError::SessionQuota { limit: self.max_sessions });
         }
         let memory = self.memory.reserve(self.bytes_of(resolved, made.options()))?;
-        Ok((memory, self.keys.key_of_stored(key, resolved, made.key()?)?))
+        Ok((memory, self.keys.key_of_stored(key, &made.uid, resolved, made.key()?)?))
     }
 
     /// What a session takes. Where its steps are stored, it holds a whole gradient.
@@ -421,7 +421,7 @@ mod tests {
     }
 
     fn registry(max_sessions: usize, max_session_bytes: u64) -> Registry {
-        Registry::new(max_sessions, max_session_bytes, Keys::new(None, Ledger::in_memory(10)), None)
+        Registry::new(max_sessions, max_session_bytes, Keys::new(None, Ledger::in_memory(10), None), None)
     }
 
     fn key(name: &str) -> SessionKey {

@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use noised_proto::v1::analysis_server::{self, AnalysisServer};
 use noised_proto::v1::sessions_server;
 use noised_proto::{FILE_DESCRIPTOR_SET, ServiceError};
@@ -73,7 +73,8 @@ impl Memories {
     /// Opens the store of a configuration, and its ledger, which lies in the store's directory where no other
     /// place is set; without a file, one that remembers for as long as the server runs. Waits for another
     /// server that has the file, at most for [`Config::drain_timeout`], which is how long one that was asked
-    /// to stop may take. `None` where `shutdown` is done before that.
+    /// to stop may take; not where the directory is shared with servers that know of this one. `None` where
+    /// `shutdown` is done before that.
     ///
     /// # Errors
     /// Where the store cannot be opened, or the ledger's file is not a regular one, is damaged, cannot be
@@ -90,14 +91,20 @@ impl Memories {
                 Some(tokio::task::spawn_blocking(move || State::open(&settings, key)).await??)
             }
         };
-        let path = config.noise_ledger.clone().or_else(|| state.as_ref()?.ledger.clone());
-        let Some(path) = path else {
-            // Two servers, or one after the other, would begin the same noise again.
-            ensure!(
-                state.is_none(),
-                "noise_ledger: must be set with a state that is no directory: it remembers drawn noises"
-            );
-            if config.master_key.is_some() {
+        let of_directory = state.as_ref().and_then(|state| state.ledger.clone());
+        if let (None, Some(path), true) =
+            (&config.noise_ledger, &of_directory, state.as_ref().is_some_and(State::is_shared))
+        {
+            // Servers that know of one another have the directory at the same time.
+            let opened = tokio::task::spawn_blocking({
+                let path = path.clone();
+                move || Ledger::open(&path, most)
+            });
+            let ledger = opened.await??.unwrap_or_else(|| Ledger::in_memory(most));
+            return Ok(Some(Self { ledger, state }));
+        }
+        let Some(path) = config.noise_ledger.clone().or(of_directory) else {
+            if config.master_key.is_some() && state.is_none() {
                 tracing::warn!(
                     "without noise_ledger, nobody remembers over a restart which noises were drawn"
                 );
@@ -122,7 +129,7 @@ pub async fn run_with(
 ) -> anyhow::Result<()> {
     let Memories { ledger, state } = memories;
     let master_key = config.master_key.clone().or_else(|| Some(state.as_ref()?.master_key.clone()));
-    let durable = open_durable(state, &listener).await?;
+    let durable = open_durable(state, &ledger, &listener).await?;
     let lifecycle = Lifecycle::default();
     let rules = Rules::of(&config, certificate(&config, &lifecycle)?);
     warn(&listener, &config);
@@ -134,7 +141,7 @@ pub async fn run_with(
         registry: Arc::new(Registry::new(
             config.max_sessions,
             config.max_session_bytes,
-            Keys::new(master_key, ledger),
+            Keys::new(master_key, ledger, durable.clone()),
             durable,
         )),
         compute,
@@ -233,7 +240,11 @@ fn keep_journals(durable: Option<&Arc<Durable>>) -> Vec<tokio::task::JoinHandle<
 }
 
 /// The sessions of a store; none where none is set, which the operator is told.
-async fn open_durable(state: Option<State>, listener: &Listener) -> anyhow::Result<Option<Arc<Durable>>> {
+async fn open_durable(
+    state: Option<State>,
+    ledger: &Arc<Ledger>,
+    listener: &Listener,
+) -> anyhow::Result<Option<Arc<Durable>>> {
     let Some(state) = state else {
         tracing::warn!(
             "without state, all sessions end with this process, and what they had come to is lost"
@@ -242,6 +253,13 @@ async fn open_durable(state: Option<State>, listener: &Listener) -> anyhow::Resu
     };
     let port = listener.local_addr().ok().and_then(|address| address.port());
     let durable = Durable::open(state, port).await.context("state")?;
+    let ledger = Arc::clone(ledger);
+    let remembered = tokio::task::spawn_blocking(move || ledger.remembered()).await??;
+    if !remembered.is_empty() {
+        let noises = remembered.len();
+        durable.take_over_ledger(remembered).await.context("the noise ledger was not taken over")?;
+        tracing::info!(noises, "the noises of the noise ledger are in the store");
+    }
     Ok(Some(durable))
 }
 

@@ -20,11 +20,11 @@ MATRIX = noised.BufferedToeplitz.build([0.9, 0.5], [0.2, 0.1]).inverse_as_stream
 PARAMS = {"w": np.zeros((40, 5), np.float32), "b": np.zeros(7, np.float32)}
 
 
-def started(directory: Path, name: str) -> Server:
+def started(directory: Path) -> Server:
     return Server(
         directory,
         "127.0.0.1:0",
-        *("--state", str(directory / "state"), "--noise-ledger", str(directory / name)),
+        *("--state", str(directory / "state")),
         *("--advertise", "http://127.0.0.1:0", "--lease", "1s"),
     )
 
@@ -32,7 +32,7 @@ def started(directory: Path, name: str) -> Server:
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[Server]]:
     """Two with one store."""
-    both = [started(tmp_path, "0"), started(tmp_path, "1")]
+    both = [started(tmp_path), started(tmp_path)]
     yield both
     for server in both:
         server.kill()

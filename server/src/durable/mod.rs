@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `objects` | the objects of a session, and what is in them |
 //! | `digits` | digests of gradients as text |
+//! | `noises` | which noises were drawn, and which session draws which |
 //! | `past` | what a store knows of a session, from the acts that it was told of |
 //! | `stored` | a session's place in a store: acts on their way, and answers that wait for them |
 //! | `snapshots` | states of sessions of the client's input |
@@ -19,6 +20,7 @@
 
 mod digits;
 mod leases;
+mod noises;
 mod objects;
 mod past;
 mod rolling;
@@ -35,6 +37,7 @@ use noised::noise::NoiseKey;
 use noised::session::{NoiseDrawer, NoiseOptions, ResolvedSpec, Standing};
 use noised_proto::ServiceError;
 use noised_store::{Created, Journal, JournalId, SealedStore, StoreError, fence, inspect};
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use self::leases::{Leases, Own};
@@ -81,6 +84,8 @@ pub(crate) struct Durable {
     users: Mutex<HashMap<String, Arc<Stored>>>,
     /// Of journals that are fenced, which do not change any more.
     fenced: tokio::sync::Mutex<HashMap<JournalId, ActsOf>>,
+    /// For threads that are none of tokio's.
+    runtime: Handle,
     /// States of drawers that may be written now.
     rolling: Arc<tokio::sync::Semaphore>,
     /// One lock for each session that is being looked for or made.
@@ -123,6 +128,7 @@ impl Durable {
             journal,
             users: Mutex::default(),
             fenced,
+            runtime: Handle::current(),
             rolling,
             turns,
             leases,
@@ -213,16 +219,21 @@ impl Durable {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// What tells a session that is about to be made from all others.
+    pub(crate) fn new_uid() -> String {
+        Uuid::new_v4().simple().to_string()
+    }
+
     /// A session that is about to be made, and what is to be stored of it. Its acts wait until it is.
     pub(crate) fn begin(
         &self,
+        uid: String,
         key: &SessionKey,
         resolved: &ResolvedSpec,
         options: NoiseOptions,
         noise_key: Option<&NoiseKey>,
         first_step: Option<u64>,
     ) -> (Arc<Stored>, Made) {
-        let uid = Uuid::new_v4().simple().to_string();
         let made = Made::new(uid.clone(), key, resolved, options, noise_key);
         let source = StoredSource::of(&resolved.spec().source);
         let past = first_step.map_or_else(Past::default, Past::at);
@@ -244,13 +255,20 @@ impl Durable {
         let past = stored.beginning();
         let first = Owner { journal: Some(stored.journal_id().to_owned()), past, ended: false };
         let owned = owner_object(folder, uid, owner);
-        self.create(&owned, &first).await?;
-        match self.create(&made_object(folder, number), made).await? {
-            Created::New => {}
-            Created::Taken => {
-                self.store.delete(&owned).await.map_err(told)?;
-                return Err(elsewhere());
-            }
+        if self.create(&owned, &first).await? == Created::Taken {
+            // Another session wanted the noise, and took this one for left behind.
+            return Err(elsewhere());
+        }
+        let of_name = made_object(folder, number);
+        if self.create(&of_name, made).await? == Created::Taken {
+            self.store.delete(&owned).await.map_err(told)?;
+            return Err(elsewhere());
+        }
+        // Objects of earlier sessions are deleted: this may have been made in the place of one of them.
+        let last = self.last_made(folder).await?.map(|(last, _)| last);
+        if last != Some(number) || self.last_owner(folder, uid).await?.0 != owner {
+            self.store.delete(&of_name).await.map_err(told)?;
+            return Err(elsewhere());
         }
         self.users().insert(uid.clone(), Arc::clone(stored));
         stored.made();
@@ -266,6 +284,11 @@ impl Durable {
             let name = made_object(folder, number);
             let Some(bytes) = self.store.read(&name).await? else { return Ok(()) };
             let before: Made = decode(&name, &bytes)?;
+            if let Some(noise) = &before.noise {
+                self.close_claim(noise, &before.uid)
+                    .await
+                    .map_err(|error| StoreError::Refused(error.to_string()))?;
+            }
             self.store.delete(&name).await?;
             for object in self.store.list(&format!("{folder}/{}", before.uid)).await? {
                 self.store.delete(&object.name).await?;
@@ -426,8 +449,8 @@ impl Durable {
 
     /// Ends a session that was found, and deletes what is stored of it.
     pub(crate) async fn end_found(&self, found: &Found) -> Result<(), ServiceError> {
-        let Found { made, folder, owner, .. } = found;
-        self.end_at(folder, &made.uid, owner + 1).await
+        let Found { made, past, folder, owner, .. } = found;
+        self.end_at(folder, &made.uid, owner + 1, past.end(made.source())).await
     }
 
     /// Where the state of a session lies that was found.
@@ -467,11 +490,12 @@ impl Durable {
         if created == Created::Taken { Err(elsewhere()) } else { Ok(()) }
     }
 
-    /// Ends a session, and deletes what is stored of it.
-    pub(crate) async fn end(&self, stored: &Arc<Stored>) -> Result<(), ServiceError> {
+    /// Ends a session, of which so many steps were released, and deletes what is stored of it.
+    pub(crate) async fn end(&self, stored: &Arc<Stored>, released_steps: u64) -> Result<(), ServiceError> {
         stored.lost.cancel();
         let owner = stored.owner().await?;
-        self.end_at(&stored.folder, &stored.uid, *owner + 1).await?;
+        let past = Past::ended(released_steps, true);
+        self.end_at(&stored.folder, &stored.uid, *owner + 1, past).await?;
         self.gone(stored);
         Ok(())
     }
@@ -561,9 +585,9 @@ impl Durable {
     }
 
     /// The object of the end stays: in its place, nobody can have the session again.
-    async fn end_at(&self, folder: &str, uid: &str, number: u64) -> Result<(), ServiceError> {
+    async fn end_at(&self, folder: &str, uid: &str, number: u64, past: Past) -> Result<(), ServiceError> {
         let end = owner_object(folder, uid, number);
-        let ended = Owner { journal: None, past: Past::default(), ended: true };
+        let ended = Owner { journal: None, past, ended: true };
         if self.create(&end, &ended).await? == Created::Taken && !self.has_ended(folder, uid).await? {
             return Err(elsewhere());
         }

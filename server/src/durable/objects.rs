@@ -12,7 +12,7 @@
 
 use bytes::Bytes;
 use noised::noise::NoiseKey;
-use noised::session::{NoiseOptions, NoiseState, ResolvedSpec, SessionSpec, Source};
+use noised::session::{KeyOrigin, NoiseOptions, NoiseState, ResolvedSpec, SessionSpec, Source};
 use noised::{Leaf, MatrixSpec, Precision, Shard, Tree};
 use noised_store::StoreError;
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ use crate::identity::SessionKey;
 
 /// Where all sessions lie.
 const SESSIONS: &str = "sessions";
+
+/// Where all claims on noises lie.
+const CLAIMS: &str = "claims";
 
 /// A session that was made.
 #[derive(Serialize, Deserialize)]
@@ -43,6 +46,9 @@ pub(crate) struct Made {
     fingerprint: String,
     lookahead: u32,
     replayed: bool,
+    /// The folder of the claims of its noise, where a `noise_id` names it.
+    #[serde(default)]
+    pub(super) noise: Option<String>,
     /// The key of its noise, where no other secret gives it: 64 hexadecimal digits.
     key: Option<Zeroizing<String>>,
 }
@@ -85,6 +91,21 @@ pub(crate) fn folder_of(key: &SessionKey) -> String {
     hash.update(key.tenant.name().as_bytes());
     hash.update(key.name.as_bytes());
     format!("{SESSIONS}/{}", &hash.finalize().to_hex().as_str()[..32])
+}
+
+/// The folder of a noise's claims.
+pub(crate) fn noise_folder(tenant: &str, noise_id: &str, fingerprint: &str) -> String {
+    let mut hash = blake3::Hasher::new_derive_key("noised 2026 folder of a noise");
+    for part in [tenant, fingerprint, noise_id] {
+        hash.update(&(part.len() as u64).to_le_bytes()).update(part.as_bytes());
+    }
+    format!("{CLAIMS}/{}", &hash.finalize().to_hex().as_str()[..32])
+}
+
+/// The folder of the claims of a session's noise; `None` where no `noise_id` names the noise.
+fn noise_of(session: &SessionKey, resolved: &ResolvedSpec) -> Option<String> {
+    let KeyOrigin::Derived { noise_id } = &resolved.spec().source.noise()?.key else { return None };
+    Some(noise_folder(session.tenant.name(), noise_id, &resolved.noise_fingerprint().to_string()))
 }
 
 /// The object that says which is the `number`th session of a name.
@@ -162,6 +183,7 @@ impl Made {
             fingerprint: resolved.fingerprint().to_string(),
             lookahead: options.lookahead,
             replayed: options.state == NoiseState::Replayed,
+            noise: noise_of(session, resolved),
             key: key.map(NoiseKey::to_hex),
         }
     }

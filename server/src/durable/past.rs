@@ -100,6 +100,23 @@ impl Past {
         acts.into_iter().skip(known).all(|act| self.take_next(act))
     }
 
+    /// That of a session that has ended, of which so many steps were released; and perhaps more, unless that
+    /// `is_known`.
+    pub(crate) fn ended(released_steps: u64, is_known: bool) -> Self {
+        Self { next_step: released_steps, released_steps, handed_over: is_known, ..Self::default() }
+    }
+
+    /// The same of a session that ends as the store has it.
+    pub(crate) fn end(&self, source: StoredSource) -> Self {
+        let Recovered { released_steps, may_be_further, .. } = self.recovered(source);
+        Self::ended(released_steps, !may_be_further)
+    }
+
+    /// Of a session that has ended: steps that were released, and whether there are no more.
+    pub(crate) fn ended_at(&self) -> (u64, bool) {
+        (self.released_steps, self.handed_over)
+    }
+
     /// That of a session whose steps before this one were released by another, which is gone.
     pub(crate) fn at(step: u64) -> Self {
         Self { next_step: step, released_steps: step, ..Self::default() }

@@ -31,6 +31,11 @@ pub(crate) struct State {
 }
 
 impl State {
+    /// Whether servers that know of this one may have the store at the same time.
+    pub(crate) fn is_shared(&self) -> bool {
+        self.advertise.is_some()
+    }
+
     /// Opens the store. A directory gets a master key where none is set.
     ///
     /// # Errors

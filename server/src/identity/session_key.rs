@@ -16,6 +16,13 @@ pub(crate) struct SessionKey {
     pub(crate) name: String,
 }
 
+impl SessionKey {
+    /// The key of a tenant's session.
+    pub(crate) fn named(tenant: &str, name: &str) -> Self {
+        Self { tenant: Tenant::named(tenant), name: name.to_owned() }
+    }
+}
+
 impl fmt::Display for SessionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { tenant, name } = self;

@@ -8,6 +8,11 @@ use std::sync::Arc;
 pub(crate) struct Tenant(Option<Arc<str>>);
 
 impl Tenant {
+    /// The tenant of a name; the default one where that is empty.
+    pub(crate) fn named(name: &str) -> Self {
+        Self((!name.is_empty()).then(|| name.into()))
+    }
+
     /// The name; empty for the default tenant.
     pub(crate) fn name(&self) -> &str {
         self.0.as_deref().unwrap_or_default()

@@ -129,6 +129,14 @@ impl LedgerFile {
         Ok(self.file.sync_all()?)
     }
 
+    /// Hands every record to `take`.
+    ///
+    /// # Errors
+    /// Those of the file, and of `take`.
+    pub(super) fn read(&self, take: impl FnMut(Record) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        scan(At { file: &self.file, offset: 0 }.take(self.length), take).map(drop)
+    }
+
     /// Writes a record, which is on the disk when this returns.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ mod record;
 mod scan;
 mod uses;
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -72,6 +73,28 @@ pub(crate) struct Wanted<'a> {
     pub(crate) goes_on: bool,
     /// Whether a store has the session, which goes on with its own noise: nobody may have begun it since.
     pub(crate) is_stored: bool,
+}
+
+/// What a ledger remembers of one noise.
+#[derive(Clone, Debug)]
+pub(crate) struct Remembered {
+    pub(crate) tenant: String,
+    pub(crate) noise_id: String,
+    pub(crate) fingerprint: String,
+    /// In the order in which they were begun.
+    pub(crate) uses: Vec<RememberedUse>,
+}
+
+/// Lanes of a noise that were drawn.
+#[derive(Clone, Debug)]
+pub(crate) struct RememberedUse {
+    pub(crate) lanes: Range<u64>,
+    /// The last session that began to draw them, where it may go on.
+    pub(crate) session: Option<String>,
+    /// The first step that was not released, as far as is known.
+    pub(crate) next_step: u64,
+    pub(crate) unknown: bool,
+    pub(crate) started_over: bool,
 }
 
 /// The right to draw some lanes of a noise.
@@ -146,6 +169,30 @@ impl Ledger {
     fn new(inner: Inner, max_noises: usize) -> Arc<Self> {
         let remembered = AtomicU64::new(inner.uses.len() as u64);
         Arc::new(Self { inner: Mutex::new(inner), max_noises, remembered })
+    }
+
+    /// All that the ledger's file says; nothing where there is no file. This reads the file.
+    ///
+    /// # Errors
+    /// Those of the file.
+    pub(crate) fn remembered(&self) -> anyhow::Result<Vec<Remembered>> {
+        let inner = self.inner();
+        let Some(file) = &inner.file else { return Ok(Vec::new()) };
+        let mut noises: HashMap<NoiseName, Vec<(u64, RememberedUse)>> = HashMap::new();
+        file.read(|Record { noise, lanes, .. }| {
+            let Some(used) = inner.uses.remembered(&noise, &lanes) else { return Ok(()) };
+            let uses = noises.entry(noise).or_default();
+            if uses.iter().all(|(_, known)| known.lanes != lanes) {
+                uses.push(used);
+            }
+            Ok(())
+        })?;
+        let of_noise = |(NoiseName { noise_id, fingerprint }, mut uses): (_, Vec<(u64, RememberedUse)>)| {
+            uses.sort_by_key(|(begun, _)| *begun);
+            let uses = uses.into_iter().map(|(_, used)| used).collect();
+            Remembered { tenant: String::new(), noise_id, fingerprint, uses }
+        };
+        Ok(noises.into_iter().map(of_noise).collect())
     }
 
     /// About the memory that the noises take.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::RememberedUse;
 use super::record::{Event, NoiseName, Record};
 
 /// About the memory that one remembered noise takes, in bytes: an entry of the map, and the map's own room.
@@ -148,6 +149,20 @@ impl Uses {
     /// When lanes of a noise were last begun, in the order of all beginnings.
     pub(super) fn begun(&self, key: &Key) -> u64 {
         self.uses.get(key).map_or(0, |known| known.begun)
+    }
+
+    /// What is known of lanes of a noise that nobody draws now, with its place among all beginnings.
+    pub(super) fn remembered(&self, noise: &NoiseName, lanes: &Range<u64>) -> Option<(u64, RememberedUse)> {
+        let Use { session: _, last, begun, next_step, unknown, started_over } =
+            self.uses.get(&Key::new(noise, lanes))?;
+        let used = RememberedUse {
+            lanes: lanes.clone(),
+            session: last.as_deref().map(str::to_owned),
+            next_step: *next_step,
+            unknown: *unknown,
+            started_over: *started_over,
+        };
+        Some((*begun, used))
     }
 
     /// The records that say all that is known of some lanes of a noise; none where nothing is.

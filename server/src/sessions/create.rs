@@ -201,8 +201,9 @@ impl Drop for Naming {
             tracing::info!(session = %entry.key, "session taken back: its caller is gone");
             self.registry.take_back(&entry);
             if let (Some(here), Ok(runtime)) = (entry.stored.clone(), Handle::try_current()) {
+                let released = entry.progress().standing.released_steps;
                 runtime.spawn(async move {
-                    if let Err(error) = here.durable.end(&here.stored).await {
+                    if let Err(error) = here.durable.end(&here.stored, released).await {
                         tracing::warn!(%error, "a session that was taken back stays in the store");
                     }
                 });

@@ -222,7 +222,7 @@ mod tests {
 
     /// A service of its own, for the tests of its operations.
     pub(super) fn service() -> SessionsService {
-        let keys = Keys::new(None, Ledger::in_memory(10));
+        let keys = Keys::new(None, Ledger::in_memory(10), None);
         SessionsService {
             registry: Arc::new(Registry::new(10, 1 << 30, keys, None)),
             compute: Arc::new(Compute::new("step", 1).unwrap()),

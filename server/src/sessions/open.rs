@@ -44,13 +44,13 @@ impl SessionsService {
         }
         let Some(found) = durable.find(key).await? else { return Ok(None) };
         // A description may hold millions of numbers, each of which is checked.
-        let resolving = tokio::task::spawn_blocking(move || {
-            let resolved = found.made.resolved();
-            (found, resolved)
+        let (registry, of) = (Arc::clone(&self.registry), key.clone());
+        let preparing = tokio::task::spawn_blocking(move || {
+            let resolved = Arc::new(found.made.resolved()?);
+            let (memory, keyed) = registry.prepare(&of, &found.made, &resolved)?;
+            Ok::<_, ServiceError>((found, resolved, memory, keyed))
         });
-        let (found, resolved) = resolving.await.map_err(|_| ServiceError::Internal)?;
-        let resolved = Arc::new(resolved?);
-        let (memory, keyed) = self.registry.prepare(key, &found.made, &resolved)?;
+        let (found, resolved, memory, keyed) = preparing.await.map_err(|_| ServiceError::Internal)??;
         let stored = durable.take(&found).await?;
         let state = durable.state_of(&found);
         let fault = state.as_ref().map(crate::durable::StateReader::fault);

@@ -9,6 +9,7 @@ mod fleet;
 mod house;
 mod kills;
 mod members;
+mod noises;
 mod steps;
 mod still;
 

@@ -40,20 +40,20 @@ impl Fleet {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn command(&self, member: usize, address: &str) -> Command {
+    fn command(&self, address: &str) -> Command {
         let mut command = program("noised");
-        let (state, path) = (self.directory.path().join("state"), self.directory.path());
+        let state = self.directory.path().join("state");
         command.args(["serve", "--listen", address, "--lease", LEASE, "--drain-timeout", "5s"]);
         command.arg("--advertise").arg(format!("http://{address}")).arg("--state").arg(state);
         // Each has a ledger of its own: nobody waits for another server's.
-        command.arg("--noise-ledger").arg(path.join(format!("{member}.ledger"))).args(&self.arguments);
+        command.args(&self.arguments);
         command
     }
 
     /// Starts one more server, and gives its number.
     pub(crate) fn add(&self) -> usize {
         let member = self.members().len();
-        let (child, address) = serving_at(self.command(member, "127.0.0.1:0"), Arc::default());
+        let (child, address) = serving_at(self.command("127.0.0.1:0"), Arc::default());
         self.members().push(Member { address, server: Some(child) });
         member
     }
@@ -64,7 +64,7 @@ impl Fleet {
             Member { server: Some(_), .. } => return,
             Member { address, server: None } => address.clone(),
         };
-        let (child, _) = serving_at(self.command(member, &address), Arc::default());
+        let (child, _) = serving_at(self.command(&address), Arc::default());
         self.members()[member].server = Some(child);
     }
 
