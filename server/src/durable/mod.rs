@@ -4,6 +4,9 @@
 //! |---|---|
 //! | `objects` | the objects of a session, and what is in them |
 //! | `digits` | digests of gradients as text |
+//! | `making` | making and ending sessions |
+//! | `taking` | finding sessions, taking them, and giving them up |
+//! | `folding` | keeping the journal short |
 //! | `noises` | which noises were drawn, and which session draws which |
 //! | `past` | what a store knows of a session, from the acts that it was told of |
 //! | `stored` | a session's place in a store: acts on their way, and answers that wait for them |
@@ -19,7 +22,9 @@
 //! is fenced can store nothing more, and so gives no answer that has to be stored before.
 
 mod digits;
+mod folding;
 mod leases;
+mod making;
 mod noises;
 mod objects;
 mod past;
@@ -27,26 +32,23 @@ mod rolling;
 mod settings;
 mod snapshots;
 mod stored;
+mod taking;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use noised::Error;
-use noised::noise::NoiseKey;
-use noised::session::{NoiseDrawer, NoiseOptions, ResolvedSpec, Standing};
+use noised::session::NoiseDrawer;
 use noised_proto::ServiceError;
-use noised_store::{Created, Journal, JournalId, SealedStore, StoreError, fence, inspect};
+use noised_store::{Created, Journal, JournalId, SealedStore, StoreError};
 use tokio::runtime::Handle;
-use uuid::Uuid;
 
 use self::leases::{Leases, Own};
 use crate::config::SnapshotEvery;
 use crate::identity::SessionKey;
 pub(crate) use objects::Made;
-use objects::{
-    Acts, Owner, decode, encode, folder_of, made_number, made_object, owner_number, owner_object, state_id,
-};
+use objects::{Acts, Owner, decode, encode, made_number, made_object, owner_number, owner_object};
 pub(crate) use past::{Past, Snapshot, StoredSource};
 use rolling::STATES_AT_ONCE;
 pub(crate) use settings::State;
@@ -64,9 +66,6 @@ const LOOKS: usize = 10;
 
 /// Between two of them.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
-
-/// How often it is looked whether the journal is long.
-const FOLD_PAUSE: Duration = Duration::from_millis(500);
 
 /// The acts that a journal has, by session.
 type ActsOf = HashMap<String, Vec<Acts>>;
@@ -91,17 +90,6 @@ pub(crate) struct Durable {
     /// One lock for each session that is being looked for or made.
     turns: Mutex<HashMap<SessionKey, Weak<tokio::sync::Mutex<()>>>>,
     leases: Arc<Leases>,
-}
-
-/// A session that a store has.
-pub(crate) struct Found {
-    pub(crate) made: Made,
-    pub(crate) past: Past,
-    folder: String,
-    /// The number of its last owner.
-    owner: u64,
-    /// The journal of the server that had it.
-    journal: Option<JournalId>,
 }
 
 impl Durable {
@@ -219,87 +207,6 @@ impl Durable {
         self.turns.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What tells a session that is about to be made from all others.
-    pub(crate) fn new_uid() -> String {
-        Uuid::new_v4().simple().to_string()
-    }
-
-    /// A session that is about to be made, and what is to be stored of it. Its acts wait until it is.
-    pub(crate) fn begin(
-        &self,
-        uid: String,
-        key: &SessionKey,
-        resolved: &ResolvedSpec,
-        options: NoiseOptions,
-        noise_key: Option<&NoiseKey>,
-        first_step: Option<u64>,
-    ) -> (Arc<Stored>, Made) {
-        let made = Made::new(uid.clone(), key, resolved, options, noise_key);
-        let source = StoredSource::of(&resolved.spec().source);
-        let past = first_step.map_or_else(Past::default, Past::at);
-        let place = (folder_of(key), uid, 0);
-        let stored = Stored::new(place, source, past, false, self.journal(), self.snapshot_every);
-        (Arc::new(stored), made)
-    }
-
-    /// Stores a session that was begun.
-    pub(crate) async fn make(&self, stored: &Arc<Stored>, made: &Made) -> Result<(), ServiceError> {
-        let Stored { folder, uid, .. } = &**stored;
-        let owner = stored.first_owner;
-        let number = match self.last_made(folder).await? {
-            None => 0,
-            // The caller found that this session has ended, unless another server has made one since.
-            Some((number, last)) if self.has_ended(folder, &last.uid).await? => number + 1,
-            Some(_) => return Err(elsewhere()),
-        };
-        let past = stored.beginning();
-        let first = Owner { journal: Some(stored.journal_id().to_owned()), past, ended: false };
-        let owned = owner_object(folder, uid, owner);
-        if self.create(&owned, &first).await? == Created::Taken {
-            // Another session wanted the noise, and took this one for left behind.
-            return Err(elsewhere());
-        }
-        let of_name = made_object(folder, number);
-        if self.create(&of_name, made).await? == Created::Taken {
-            self.store.delete(&owned).await.map_err(told)?;
-            return Err(elsewhere());
-        }
-        // Objects of earlier sessions are deleted: this may have been made in the place of one of them.
-        let last = self.last_made(folder).await?.map(|(last, _)| last);
-        if last != Some(number) || self.last_owner(folder, uid).await?.0 != owner {
-            self.store.delete(&of_name).await.map_err(told)?;
-            return Err(elsewhere());
-        }
-        self.users().insert(uid.clone(), Arc::clone(stored));
-        stored.made();
-        if let Some(before) = number.checked_sub(1) {
-            self.delete_made(folder, before).await;
-        }
-        Ok(())
-    }
-
-    /// Deletes what says that an earlier session of a name has ended.
-    async fn delete_made(&self, folder: &str, number: u64) {
-        let deleted = async {
-            let name = made_object(folder, number);
-            let Some(bytes) = self.store.read(&name).await? else { return Ok(()) };
-            let before: Made = decode(&name, &bytes)?;
-            if let Some(noise) = &before.noise {
-                self.close_claim(noise, &before.uid)
-                    .await
-                    .map_err(|error| StoreError::Refused(error.to_string()))?;
-            }
-            self.store.delete(&name).await?;
-            for object in self.store.list(&format!("{folder}/{}", before.uid)).await? {
-                self.store.delete(&object.name).await?;
-            }
-            Ok::<_, StoreError>(())
-        };
-        if let Err(error) = deleted.await {
-            tracing::warn!(%error, folder, "what is left of a deleted session stays in the store");
-        }
-    }
-
     async fn create(&self, name: &str, value: &impl serde::Serialize) -> Result<Created, ServiceError> {
         let bytes = encode(value).map_err(told)?;
         self.store.create(name, bytes).await.map_err(told)
@@ -307,12 +214,18 @@ impl Durable {
 
     /// The last session that was made of a name.
     async fn last_made(&self, folder: &str) -> Result<Option<(u64, Made)>, ServiceError> {
-        let listed = self.store.list(folder).await.map_err(told)?;
-        let last = listed.iter().filter_map(|object| made_number(folder, &object.name)).max();
-        let Some(number) = last else { return Ok(None) };
-        let name = made_object(folder, number);
-        let Some(bytes) = self.store.read(&name).await.map_err(told)? else { return Ok(None) };
-        Ok(Some((number, decode(&name, &bytes).map_err(told)?)))
+        for _ in 0..LOOKS {
+            let listed = self.store.list(folder).await.map_err(told)?;
+            let last = listed.iter().filter_map(|object| made_number(folder, &object.name)).max();
+            let Some(number) = last else { return Ok(None) };
+            let name = made_object(folder, number);
+            if let Some(bytes) = self.store.read(&name).await.map_err(told)? {
+                return Ok(Some((number, decode(&name, &bytes).map_err(told)?)));
+            }
+            // Whoever makes a session of that name deletes an object once the next one is there.
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        Err(damaged(folder, "the session of the name is missing"))
     }
 
     /// The last owner of a session, with its number.
@@ -336,170 +249,6 @@ impl Durable {
         Ok(self.last_owner(folder, uid).await?.1.ended)
     }
 
-    /// The session of a name, and what has become of it. A server that had it, and is gone, loses it.
-    ///
-    /// # Errors
-    /// `SessionElsewhere` where the server is alive that has the session; those of the store.
-    pub(crate) async fn find(&self, key: &SessionKey) -> Result<Option<Found>, ServiceError> {
-        let folder = folder_of(key);
-        let mut gone = None;
-        loop {
-            let Some((_, made)) = self.last_made(&folder).await? else { return Ok(None) };
-            let (number, owner) = self.last_owner(&folder, &made.uid).await?;
-            if owner.ended {
-                return Ok(None);
-            }
-            let journal = owner.journal.as_deref().map(JournalId::parse).transpose().map_err(told)?;
-            let is_free = journal.is_none() || journal == gone || self.may_fence(journal.as_ref()).await;
-            if is_free {
-                return self.found((folder, number), made, owner, journal).await.map(Some);
-            }
-            // Another server may take the session while it is waited for.
-            if let Some(id) = &journal {
-                self.leases.check_gone(id, &key.name).await?;
-            }
-            gone = journal;
-        }
-    }
-
-    /// Whether a journal is this server's, or is fenced already.
-    async fn may_fence(&self, id: Option<&JournalId>) -> bool {
-        let Some(id) = id else { return true };
-        self.journal().id() == id || self.fenced.lock().await.contains_key(id)
-    }
-
-    /// A session as the journal of its last owner has it, which is fenced where it is another server's.
-    async fn found(
-        &self,
-        (folder, owner): (String, u64),
-        made: Made,
-        last: Owner,
-        journal: Option<JournalId>,
-    ) -> Result<Found, ServiceError> {
-        let Owner { journal: _, mut past, ended: _ } = last;
-        if let Some(id) = &journal {
-            // An act that an earlier owner noted and did not come to write is none of this one's.
-            let acts = self.acts_of(id, &made.uid).await?;
-            for Acts { first, acts, .. } in acts.into_iter().filter(|acts| acts.owner == owner) {
-                if !past.take(first, acts) {
-                    return Err(damaged(&made.name, "an act of the session is missing, or does not read"));
-                }
-            }
-        }
-        Ok(Found { made, past, folder, owner, journal })
-    }
-
-    /// The acts of a session in a journal. Another server's journal is fenced.
-    async fn acts_of(&self, id: &JournalId, uid: &str) -> Result<Vec<Acts>, ServiceError> {
-        if self.journal().id() == id {
-            let own = inspect(&self.store, id).await.map_err(told)?;
-            return Ok(by_session(id, own.payloads).map_err(told)?.remove(uid).unwrap_or_default());
-        }
-        let mut fenced = self.fenced.lock().await;
-        if !fenced.contains_key(id) {
-            let past = fence(&self.store, id).await.map_err(told)?;
-            tracing::info!(journal = id.as_str(), entries = past.payloads.len(), "fenced a journal");
-            fenced.insert(id.clone(), by_session(id, past.payloads).map_err(told)?);
-            self.leases.forget(id).await;
-        }
-        let acts = fenced.get(id).and_then(|acts| acts.get(uid));
-        Ok(acts.cloned().unwrap_or_default())
-    }
-
-    /// Takes a session that was found.
-    pub(crate) async fn take(&self, found: &Found) -> Result<Arc<Stored>, ServiceError> {
-        let Found { made, past, folder, owner, journal: before } = found;
-        let (journal, number, past) = (self.journal(), owner + 1, past.clone().taken());
-        let unused = self.unused_states(folder, &made.uid, &past).await?;
-        let next = Owner { journal: Some(journal.id().as_str().to_owned()), past, ended: false };
-        if self.create(&owner_object(folder, &made.uid, number), &next).await? == Created::Taken {
-            return Err(elsewhere());
-        }
-        // Objects of earlier owners are deleted once there are later ones: this may have been made in the
-        // place of one of them.
-        if self.last_owner(folder, &made.uid).await?.0 != number {
-            return Err(elsewhere());
-        }
-        if let Some(before) = before
-            && let Some(acts) = self.fenced.lock().await.get_mut(before)
-        {
-            // They are in the owner's object from now on.
-            acts.remove(&made.uid);
-        }
-        let place = (folder.clone(), made.uid.clone(), number);
-        let source = made.source();
-        let stored = Stored::new(place, source, next.past, true, journal, self.snapshot_every);
-        let stored = Arc::new(stored);
-        self.users().insert(made.uid.clone(), Arc::clone(&stored));
-        let store = self.store.clone();
-        tokio::spawn(async move { delete_all(&store, unused).await });
-        Ok(stored)
-    }
-
-    /// Objects of states that servers which had the session did not come to note. The list is made before the
-    /// session is taken, so that there is none among them of a server that takes it later.
-    async fn unused_states(&self, folder: &str, uid: &str, past: &Past) -> Result<Vec<String>, ServiceError> {
-        let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
-        let used = [past.snapshot(), past.drawn()];
-        let is_unused = |name: &String| {
-            state_id(name).is_some_and(|id| used.iter().flatten().all(|state| state.id != id))
-        };
-        Ok(listed.into_iter().map(|object| object.name).filter(is_unused).collect())
-    }
-
-    /// Ends a session that was found, and deletes what is stored of it.
-    pub(crate) async fn end_found(&self, found: &Found) -> Result<(), ServiceError> {
-        let Found { made, past, folder, owner, .. } = found;
-        self.end_at(folder, &made.uid, owner + 1, past.end(made.source())).await
-    }
-
-    /// Where the state of a session lies that was found.
-    pub(crate) fn state_of(&self, found: &Found) -> Option<StateReader> {
-        let snapshot = found.past.state(found.made.source())?;
-        Some(StateReader::new(self.store.clone(), &found.folder, &found.made.uid, snapshot))
-    }
-
-    /// Checks that no other server has taken a session, which a server that stores nothing of it does not
-    /// notice.
-    pub(crate) async fn check_ours(&self, stored: &Stored) -> Result<(), ServiceError> {
-        let owner = stored.owner().await?;
-        let next = owner_object(&stored.folder, &stored.uid, *owner + 1);
-        if self.store.read(&next).await.map_err(told)?.is_some() {
-            stored.lost.cancel();
-            return Err(elsewhere());
-        }
-        Ok(())
-    }
-
-    /// Gives a session up, which stands where `standing` says: whoever is asked for it next may take it
-    /// without fencing anybody. Call it under the session's lock.
-    pub(crate) async fn hand_over(
-        &self,
-        stored: &Arc<Stored>,
-        standing: &Standing,
-    ) -> Result<(), ServiceError> {
-        stored.wait(stored.all()).await?;
-        let past = stored.handed_over(standing).ok_or_else(elsewhere)?;
-        let owner = stored.owner().await?;
-        let next = owner_object(&stored.folder, &stored.uid, *owner + 1);
-        // Whoever still has the session finds that it is elsewhere, also where nobody knows what became of
-        // the object.
-        stored.lost.cancel();
-        let created = self.create(&next, &Owner { journal: None, past, ended: false }).await?;
-        self.gone(stored);
-        if created == Created::Taken { Err(elsewhere()) } else { Ok(()) }
-    }
-
-    /// Ends a session, of which so many steps were released, and deletes what is stored of it.
-    pub(crate) async fn end(&self, stored: &Arc<Stored>, released_steps: u64) -> Result<(), ServiceError> {
-        stored.lost.cancel();
-        let owner = stored.owner().await?;
-        let past = Past::ended(released_steps, true);
-        self.end_at(&stored.folder, &stored.uid, *owner + 1, past).await?;
-        self.gone(stored);
-        Ok(())
-    }
-
     /// Another server has a session, or nobody: nothing of this server's journal is needed for it.
     fn gone(&self, stored: &Arc<Stored>) {
         stored.lost.cancel();
@@ -511,96 +260,6 @@ impl Durable {
 
     fn users(&self) -> MutexGuard<'_, HashMap<String, Arc<Stored>>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has the acts of a session be in an owner's object, so that the journal need not keep them.
-    async fn fold(&self, stored: &Arc<Stored>) -> Result<(), ServiceError> {
-        let make = async |number: u64, past: Past| {
-            let journal = Some(stored.journal_id().to_owned());
-            let object = owner_object(&stored.folder, &stored.uid, number);
-            let owner = encode(&Owner { journal, past, ended: false }).map_err(told)?;
-            let sealed = self.store.seal(&object, owner).await.map_err(told)?;
-            // Whether it was made has to be known before any act is written that comes after it: the same
-            // bytes are offered until it is.
-            let created = loop {
-                match self.store.store().create_exactly(&object, sealed.clone()).await {
-                    Ok(created) => break created,
-                    Err(error) => tracing::warn!(%error, object, "the store does not answer: trying again"),
-                }
-                if stored.is_fenced() {
-                    stored.lost.cancel();
-                    return Err(elsewhere());
-                }
-                tokio::time::sleep(FOLD_PAUSE).await;
-            };
-            if created == Created::Taken {
-                // Another server has it, which has read all of its acts.
-                self.gone(stored);
-                return Ok(false);
-            }
-            // What this server took the session with stays: in its place, a server that had the session
-            // before could make an object.
-            if number - 1 > stored.first_owner {
-                let before = owner_object(&stored.folder, &stored.uid, number - 1);
-                if let Err(error) = self.store.delete(&before).await {
-                    tracing::warn!(%error, before, "an object that nobody needs was not deleted");
-                }
-            }
-            Ok(true)
-        };
-        stored.fold(make).await
-    }
-
-    /// Keeps the journal short: where it has many objects, what they say is put into the sessions' own, and
-    /// they are deleted.
-    pub(crate) async fn fold_journals(self: Arc<Self>) {
-        let mut folded = (self.journal().id().clone(), 0);
-        loop {
-            tokio::time::sleep(FOLD_PAUSE).await;
-            let journal = self.journal();
-            if folded.0 != *journal.id() {
-                folded = (journal.id().clone(), 0);
-            }
-            // The first object of a journal, which has no number among these, says that it begins.
-            let end = journal.stats().objects + 1;
-            if end < folded.1 + self.fold_after {
-                continue;
-            }
-            let done = async {
-                // Whatever a session has below this number is in its own object after this.
-                let stored: Vec<_> = self.users().values().cloned().collect();
-                for stored in &stored {
-                    self.fold(stored).await.map_err(|error| error.to_string())?;
-                }
-                journal.fold(end).await.map_err(|error| error.to_string())
-            };
-            match done.await {
-                Ok(()) => {
-                    tracing::debug!(objects = end - folded.1, "folded the journal");
-                    folded.1 = end;
-                }
-                Err(error) => tracing::warn!(error, "the journal was not folded"),
-            }
-        }
-    }
-
-    /// The object of the end stays: in its place, nobody can have the session again.
-    async fn end_at(&self, folder: &str, uid: &str, number: u64, past: Past) -> Result<(), ServiceError> {
-        let end = owner_object(folder, uid, number);
-        let ended = Owner { journal: None, past, ended: true };
-        if self.create(&end, &ended).await? == Created::Taken && !self.has_ended(folder, uid).await? {
-            return Err(elsewhere());
-        }
-        // A server that has it may have made later ones, and deleted the one in whose place this is.
-        if self.last_owner(folder, uid).await?.0 != number {
-            return Err(elsewhere());
-        }
-        for object in self.store.list(&format!("{folder}/{uid}")).await.map_err(told)? {
-            if object.name != end {
-                self.store.delete(&object.name).await.map_err(told)?;
-            }
-        }
-        Ok(())
     }
 
     /// A pass of a session's drawer has ended, which took `drew`: puts a part of its state away where one is
@@ -630,27 +289,6 @@ impl Durable {
     pub(crate) fn store(&self) -> &SealedStore {
         &self.store
     }
-}
-
-async fn delete_all(store: &SealedStore, names: Vec<String>) {
-    for name in names {
-        if let Err(error) = store.delete(&name).await {
-            tracing::warn!(%error, name, "a state that nothing refers to was not deleted");
-        }
-    }
-}
-
-/// The acts in the payloads of a journal.
-fn by_session(
-    id: &JournalId,
-    payloads: Vec<(u64, bytes::Bytes)>,
-) -> Result<HashMap<String, Vec<Acts>>, StoreError> {
-    let mut sessions: HashMap<String, Vec<Acts>> = HashMap::new();
-    for (number, payload) in payloads {
-        let acts: Acts = decode(&format!("journals/{}/{number}", id.as_str()), &payload)?;
-        sessions.entry(acts.session.clone()).or_default().push(acts);
-    }
-    Ok(sessions)
 }
 
 fn damaged(object: &str, what: &str) -> ServiceError {

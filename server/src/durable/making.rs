@@ -1,0 +1,132 @@
+//! Making and ending sessions of a store.
+
+use std::sync::Arc;
+
+use noised::noise::NoiseKey;
+use noised::session::{NoiseOptions, ResolvedSpec};
+use noised_proto::ServiceError;
+use noised_store::{Created, StoreError};
+use uuid::Uuid;
+
+use super::objects::{Made, Owner, decode, folder_of, made_object, owner_object};
+use super::past::{Past, StoredSource};
+use super::stored::{Stored, elsewhere};
+use super::taking::Found;
+use super::{Durable, told};
+use crate::identity::SessionKey;
+
+impl Durable {
+    /// What tells a session that is about to be made from all others.
+    pub(crate) fn new_uid() -> String {
+        Uuid::new_v4().simple().to_string()
+    }
+
+    /// A session that is about to be made, and what is to be stored of it. Its acts wait until it is.
+    pub(crate) fn begin(
+        &self,
+        uid: String,
+        key: &SessionKey,
+        resolved: &ResolvedSpec,
+        options: NoiseOptions,
+        noise_key: Option<&NoiseKey>,
+        first_step: Option<u64>,
+    ) -> (Arc<Stored>, Made) {
+        let made = Made::new(uid.clone(), key, resolved, options, noise_key);
+        let source = StoredSource::of(&resolved.spec().source);
+        let past = first_step.map_or_else(Past::default, Past::at);
+        let place = (folder_of(key), uid, 0);
+        let stored = Stored::new(place, source, past, false, self.journal(), self.snapshot_every);
+        (Arc::new(stored), made)
+    }
+
+    /// Stores a session that was begun.
+    pub(crate) async fn make(&self, stored: &Arc<Stored>, made: &Made) -> Result<(), ServiceError> {
+        let Stored { folder, uid, .. } = &**stored;
+        let owner = stored.first_owner;
+        let number = match self.last_made(folder).await? {
+            None => 0,
+            // The caller found that this session has ended, unless another server has made one since.
+            Some((number, last)) if self.has_ended(folder, &last.uid).await? => number + 1,
+            Some(_) => return Err(elsewhere()),
+        };
+        let past = stored.beginning();
+        let first = Owner { journal: Some(stored.journal_id().to_owned()), past, ended: false };
+        let owned = owner_object(folder, uid, owner);
+        if self.create(&owned, &first).await? == Created::Taken {
+            // Another session wanted the noise, and took this one for left behind.
+            return Err(elsewhere());
+        }
+        if self.create(&made_object(folder, number), made).await? == Created::Taken {
+            self.store.delete(&owned).await.map_err(told)?;
+            return Err(elsewhere());
+        }
+        // Objects of earlier sessions are deleted: this may have been made in the place of one of them.
+        let last = self.last_made(folder).await?.map(|(last, _)| last);
+        if last != Some(number) || self.last_owner(folder, uid).await?.0 != owner {
+            return Err(elsewhere());
+        }
+        self.users().insert(uid.clone(), Arc::clone(stored));
+        stored.made();
+        if let Some(before) = number.checked_sub(1) {
+            self.delete_made(folder, before).await;
+        }
+        Ok(())
+    }
+
+    /// Deletes what says that an earlier session of a name has ended.
+    async fn delete_made(&self, folder: &str, number: u64) {
+        let deleted = async {
+            let name = made_object(folder, number);
+            let Some(bytes) = self.store.read(&name).await? else { return Ok(()) };
+            let before: Made = decode(&name, &bytes)?;
+            if let Some(noise) = &before.noise {
+                self.close_claim(noise, &before.uid)
+                    .await
+                    .map_err(|error| StoreError::Refused(error.to_string()))?;
+            }
+            self.store.delete(&name).await?;
+            for object in self.store.list(&format!("{folder}/{}", before.uid)).await? {
+                self.store.delete(&object.name).await?;
+            }
+            Ok::<_, StoreError>(())
+        };
+        if let Err(error) = deleted.await {
+            tracing::warn!(%error, folder, "what is left of a deleted session stays in the store");
+        }
+    }
+
+    /// Ends a session that was found, and deletes what is stored of it.
+    pub(crate) async fn end_found(&self, found: &Found) -> Result<(), ServiceError> {
+        let Found { made, past, folder, owner, .. } = found;
+        self.end_at(folder, &made.uid, owner + 1, past.end(made.source())).await
+    }
+
+    /// Ends a session, of which so many steps were released, and deletes what is stored of it.
+    pub(crate) async fn end(&self, stored: &Arc<Stored>, released_steps: u64) -> Result<(), ServiceError> {
+        stored.lost.cancel();
+        let owner = stored.owner().await?;
+        let past = Past::ended(released_steps, true);
+        self.end_at(&stored.folder, &stored.uid, *owner + 1, past).await?;
+        self.gone(stored);
+        Ok(())
+    }
+
+    /// The object of the end stays: in its place, nobody can have the session again.
+    async fn end_at(&self, folder: &str, uid: &str, number: u64, past: Past) -> Result<(), ServiceError> {
+        let end = owner_object(folder, uid, number);
+        let ended = Owner { journal: None, past, ended: true };
+        if self.create(&end, &ended).await? == Created::Taken && !self.has_ended(folder, uid).await? {
+            return Err(elsewhere());
+        }
+        // A server that has it may have made later ones, and deleted the one in whose place this is.
+        if self.last_owner(folder, uid).await?.0 != number {
+            return Err(elsewhere());
+        }
+        for object in self.store.list(&format!("{folder}/{uid}")).await.map_err(told)? {
+            if object.name != end {
+                self.store.delete(&object.name).await.map_err(told)?;
+            }
+        }
+        Ok(())
+    }
+}
