@@ -8,13 +8,13 @@ use noised_proto::name::session_name;
 use noised_proto::v1;
 use noised_proto::v1::analysis_client::AnalysisClient;
 use noised_proto::v1::sessions_client::SessionsClient;
-use tonic::transport::Channel;
 
 use crate::analysis::Analysis;
 use crate::channel::{ClientBuilder, Settings, Target};
 use crate::error::{Error, Result};
 use crate::info::SessionInfo;
 use crate::key::GivenKey;
+use crate::link::Link;
 use crate::resume::ResumedNoise;
 use crate::retry::{Attempts, RetryPolicy, retrying};
 
@@ -22,9 +22,9 @@ use crate::retry::{Attempts, RetryPolicy, retrying};
 #[derive(Clone, Debug)]
 pub struct Client {
     target: Target,
-    channel: Channel,
-    sessions: SessionsClient<Channel>,
-    analysis: AnalysisClient<Channel>,
+    link: Link,
+    sessions: SessionsClient<Link>,
+    analysis: AnalysisClient<Link>,
     settings: Settings,
     /// The ids of requests that nobody knows the outcome of, by the session that they were to make.
     unanswered: Arc<Mutex<HashMap<String, String>>>,
@@ -85,13 +85,13 @@ impl Client {
         ClientBuilder::new(target)?.connect().await
     }
 
-    pub(crate) fn new(target: Target, channel: Channel, settings: Settings) -> Self {
+    pub(crate) fn new(target: Target, link: Link, settings: Settings) -> Self {
         let limit = settings.message_bytes;
-        let sessions = SessionsClient::new(channel.clone());
-        let analysis = AnalysisClient::new(channel.clone());
+        let sessions = SessionsClient::new(link.clone());
+        let analysis = AnalysisClient::new(link.clone());
         Self {
             target,
-            channel,
+            link,
             sessions: sessions.max_decoding_message_size(limit).max_encoding_message_size(limit),
             analysis: analysis.max_decoding_message_size(limit).max_encoding_message_size(limit),
             settings,
@@ -108,11 +108,11 @@ impl Client {
         &self.settings
     }
 
-    pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
+    pub(crate) fn link(&self) -> Link {
+        self.link.clone()
     }
 
-    pub(crate) fn sessions(&self) -> SessionsClient<Channel> {
+    pub(crate) fn sessions(&self) -> SessionsClient<Link> {
         self.sessions.clone()
     }
 
@@ -127,7 +127,8 @@ impl Client {
         Analysis::new(self.analysis.clone(), self.settings.retry)
     }
 
-    /// Tells what a session is and where it stands. A name may be given with or without `sessions/`.
+    /// Tells what a session is and where it stands. A name may be given with or without `sessions/`. An
+    /// operator names the session of another tenant `tenants/{tenant}/sessions/{id}`, as a list does.
     ///
     /// # Errors
     /// [`Error::NotFound`], and the faults of a connection.
@@ -195,10 +196,10 @@ impl ClientBuilder {
     pub async fn connect(self) -> Result<Client> {
         let mut attempts = Attempts::new(self.settings.retry);
         loop {
-            match self.channel().await {
-                Ok(channel) => {
+            match self.link().await {
+                Ok(link) => {
                     attempts.succeeded();
-                    return Ok(Client::new(self.target, channel, self.settings));
+                    return Ok(Client::new(self.target, link, self.settings));
                 }
                 Err(error) => attempts.pause(error).await?,
             }
@@ -210,13 +211,17 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Invalid`] where a setting is out of its range.
     pub fn connect_lazy(self) -> Result<Client> {
-        let channel = self.lazy_channel()?;
-        Ok(Client::new(self.target, channel, self.settings))
+        let link = self.lazy_link()?;
+        Ok(Client::new(self.target, link, self.settings))
     }
 }
 
 pub(crate) fn full_name(name: &str) -> String {
-    if name.starts_with("sessions/") { name.to_owned() } else { session_name(name) }
+    if name.starts_with("sessions/") || name.starts_with("tenants/") {
+        name.to_owned()
+    } else {
+        session_name(name)
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`Client`], [`ClientBuilder`], `channel` | where the server is, and the connection to it |
+//! | [`Credential`], `link` | the token that calls carry |
 //! | [`Tls`] | whose certificates of servers are taken, and which one is shown |
 //! | `greeting` | a server that accepts a connection has to say something soon |
 //! | `create`, [`CreateOptions`], [`GivenKey`] | how a session is made, and a key of noise that the client gives |
@@ -54,6 +55,7 @@ mod error;
 mod greeting;
 mod info;
 mod key;
+mod link;
 mod local;
 mod pieces;
 mod resume;
@@ -73,6 +75,7 @@ pub use client::{Client, CreateOptions};
 pub use error::{Error, Result};
 pub use info::SessionInfo;
 pub use key::GivenKey;
+pub use link::Credential;
 pub use local::{LocalHost, LocalSession, copy_large};
 pub use noised::session::WhenFull;
 pub use resume::ResumedNoise;

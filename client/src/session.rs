@@ -354,7 +354,7 @@ impl Session {
         let answer = retrying(self.client.settings().retry, &request, |request| {
             asked.begin();
             asked.note(step);
-            carried::unary(self.client.channel(), PATH, request, self.client.settings().message_bytes)
+            carried::unary(self.client.link(), PATH, request, self.client.settings().message_bytes)
         });
         let answer = answer.await.inspect_err(|error| asked.note_failure(error))?;
         let Carried { message, payload } = answer;

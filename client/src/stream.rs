@@ -291,7 +291,7 @@ impl Exchange {
         let (requests, queued) = mpsc::channel(QUEUED_CHUNKS);
         let queued = ReceiverStream::new(queued).map(Ok::<_, Status>);
         let body = Body::new(OutgoingBody::of_client(queued));
-        let call = tokio::spawn(carried::call(client.channel(), PATH, body, client.settings().message_bytes));
+        let call = tokio::spawn(carried::call(client.link(), PATH, body, client.settings().message_bytes));
         Self { requests, answers: Answers { call, open: None, pieces: VecDeque::new() }, opened: false }
     }
 }

@@ -10,20 +10,20 @@ use noised::{MatrixSpec, Precision, Shard, Tree};
 use noised_proto::v1;
 use noised_proto::v1::analysis_client::AnalysisClient;
 use tonic::Streaming;
-use tonic::transport::Channel;
 
 use crate::error::{Error, Result};
+use crate::link::Link;
 use crate::retry::{RetryPolicy, retrying};
 
 /// The analysis calls of a [`Client`](crate::Client).
 #[derive(Clone, Debug)]
 pub struct Analysis {
-    client: AnalysisClient<Channel>,
+    client: AnalysisClient<Link>,
     retry: RetryPolicy,
 }
 
 impl Analysis {
-    pub(crate) fn new(client: AnalysisClient<Channel>, retry: RetryPolicy) -> Self {
+    pub(crate) fn new(client: AnalysisClient<Link>, retry: RetryPolicy) -> Self {
         Self { client, retry }
     }
 
