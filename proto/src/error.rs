@@ -335,27 +335,28 @@ fn row(error: &ServiceError) -> Row {
         ServiceError::Malformed(rule) => Row::new(Code::InvalidArgument, "MALFORMED").field("request", rule),
         ServiceError::Draining { retry_after } => Row::new(Code::Unavailable, "DRAINING").retry(*retry_after),
         ServiceError::TlsRequired => Row::new(Code::FailedPrecondition, "TLS_REQUIRED"),
-        ServiceError::Unauthenticated { why } => {
-            Row::new(Code::Unauthenticated, "UNAUTHENTICATED").with("why", why.name())
-        }
-        ServiceError::MayNotCall { role, method, allowed: _ } => {
-            Row::new(Code::PermissionDenied, "PERMISSION_DENIED").with("role", role).with("lacks", method)
-        }
-        ServiceError::RightMissing { field, role, right } => {
-            Row::new(Code::PermissionDenied, "PERMISSION_DENIED")
-                .with("field", field)
-                .with("role", role)
-                .with("lacks", right)
-        }
+        ServiceError::Unauthenticated { why } => unauthenticated(*why),
+        ServiceError::MayNotCall { role, method, allowed: _ } => denied(*role, method),
+        ServiceError::RightMissing { field, role, right } => denied(*role, right.name()).with("field", field),
         ServiceError::TenantQuota { quota, limit, found: _, retry_after } => {
-            let row =
-                Row::new(Code::ResourceExhausted, "TENANT_QUOTA").with("quota", quota).with("limit", limit);
-            let row = row.quota(quota, &text);
-            retry_after.iter().fold(row, |row, after| row.retry(*after))
+            let row = Row::new(Code::ResourceExhausted, "TENANT_QUOTA").quota(quota, &text);
+            retry_after
+                .iter()
+                .fold(row, |row, after| row.retry(*after))
+                .with("quota", quota)
+                .with("limit", limit)
         }
         ServiceError::DeadlinePassed => Row::new(Code::DeadlineExceeded, "DEADLINE_PASSED"),
         ServiceError::Internal => Row::new(Code::Internal, "INTERNAL"),
     }
+}
+
+fn unauthenticated(why: Stranger) -> Row {
+    Row::new(Code::Unauthenticated, "UNAUTHENTICATED").with("why", why.name())
+}
+
+fn denied(role: Role, lacks: &str) -> Row {
+    Row::new(Code::PermissionDenied, "PERMISSION_DENIED").with("role", role).with("lacks", lacks)
 }
 
 fn core_row(error: &Error, text: &str) -> Row {
