@@ -3,11 +3,18 @@
 use std::fmt;
 use std::sync::Arc;
 
+use noised_proto::access::DEFAULT_TENANT;
+
 /// A tenant, by its name. The default tenant has the empty name, and costs no memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Tenant(Option<Arc<str>>);
 
 impl Tenant {
+    /// The tenant of a name that an entry of the tokens file has.
+    pub(crate) fn named(name: &str) -> Self {
+        if name == DEFAULT_TENANT { Self::default() } else { Self(Some(name.into())) }
+    }
+
     /// The name; empty for the default tenant.
     pub(crate) fn name(&self) -> &str {
         self.0.as_deref().unwrap_or_default()
@@ -21,6 +28,6 @@ impl Tenant {
 
 impl fmt::Display for Tenant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_default() { "default" } else { self.name() })
+        f.write_str(if self.is_default() { DEFAULT_TENANT } else { self.name() })
     }
 }

@@ -156,7 +156,8 @@ impl Ledger {
     /// Begins to draw lanes of a noise from step 0.
     pub(crate) fn claim(self: &Arc<Self>, wanted: Wanted<'_>) -> Result<Claim, ServiceError> {
         let Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored } = wanted;
-        let noise = NoiseName { noise_id: noise_id.to_owned(), fingerprint: fingerprint.to_string() };
+        let tenant = holder.tenant.name().to_owned();
+        let noise = NoiseName { tenant, noise_id: noise_id.to_owned(), fingerprint: fingerprint.to_string() };
         let mut inner = self.inner();
         let Inner { uses, file } = &mut *inner;
         let started_over = match uses.prior(&noise, &lanes) {
