@@ -127,6 +127,8 @@ fn parts<'py>(py: Python<'py>, error: &Error) -> PyResult<(&'static str, Bound<'
         }
         Error::Unavailable { message: _, retry_after } => ("UnavailableError", seconds(retry_after)),
         Error::Tls { message: _ } => ("TlsError", nothing()),
+        Error::Unauthenticated { message: _ } => ("UnauthenticatedError", nothing()),
+        Error::PermissionDenied { message: _ } => ("PermissionDeniedError", nothing()),
         Error::Transport { message: _ } => ("ConnectionBrokenError", nothing()),
         Error::Protocol { message: _ } => ("ProtocolError", nothing()),
         Error::DataLoss { message: _ } => ("DataLossError", nothing()),
