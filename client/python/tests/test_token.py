@@ -41,7 +41,8 @@ class Guarded:
     def new_token(self, name: str, role: str = "trainer", *arguments: str) -> str:
         """The token that `noisectl token new` makes, once the server knows it."""
         program = Path(os.environ.get("NOISED_PROGRAM", ROOT / "target/debug/noised")).with_name("noisectl")
-        command = [program, "token", "new", "--file", self.tokens, "--name", name, "--role", role, *arguments]
+        file = str(self.tokens)
+        command = [str(program), "token", "new", "--file", file, "--name", name, "--role", role, *arguments]
         token = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
         self.wait(lambda: is_known(self.server.target, token))
         return token
