@@ -591,6 +591,20 @@ mod tests {
             (ServiceError::Malformed("x".into()), Code::InvalidArgument, "MALFORMED"),
             (ServiceError::Draining { retry_after: SECOND }, Code::Unavailable, "DRAINING"),
             (ServiceError::TlsRequired, Code::FailedPrecondition, "TLS_REQUIRED"),
+            (ServiceError::DeadlinePassed, Code::DeadlineExceeded, "DEADLINE_PASSED"),
+            (ServiceError::Internal, Code::Internal, "INTERNAL"),
+        ];
+        for (error, code, reason) in table {
+            let text = error.to_string();
+            let report = report(error);
+            assert_eq!((report.code, report.reason.as_str()), (code, reason));
+            assert_eq!(report.message, text);
+        }
+    }
+
+    #[test]
+    fn refusals_of_callers_have_their_codes_and_reasons() {
+        let table = [
             (
                 ServiceError::TenantQuota { quota: "max_sessions", limit: 1, found: 2, retry_after: None },
                 Code::ResourceExhausted,
@@ -619,14 +633,12 @@ mod tests {
                 Code::PermissionDenied,
                 "PERMISSION_DENIED",
             ),
-            (ServiceError::DeadlinePassed, Code::DeadlineExceeded, "DEADLINE_PASSED"),
-            (ServiceError::Internal, Code::Internal, "INTERNAL"),
         ];
         for (error, code, reason) in table {
             let text = error.to_string();
+            assert_eq!(error.reason(), reason);
             let report = report(error);
-            assert_eq!((report.code, report.reason.as_str()), (code, reason));
-            assert_eq!(report.message, text);
+            assert_eq!((report.code, report.reason, report.message), (code, reason.to_owned(), text));
         }
     }
 
