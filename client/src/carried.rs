@@ -5,12 +5,13 @@ use noised_proto::carry::{Carried, Carrier, Incoming, OutgoingBody};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::GRPC_CONTENT_TYPE;
-use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
+
+use crate::link::Link;
 
 /// Opens the call, and reads what it answers before the first message.
 pub(crate) async fn call<M: Carrier>(
-    mut channel: Channel,
+    mut link: Link,
     path: &'static str,
     body: Body,
     limit: usize,
@@ -22,7 +23,7 @@ pub(crate) async fn call<M: Carrier>(
         headers.insert(http::header::TE, http::HeaderValue::from_static("trailers"));
     }
     let request = request.body(body).map_err(|error| Status::internal(error.to_string()))?;
-    let response = channel.ready().await.map_err(broken)?.call(request).await.map_err(broken)?;
+    let response = link.ready().await.map_err(broken)?.call(request).await.map_err(broken)?;
     // A refusal may come without a body.
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() != tonic::Code::Ok => Err(status),
@@ -35,13 +36,13 @@ pub(crate) async fn call<M: Carrier>(
 
 /// Sends one message, and gives the one that answers it.
 pub(crate) async fn unary<Request: Carrier + 'static, Response: Carrier>(
-    channel: Channel,
+    link: Link,
     path: &'static str,
     request: Request,
     limit: usize,
 ) -> std::result::Result<tonic::Response<Carried<Response>>, Status> {
     let body = Body::new(OutgoingBody::of_client(tokio_stream::once(Ok(request))));
-    let answer = call::<Response>(channel, path, body, limit).await?.only_message().await?;
+    let answer = call::<Response>(link, path, body, limit).await?.only_message().await?;
     let ended = || Status::unavailable("the server ended the call without an answer");
     Ok(tonic::Response::new(answer.ok_or_else(ended)?))
 }

@@ -1,6 +1,7 @@
 //! Where a server is, and the connection to it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,10 +10,11 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::error::{Error, Result};
 use crate::greeting::{Greeted, SILENCE};
+use crate::link::{Carries, Credential, Link};
 use crate::retry::RetryPolicy;
 use crate::targets::Targets;
 use crate::tls::Tls;
@@ -105,6 +107,8 @@ pub struct ClientBuilder {
     pub(crate) targets: Targets,
     pub(crate) settings: Settings,
     pub(crate) tls: Tls,
+    credential: Option<Credential>,
+    insecure: bool,
 }
 
 /// What a client was built with.
@@ -153,12 +157,27 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Invalid`] where the target is not one.
     pub fn new(target: &str) -> Result<Self> {
-        Ok(Self { targets: target.parse()?, settings: Settings::default(), tls: Tls::default() })
+        let (settings, tls) = (Settings::default(), Tls::default());
+        Ok(Self { targets: target.parse()?, settings, tls, credential: None, insecure: false })
     }
 
     /// How TLS is spoken, with a target `https://host:port`.
     pub fn tls(mut self, tls: Tls) -> Self {
         self.tls = tls;
+        self
+    }
+
+    /// The token by which the server knows this client. It goes to `https://host:port`, to a Unix socket
+    /// and to the loopback; elsewhere others could read it, and [`insecure`](Self::insecure) has to allow
+    /// that.
+    pub fn token(mut self, credential: Credential) -> Self {
+        self.credential = Some(credential);
+        self
+    }
+
+    /// Whether the token may cross a network without TLS.
+    pub fn insecure(mut self, insecure: bool) -> Self {
+        self.insecure = insecure;
         self
     }
 
@@ -215,32 +234,50 @@ impl ClientBuilder {
         self.settings.connection_window_bytes = connection;
         self
     }
+
+    /// What the client shows to servers, and which servers it takes.
+    pub(crate) fn access(&self) -> Access {
+        let carries = Carries::new(self.credential.clone());
+        Access { tls: self.tls.clone(), carries, insecure: self.insecure }
+    }
+}
+
+/// What a client shows to servers, and which servers it takes.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Access {
+    pub(crate) tls: Tls,
+    pub(crate) carries: Carries,
+    /// Whether the token may cross a network without TLS.
+    pub(crate) insecure: bool,
 }
 
 /// A server, and how it is connected to.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Connecting<'a> {
     pub(crate) target: &'a Target,
-    pub(crate) tls: &'a Tls,
+    pub(crate) access: &'a Access,
     pub(crate) settings: &'a Settings,
     /// Whether another server may be asked where this one does not answer.
     pub(crate) is_one_of_several: bool,
 }
 
 impl Connecting<'_> {
-    /// A channel that is connected, and connects again whenever the connection is lost.
-    pub(crate) async fn channel(&self) -> Result<Channel> {
+    /// A link that is connected, and connects again whenever the connection is lost.
+    pub(crate) async fn link(&self) -> Result<Link> {
         let (to, patience) = (self.destination()?, self.handshake_timeout());
+        let carries = to.carries.clone();
         let connector = tower::service_fn(move |_| open(to.clone(), patience));
         let failed = |e| Error::unreachable(self.target, &e);
-        self.endpoint()?.connect_with_connector(connector).await.map_err(failed)
+        let channel = self.endpoint()?.connect_with_connector(connector).await.map_err(failed)?;
+        Ok(Link::new(channel, carries))
     }
 
-    /// A channel that connects when it is first used.
-    pub(crate) fn lazy_channel(&self) -> Result<Channel> {
+    /// A link that connects when it is first used.
+    pub(crate) fn lazy_link(&self) -> Result<Link> {
         let (to, patience) = (self.destination()?, self.handshake_timeout());
+        let carries = to.carries.clone();
         let connector = tower::service_fn(move |_| open(to.clone(), patience));
-        Ok(self.endpoint()?.connect_with_connector_lazy(connector))
+        Ok(Link::new(self.endpoint()?.connect_with_connector_lazy(connector), carries))
     }
 
     /// Checks the settings, and connects to nobody.
@@ -254,14 +291,24 @@ impl Connecting<'_> {
         self.settings.handshake_timeout(default)
     }
 
-    /// The target and how TLS is spoken there. A mistake in its files is told before anything is tried.
-    fn destination(&self) -> Result<(Target, Tls)> {
+    /// What a connection is opened with. A mistake in its files is told before anything is tried.
+    fn destination(&self) -> Result<Destination> {
+        let access = self.access;
         if matches!(self.target, Target::Tls(_)) {
-            self.tls.config()?;
-        } else if *self.tls != Tls::default() {
+            access.tls.config()?;
+        } else if access.tls != Tls::default() {
             return Err(Error::invalid("tls", "must not be set where the target is not https://host:port"));
         }
-        Ok((self.target.clone(), self.tls.clone()))
+        let carries = access.carries.clone();
+        let anywhere = match self.target {
+            Target::Tcp(address) if carries.is_some() && !access.insecure => {
+                check_loopback(address)?;
+                false
+            }
+            _ => true,
+        };
+        carries.refresh()?;
+        Ok(Destination { target: self.target.clone(), tls: access.tls.clone(), carries, anywhere })
     }
 
     fn endpoint(&self) -> Result<Endpoint> {
@@ -292,6 +339,33 @@ impl Connecting<'_> {
     }
 }
 
+/// What a connection is opened with.
+#[derive(Clone)]
+struct Destination {
+    target: Target,
+    tls: Tls,
+    carries: Carries,
+    /// Whether a connection without TLS may leave this machine.
+    anywhere: bool,
+}
+
+/// Refuses the host of a target where the token would cross a network without TLS.
+fn check_loopback(address: &str) -> Result<()> {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    let is_loopback =
+        bare.parse::<IpAddr>().map_or(bare == "localhost", |ip| ip.to_canonical().is_loopback());
+    if is_loopback { Ok(()) } else { Err(in_clear(host)) }
+}
+
+fn in_clear(host: &str) -> Error {
+    let rule = format!(
+        "must not cross a network without TLS, where others can read it: write https://, or set insecure; \
+         found the host {host}"
+    );
+    Error::invalid("token", rule)
+}
+
 /// Why there is no connection: an error of the system, or of TLS.
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
@@ -300,12 +374,18 @@ trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-async fn open(
-    (target, tls): (Target, Tls),
-    patience: Duration,
-) -> std::result::Result<TokioIo<Box<dyn Io>>, Fault> {
+async fn open(to: Destination, patience: Duration) -> std::result::Result<TokioIo<Box<dyn Io>>, Fault> {
+    let Destination { target, tls, carries, anywhere } = to;
+    carries.refresh()?;
     Ok(TokioIo::new(match target {
-        Target::Tcp(address) => Box::new(Greeted::new(open_tcp(&address).await?, patience)),
+        Target::Tcp(address) => {
+            let stream = open_tcp(&address).await?;
+            // `localhost` may be the name of another machine.
+            if !anywhere && !stream.peer_addr()?.ip().to_canonical().is_loopback() {
+                return Err(in_clear(&address).into());
+            }
+            Box::new(Greeted::new(stream, patience))
+        }
         Target::Tls(address) => {
             let stream = open_tcp(&address).await?;
             let connected = tokio::time::timeout(patience, tls.connect(&address, stream)).await;
@@ -337,6 +417,8 @@ async fn open_unix(path: &Path) -> std::io::Result<UnixStream> {
 
 #[cfg(test)]
 mod tests {
+    use noised_proto::token::Token;
+
     use super::*;
 
     #[test]
@@ -364,5 +446,21 @@ mod tests {
         assert!(builder().connect_lazy().is_ok());
         assert!(builder().frame_bytes(1).connect_lazy().is_err());
         assert!(builder().chunk_bytes(2 * MIB).message_bytes(MIB).connect_lazy().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_token_stays_on_this_machine_unless_there_is_tls() {
+        let token = || Credential::Token(Token::from_bytes([1; 32]));
+        let link = |target: &str, insecure| {
+            ClientBuilder::new(target).unwrap().token(token()).insecure(insecure).connect_lazy()
+        };
+        for target in ["localhost:1", "127.0.0.9:1", "[::1]:1", "unix:///a.sock"] {
+            assert!(link(target, false).is_ok(), "{target}");
+        }
+        for target in ["10.0.0.1:1", "noised.example:1", "localhost.example:1", "[2001:db8::1]:1"] {
+            let refused = link(target, false).unwrap_err();
+            assert!(matches!(&refused, Error::Invalid { field, .. } if field == "token"), "{refused}");
+            assert!(link(target, true).is_ok(), "{target}");
+        }
     }
 }

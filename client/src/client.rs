@@ -111,7 +111,8 @@ impl Client {
         Analysis::new(Arc::clone(&self.fleet))
     }
 
-    /// Tells what a session is and where it stands. A name may be given with or without `sessions/`.
+    /// Tells what a session is and where it stands. A name may be given with or without `sessions/`. An
+    /// operator names the session of another tenant `tenants/{tenant}/sessions/{id}`, as a list does.
     ///
     /// # Errors
     /// [`Error::NotFound`], and the faults of a connection.
@@ -212,7 +213,8 @@ impl ClientBuilder {
     /// # Errors
     /// [`Error::Invalid`] where a setting is out of its range.
     pub fn connect_lazy(self) -> Result<Client> {
-        let fleet = Fleet::new(self.targets, &self.tls, self.settings)?;
+        let access = self.access();
+        let fleet = Fleet::new(self.targets, access, self.settings)?;
         Ok(Client { fleet: Arc::new(fleet), unanswered: Arc::default() })
     }
 }
@@ -235,7 +237,11 @@ async fn list_of(server: &Server) -> Result<Vec<SessionInfo>> {
 }
 
 pub(crate) fn full_name(name: &str) -> String {
-    if name.starts_with("sessions/") { name.to_owned() } else { session_name(name) }
+    if name.starts_with("sessions/") || name.starts_with("tenants/") {
+        name.to_owned()
+    } else {
+        session_name(name)
+    }
 }
 
 #[cfg(test)]

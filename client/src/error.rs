@@ -173,6 +173,19 @@ pub enum Error {
         /// What failed.
         message: String,
     },
+    /// The server does not know who calls: a token is missing, unknown or expired.
+    #[error("{message}")]
+    Unauthenticated {
+        /// What the server said.
+        message: String,
+    },
+    /// The server knows the caller, and the caller may not do this: another role may, or a right is
+    /// missing.
+    #[error("{message}")]
+    PermissionDenied {
+        /// What the server said.
+        message: String,
+    },
     /// The connection broke.
     #[error("the connection broke: {message}")]
     Transport {
@@ -254,6 +267,8 @@ impl Error {
             | Self::FingerprintMismatch { .. }
             | Self::Diverged { .. }
             | Self::Elsewhere { .. }
+            | Self::Unauthenticated { .. }
+            | Self::PermissionDenied { .. }
             | Self::NotFound { .. } => true,
             Self::Shard { error, .. } => error.is_refusal(),
             _ => false,
@@ -364,6 +379,8 @@ impl Error {
             (Code::AlreadyExists, _) => Self::AlreadyExists { message },
             (Code::ResourceExhausted, _) => Self::ResourceExhausted { message, retry_after },
             (Code::Unavailable, _) => Self::Unavailable { message: cause.unwrap_or(message), retry_after },
+            (Code::Unauthenticated, _) => Self::Unauthenticated { message },
+            (Code::PermissionDenied, _) => Self::PermissionDenied { message },
             (Code::DataLoss, _) => Self::DataLoss { message },
             _ => Self::Other { code, message },
         }
@@ -398,6 +415,7 @@ impl From<noised::Error> for Error {
 #[cfg(test)]
 mod tests {
     use noised_proto::ServiceError;
+    use noised_proto::access::{Right, Role, Stranger};
 
     use super::*;
 
@@ -454,6 +472,12 @@ mod tests {
         let session = "sessions/b".to_owned();
         let error = round_trip(ServiceError::NoiseInUse { noise_id: "a".into(), session });
         assert!(matches!(&error, Error::NoiseInUse { message } if message.contains("sessions/b")));
+        let error = round_trip(ServiceError::Unauthenticated { why: Stranger::Expired });
+        assert!(matches!(error, Error::Unauthenticated { .. }) && !error.is_retryable());
+        let missing =
+            ServiceError::RightMissing { field: "noise_key", role: Role::Trainer, right: Right::GivenKeys };
+        let error = round_trip(missing);
+        assert!(matches!(&error, Error::PermissionDenied { message } if message.contains("given_keys")));
         let error = round_trip(ServiceError::NoMasterKey);
         assert!(matches!(error, Error::NoMasterKey { .. }) && !error.is_retryable());
         assert!(matches!(round_trip(ServiceError::Internal), Error::Other { code: Code::Internal, .. }));

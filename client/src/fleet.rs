@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use noised_proto::v1::analysis_client::AnalysisClient;
 use noised_proto::v1::sessions_client::SessionsClient;
-use tonic::transport::Channel;
 use uuid::Uuid;
 
-use crate::channel::{Connecting, Settings, Target};
+use crate::channel::{Access, Connecting, Settings, Target};
 use crate::error::{Error, Result};
+use crate::link::Link;
 use crate::targets::Targets;
 use crate::tls::Tls;
 
@@ -29,33 +29,33 @@ const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
     pub(crate) target: Target,
-    channel: Channel,
-    sessions: SessionsClient<Channel>,
-    analysis: AnalysisClient<Channel>,
+    link: Link,
+    sessions: SessionsClient<Link>,
+    analysis: AnalysisClient<Link>,
 }
 
 impl Server {
-    fn new(target: Target, channel: Channel, settings: &Settings) -> Arc<Self> {
+    fn new(target: Target, link: Link, settings: &Settings) -> Arc<Self> {
         let limit = settings.message_bytes;
-        let sessions = SessionsClient::new(channel.clone());
-        let analysis = AnalysisClient::new(channel.clone());
+        let sessions = SessionsClient::new(link.clone());
+        let analysis = AnalysisClient::new(link.clone());
         Arc::new(Self {
             target,
-            channel,
+            link,
             sessions: sessions.max_decoding_message_size(limit).max_encoding_message_size(limit),
             analysis: analysis.max_decoding_message_size(limit).max_encoding_message_size(limit),
         })
     }
 
-    pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
+    pub(crate) fn link(&self) -> Link {
+        self.link.clone()
     }
 
-    pub(crate) fn sessions(&self) -> SessionsClient<Channel> {
+    pub(crate) fn sessions(&self) -> SessionsClient<Link> {
         self.sessions.clone()
     }
 
-    pub(crate) fn analysis(&self) -> AnalysisClient<Channel> {
+    pub(crate) fn analysis(&self) -> AnalysisClient<Link> {
         self.analysis.clone()
     }
 }
@@ -64,7 +64,7 @@ impl Server {
 #[derive(Debug)]
 pub(crate) struct Fleet {
     targets: Targets,
-    tls: Tls,
+    access: Access,
     settings: Settings,
     /// Those whose addresses are known now.
     servers: Mutex<Vec<Arc<Server>>>,
@@ -79,14 +79,15 @@ impl Fleet {
     ///
     /// # Errors
     /// [`Error::Invalid`] where a setting is out of its range.
-    pub(crate) fn new(targets: Targets, tls: &Tls, settings: Settings) -> Result<Self> {
+    pub(crate) fn new(targets: Targets, access: Access, settings: Settings) -> Result<Self> {
         let tls = match &targets {
             // The certificate of a server at one of the addresses has the name.
-            Targets::Named { host, port: _, tls: true } if tls.server_name.is_none() => {
-                Tls { server_name: Some(host.clone()), ..tls.clone() }
+            Targets::Named { host, port: _, tls: true } if access.tls.server_name.is_none() => {
+                Tls { server_name: Some(host.clone()), ..access.tls }
             }
-            _ => tls.clone(),
+            _ => access.tls,
         };
+        let access = Access { tls, ..access };
         let known = match &targets {
             Targets::One(target) => vec![target.clone()],
             Targets::Several(targets) => targets.clone(),
@@ -95,10 +96,11 @@ impl Fleet {
         if let Targets::Named { host, port, tls: with } = &targets {
             // A mistake in the settings is told before a name is looked up.
             let named = named_target(*with, format!("{host}:{port}"));
-            Connecting { target: &named, tls: &tls, settings: &settings, is_one_of_several: true }.check()?;
+            Connecting { target: &named, access: &access, settings: &settings, is_one_of_several: true }
+                .check()?;
         }
         let (servers, homes) = (Mutex::default(), Mutex::default());
-        let fleet = Self { targets, tls, settings, servers, homes, any: Uuid::new_v4().to_string() };
+        let fleet = Self { targets, access, settings, servers, homes, any: Uuid::new_v4().to_string() };
         fleet.know(known)?;
         Ok(fleet)
     }
@@ -118,7 +120,7 @@ impl Fleet {
 
     fn connecting<'a>(&'a self, target: &'a Target) -> Connecting<'a> {
         let is_one_of_several = self.targets.are_several();
-        Connecting { target, tls: &self.tls, settings: &self.settings, is_one_of_several }
+        Connecting { target, access: &self.access, settings: &self.settings, is_one_of_several }
     }
 
     /// Has these be the addresses of the servers. Those that were known keep their connections.
@@ -127,8 +129,8 @@ impl Fleet {
         let server = |target: Target| match before.iter().find(|server| server.target == target) {
             Some(server) => Ok(Arc::clone(server)),
             None => {
-                let channel = self.connecting(&target).lazy_channel()?;
-                Ok(Server::new(target, channel, &self.settings))
+                let link = self.connecting(&target).lazy_link()?;
+                Ok(Server::new(target, link, &self.settings))
             }
         };
         let servers = targets.into_iter().map(server).collect::<Result<_>>()?;
@@ -230,9 +232,9 @@ impl Fleet {
     pub(crate) async fn connect(&self) -> Result<()> {
         let mut failed = None;
         for server in self.order(&self.any).await? {
-            match self.connecting(&server.target).channel().await {
-                Ok(channel) => {
-                    let connected = Server::new(server.target.clone(), channel, &self.settings);
+            match self.connecting(&server.target).link().await {
+                Ok(link) => {
+                    let connected = Server::new(server.target.clone(), link, &self.settings);
                     self.note_home(&self.any, &server.target);
                     let mut servers = self.servers();
                     if let Some(place) = servers.iter_mut().find(|other| other.target == server.target) {
@@ -267,7 +269,7 @@ mod tests {
     use super::*;
 
     fn fleet(targets: &str) -> Fleet {
-        Fleet::new(targets.parse().unwrap(), &Tls::default(), Settings::default()).unwrap()
+        Fleet::new(targets.parse().unwrap(), Access::default(), Settings::default()).unwrap()
     }
 
     async fn first(fleet: &Fleet, key: &str) -> Target {

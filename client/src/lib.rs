@@ -18,6 +18,7 @@
 //! | [`Client`], [`ClientBuilder`], `channel` | where the server is, and the connection to it |
 //! | [`Targets`] | one server, or several that share a store, as a text |
 //! | `fleet`, `way` | which of several servers has a session, and which is asked next where one fails |
+//! | [`Credential`], `link` | the token that calls carry |
 //! | [`Tls`] | whose certificates of servers are taken, and which one is shown |
 //! | `greeting` | a server that accepts a connection has to say something soon |
 //! | `create`, [`CreateOptions`], [`GivenKey`] | how a session is made, and a key of noise that the client gives |
@@ -57,6 +58,7 @@ mod fleet;
 mod greeting;
 mod info;
 mod key;
+mod link;
 mod local;
 mod pieces;
 mod resume;
@@ -78,6 +80,7 @@ pub use client::{Client, CreateOptions};
 pub use error::{Error, Result};
 pub use info::SessionInfo;
 pub use key::GivenKey;
+pub use link::Credential;
 pub use local::{LocalHost, LocalSession, copy_large};
 pub use noised::session::WhenFull;
 pub use resume::ResumedNoise;

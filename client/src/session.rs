@@ -358,7 +358,7 @@ impl Session {
             asked.begin();
             asked.note(step);
             async move {
-                let answered = carried::unary(server.channel(), PATH, request, limit).await;
+                let answered = carried::unary(server.link(), PATH, request, limit).await;
                 // Also where another server is asked next: the one that refused has released nothing.
                 answered.inspect_err(|status| asked.note_failure(&Error::from(status.clone())))
             }

@@ -299,7 +299,7 @@ impl Exchange {
         let queued = ReceiverStream::new(queued).map(Ok::<_, Status>);
         let body = Body::new(OutgoingBody::of_client(queued));
         let limit = client.settings().message_bytes;
-        let call = tokio::spawn(carried::call(server.channel(), PATH, body, limit));
+        let call = tokio::spawn(carried::call(server.link(), PATH, body, limit));
         Self {
             server,
             requests,

@@ -11,6 +11,8 @@ use noised::Error;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
+use crate::access::{Right, Role, Stranger};
+
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "noised";
 
@@ -171,12 +173,62 @@ pub enum ServiceError {
     /// The client speaks without TLS to a server that wants TLS.
     #[error("the server speaks TLS: write https://host:port")]
     TlsRequired,
+    /// The server does not know who calls.
+    #[error("{why}")]
+    Unauthenticated {
+        /// Why not.
+        why: Stranger,
+    },
+    /// A caller's role does not allow the call.
+    #[error("the role {role} may not call {method}: {}", roles_for(.allowed))]
+    MayNotCall {
+        /// The caller's role.
+        role: Role,
+        /// The method, without its service.
+        method: String,
+        /// The roles that may call it.
+        allowed: &'static [Role],
+    },
+    /// A caller asks for something that takes a right.
+    #[error(
+        "{field}: takes the right {right}, which the caller with the role {role} lacks: the operator of the \
+         server gives rights"
+    )]
+    RightMissing {
+        /// The field of the request that asks for it.
+        field: &'static str,
+        /// The caller's role.
+        role: Role,
+        /// The right.
+        right: Right,
+    },
+    /// A tenant has as much as it may have.
+    #[error(
+        "{quota}: the tenant may have {limit}, found {found}: {}",
+        retry_after.map_or("the operator of the server sets it", |_| "call again later")
+    )]
+    TenantQuota {
+        /// The quota, as the tokens file of the server has it.
+        quota: &'static str,
+        /// The most that there may be.
+        limit: u64,
+        /// What there would be.
+        found: u64,
+        /// When to come back, where waiting helps.
+        retry_after: Option<Duration>,
+    },
     /// The time that a client gave a call is over, and the answer not there.
     #[error("the deadline of the call has passed")]
     DeadlinePassed,
     /// An invariant is broken. What happened goes to the log and not to the client.
     #[error("an internal error; the server's log has the details")]
     Internal,
+}
+
+/// Who may do what another may not.
+fn roles_for(allowed: &[Role]) -> String {
+    let names: Vec<&str> = allowed.iter().map(|role| role.name()).collect();
+    if names.is_empty() { "no role may".to_owned() } else { format!("it is for {}", names.join(" and ")) }
 }
 
 /// What of an error goes into its status, beside its text.
@@ -296,9 +348,28 @@ fn row(error: &ServiceError) -> Row {
         ServiceError::Malformed(rule) => Row::new(Code::InvalidArgument, "MALFORMED").field("request", rule),
         ServiceError::Draining { retry_after } => Row::new(Code::Unavailable, "DRAINING").retry(*retry_after),
         ServiceError::TlsRequired => Row::new(Code::FailedPrecondition, "TLS_REQUIRED"),
+        ServiceError::Unauthenticated { why } => unauthenticated(*why),
+        ServiceError::MayNotCall { role, method, allowed: _ } => denied(*role, method),
+        ServiceError::RightMissing { field, role, right } => denied(*role, right.name()).with("field", field),
+        ServiceError::TenantQuota { quota, limit, found: _, retry_after } => {
+            let row = Row::new(Code::ResourceExhausted, "TENANT_QUOTA").quota(quota, &text);
+            retry_after
+                .iter()
+                .fold(row, |row, after| row.retry(*after))
+                .with("quota", quota)
+                .with("limit", limit)
+        }
         ServiceError::DeadlinePassed => Row::new(Code::DeadlineExceeded, "DEADLINE_PASSED"),
         ServiceError::Internal => Row::new(Code::Internal, "INTERNAL"),
     }
+}
+
+fn unauthenticated(why: Stranger) -> Row {
+    Row::new(Code::Unauthenticated, "UNAUTHENTICATED").with("why", why.name())
+}
+
+fn denied(role: Role, lacks: &str) -> Row {
+    Row::new(Code::PermissionDenied, "PERMISSION_DENIED").with("role", role).with("lacks", lacks)
 }
 
 fn core_row(error: &Error, text: &str) -> Row {
@@ -343,6 +414,11 @@ fn core_row(error: &Error, text: &str) -> Row {
 }
 
 impl ServiceError {
+    /// The reason of the error's `ErrorInfo`, such as `WRONG_STEP`.
+    pub fn reason(&self) -> &'static str {
+        row(self).reason
+    }
+
     /// Reads a failure of the transport to deliver a message, which has a status but not one of this table.
     pub fn from_transport(status: Status) -> Self {
         match status.code() {
@@ -541,6 +617,46 @@ mod tests {
             let report = report(error);
             assert_eq!((report.code, report.reason.as_str()), (code, reason));
             assert_eq!(report.message, text);
+        }
+    }
+
+    #[test]
+    fn refusals_of_callers_have_their_codes_and_reasons() {
+        let table = [
+            (
+                ServiceError::TenantQuota { quota: "max_sessions", limit: 1, found: 2, retry_after: None },
+                Code::ResourceExhausted,
+                "TENANT_QUOTA",
+            ),
+            (
+                ServiceError::Unauthenticated { why: Stranger::Unknown },
+                Code::Unauthenticated,
+                "UNAUTHENTICATED",
+            ),
+            (
+                ServiceError::MayNotCall {
+                    role: Role::Analyst,
+                    method: "A".into(),
+                    allowed: &[Role::Trainer],
+                },
+                Code::PermissionDenied,
+                "PERMISSION_DENIED",
+            ),
+            (
+                ServiceError::RightMissing {
+                    field: "noise_key",
+                    role: Role::Trainer,
+                    right: Right::GivenKeys,
+                },
+                Code::PermissionDenied,
+                "PERMISSION_DENIED",
+            ),
+        ];
+        for (error, code, reason) in table {
+            let text = error.to_string();
+            assert_eq!(error.reason(), reason);
+            let report = report(error);
+            assert_eq!((report.code, report.reason, report.message), (code, reason.to_owned(), text));
         }
     }
 

@@ -7,15 +7,19 @@
 //! | `convert` | wire to domain and back: `TryFrom` and `From`, every field destructured |
 //! | [`carry`] | messages with a payload, to and from the frames of a connection without a copy |
 //! | [`name`] | names of sessions |
+//! | [`access`] | roles, rights, and the names of callers and tenants |
+//! | [`token`] | tokens, and the hashes that servers keep of them |
 //! | [`parts`] | messages that are too long for one, in parts |
 //! | [`error`] | the one table from errors to gRPC statuses, and the way back |
 
+pub mod access;
 pub mod carry;
 pub mod codec;
 mod convert;
 pub mod error;
 pub mod name;
 pub mod parts;
+pub mod token;
 
 pub use convert::{
     AskedSession, CalibrationQuestion, DesignQuestion, ErrorsQuestion, RecommendQuestion,

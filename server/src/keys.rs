@@ -75,7 +75,7 @@ impl Keys {
             (KeyOrigin::Derived { noise_id }, _) => {
                 let master = self.master.as_ref().ok_or(ServiceError::NoMasterKey)?;
                 let fingerprint = resolved.noise_fingerprint();
-                let key = master.derive(noise_id, &fingerprint);
+                let key = master.of_tenant(holder.tenant.name()).derive(noise_id, &fingerprint);
                 let lanes = resolved.lanes();
                 if resumed.is_some_and(|Resumed { step, proof }| key.proof_of_step(step, &lanes) != proof) {
                     let rule = "must be what KeepState gave for this step of this noise, by a server of this master key";
@@ -113,7 +113,7 @@ impl Keys {
         };
         let master = self.master.as_ref().ok_or(ServiceError::NoMasterKey)?;
         let (fingerprint, lanes) = (resolved.noise_fingerprint(), resolved.lanes());
-        let key = master.derive(noise_id, &fingerprint);
+        let key = master.of_tenant(holder.tenant.name()).derive(noise_id, &fingerprint);
         let (start_over, goes_on, is_stored) = (false, true, true);
         let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored };
         let claim = match &self.store {

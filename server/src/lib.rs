@@ -16,7 +16,8 @@
 //! | `keys`, `ledger` | the keys of noises, and which of them were drawn before |
 //! | `given_key` | keys that clients give, taken out of requests before those are decoded |
 //! | [`secrets`] | where the master key comes from, and what keeps secrets within the process |
-//! | `identity` | who makes a call: its tenant, and where it comes from; the key of a session |
+//! | `identity` | who makes a call and what the caller may do; the key of a session |
+//! | `audit` | the audit log: who did what to sessions and noises |
 //! | `registry` | the sessions by tenant and name, and the memory promised to them |
 //! | `last_use` | when a session was last used |
 //! | `compute` | the threads that multiply, and how an async task waits for them |
@@ -24,6 +25,7 @@
 //! | `analysis` | the service Analysis, one operation a file |
 
 mod analysis;
+mod audit;
 mod compute;
 pub mod config;
 mod connections;

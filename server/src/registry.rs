@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::durable::{Durable, Made, Past, StateReader, Stored, StoredSource};
 use crate::entry::{Entry, NoiseHalf, Progress, StoredHere};
-use crate::identity::SessionKey;
+use crate::identity::{Quota, SessionKey, Tenant};
 use crate::keys::{Keyed, Keys};
 use crate::last_use::LastUse;
 use crate::ledger::{Claim, Ledger};
@@ -33,6 +33,8 @@ pub(crate) struct Asked {
     /// What a repetition of the request is known by; empty where it is not to be repeated.
     pub(crate) request_id: String,
     pub(crate) noise: AskedNoise,
+    /// The bounds of the session's tenant.
+    pub(crate) quota: Quota,
 }
 
 /// What is asked of a noise that the server is to draw.
@@ -177,9 +179,10 @@ impl Registry {
             let is_repeated = !asked.resume && entry.is_made_by(&asked.request_id);
             return Ok(Opened { entry, resumed: !is_repeated, to_store: None });
         }
-        let Asked { resolved, resume: _, named, must_exist: _, request_id, noise } = asked;
+        let Asked { resolved, resume: _, named, must_exist: _, request_id, noise, quota } = asked;
         let resumed = noise.resumed;
         let (options, reservation) = self.reserve(&resolved, noise.lookahead, noise.state)?;
+        self.check_quota(&key.tenant, quota, reservation.bytes())?;
         let uid = Durable::new_uid();
         let keyed = self.keys.key_of(&key, &uid, &resolved, noise)?;
         let started_over = keyed.as_ref().is_some_and(|keyed| keyed.started_over);
@@ -312,6 +315,22 @@ impl Registry {
         }
     }
 
+    /// Refuses a session of so many bytes to a tenant that has as many as it may, or as much memory.
+    fn check_quota(&self, tenant: &Tenant, quota: Quota, needed: u64) -> Result<(), ServiceError> {
+        if quota == Quota::default() {
+            return Ok(());
+        }
+        let first = SessionKey { tenant: tenant.clone(), name: String::new() };
+        let sessions = self.sessions();
+        let own = sessions.range(first..).take_while(|(key, _)| key.tenant == *tenant);
+        let (mut count, mut bytes) = (0, 0_u64);
+        for (_, entry) in own {
+            count += 1;
+            bytes = bytes.saturating_add(entry.memory_bytes());
+        }
+        quota.check_session(count, bytes, needed)
+    }
+
     /// Sessions are made one after the other, so that many calls for one name promise memory for one session.
     /// Whatever else is asked of the registry goes on meanwhile.
     pub(crate) async fn turn_to_create(&self) -> tokio::sync::OwnedMutexGuard<()> {
@@ -391,12 +410,19 @@ impl Registry {
         }
     }
 
-    /// At most `count` sessions of a key's tenant, those after the key in the order of names; and whether
-    /// there are more.
-    pub(crate) fn page(&self, after: &SessionKey, count: usize) -> (Vec<Arc<Entry>>, bool) {
+    /// At most `count` sessions after a key, in the order of tenants and names; and whether there are more.
+    /// Those of one tenant, where one is given, and otherwise those of all.
+    pub(crate) fn page(
+        &self,
+        of: Option<&Tenant>,
+        after: Option<&SessionKey>,
+        count: usize,
+    ) -> (Vec<Arc<Entry>>, bool) {
+        let first = SessionKey { tenant: of.cloned().unwrap_or_default(), name: String::new() };
         let sessions = self.sessions();
-        let range = sessions.range((Bound::Excluded(after), Bound::Unbounded));
-        let mut rest = range.take_while(|(key, _)| key.tenant == after.tenant).map(|(_, entry)| entry);
+        let range = sessions.range((Bound::Excluded(after.unwrap_or(&first)), Bound::Unbounded));
+        let in_reach = |key: &SessionKey| of.is_none_or(|tenant| key.tenant == *tenant);
+        let mut rest = range.take_while(|(key, _)| in_reach(key)).map(|(_, entry)| entry);
         let page = rest.by_ref().take(count).cloned().collect();
         (page, rest.next().is_some())
     }
@@ -411,8 +437,6 @@ impl Registry {
 mod tests {
     use noised::session::{KeyOrigin, Noise, Source};
     use noised::{DType, Error, MatrixSpec, SessionSpec, Tree};
-
-    use crate::identity::Tenant;
 
     use super::*;
 
@@ -431,7 +455,8 @@ mod tests {
     fn asked(lanes: u64, resume: bool) -> Asked {
         let (must_exist, request_id) = (false, String::new());
         let noise = AskedNoise::default();
-        Asked { resolved: resolved(lanes), resume, named: true, must_exist, request_id, noise }
+        let quota = Quota::default();
+        Asked { resolved: resolved(lanes), resume, named: true, must_exist, request_id, noise, quota }
     }
 
     fn bytes(lanes: u64) -> u64 {

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::audit::Audit;
 use crate::lifecycle::Lifecycle;
 
 /// How often the files are looked at. A program that renews a certificate has hours.
@@ -23,6 +25,8 @@ pub(crate) struct Reread<T> {
     paths: Vec<PathBuf>,
     read: Box<dyn Fn() -> anyhow::Result<T> + Send + Sync>,
     current: RwLock<T>,
+    /// Reads that failed since the server started.
+    failures: AtomicU64,
     /// What the files were before they were read for the first time.
     opened: Vec<Stamp>,
 }
@@ -47,7 +51,7 @@ impl<T: Clone + Send + Sync + 'static> Reread<T> {
         // Before the reading: a file that changes meanwhile is read again.
         let opened = stamps(&paths);
         let current = RwLock::new(read()?);
-        Ok(Arc::new(Self { what, paths, read: Box::new(read), current, opened }))
+        Ok(Arc::new(Self { what, paths, read: Box::new(read), current, failures: AtomicU64::new(0), opened }))
     }
 
     /// The last value that could be read.
@@ -56,7 +60,7 @@ impl<T: Clone + Send + Sync + 'static> Reread<T> {
     }
 
     /// Reads the files again whenever one of them changes, and at every SIGHUP, until the server drains.
-    pub(crate) async fn watch(self: Arc<Self>, lifecycle: Lifecycle) {
+    pub(crate) async fn watch(self: Arc<Self>, lifecycle: Lifecycle, audit: Audit) {
         let mut seen = self.opened.clone();
         let mut hangup = signal(SignalKind::hangup()).ok();
         loop {
@@ -76,22 +80,26 @@ impl<T: Clone + Send + Sync + 'static> Reread<T> {
                 continue;
             }
             seen = now;
-            let this = Arc::clone(&self);
+            let (this, audit) = (Arc::clone(&self), audit.clone());
             // Files may lie on a network.
-            let _read = tokio::task::spawn_blocking(move || this.read_again()).await;
+            let _read = tokio::task::spawn_blocking(move || this.read_again(&audit)).await;
         }
     }
 
-    fn read_again(&self) {
+    fn read_again(&self, audit: &Audit) {
         let what = self.what;
-        match (self.read)() {
+        let read = (self.read)();
+        audit.reloaded(what, read.is_err());
+        match read {
             Ok(read) => {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = read;
                 tracing::info!(what, "files were read again");
             }
             Err(error) => {
+                let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
                 tracing::error!(
                     what,
+                    failures,
                     error = format!("{error:#}"),
                     "files cannot be read again: what was read last goes on to hold"
                 );
@@ -122,7 +130,7 @@ mod tests {
         let read = move || Ok(std::fs::read_to_string(&of)?.parse::<u32>()?);
         let value = Reread::open("a number", vec![path.clone()], read).unwrap();
         let lifecycle = Lifecycle::default();
-        let watching = tokio::spawn(Arc::clone(&value).watch(lifecycle.clone()));
+        let watching = tokio::spawn(Arc::clone(&value).watch(lifecycle.clone(), Audit::default()));
         for (text, expected) in [("22", 22), ("x", 22), ("333", 333)] {
             std::fs::write(&path, text).unwrap();
             let changed = async {

@@ -15,11 +15,13 @@ use tower::Layer;
 use tower::util::MapResponseLayer;
 
 use crate::analysis::AnalysisService;
+use crate::audit::Audit;
 use crate::compute::Compute;
 use crate::config::{Config, open_files, open_files_limit};
 use crate::connections::{self, Rules, Tls};
 use crate::durable::{Durable, State};
 use crate::gate::Gate;
+use crate::identity::{Door, Tokens};
 use crate::intake::Intake;
 use crate::keys::Keys;
 use crate::ledger::Ledger;
@@ -131,7 +133,9 @@ pub async fn run_with(
     let master_key = config.master_key.clone().or_else(|| Some(state.as_ref()?.master_key.clone()));
     let durable = open_durable(state, &ledger, &listener).await?;
     let lifecycle = Lifecycle::default();
-    let rules = Rules::of(&config, certificate(&config, &lifecycle)?);
+    let audit = Audit::open(config.audit_log.as_deref())?;
+    let rules = Rules::of(&config, certificate(&config, &lifecycle, &audit)?);
+    let door = door(&config, &lifecycle, audit.clone())?;
     warn(&listener, &config);
     let compute = Arc::new(Compute::new("step", config.threads).context("cannot start the compute threads")?);
     // Threads of their own: an analysis may take minutes, and no step waits behind one.
@@ -146,6 +150,7 @@ pub async fn run_with(
         )),
         compute,
         lifecycle: lifecycle.clone(),
+        audit,
         max_message_bytes: config.max_message_bytes,
         max_kept_states: config.max_kept_states,
         body_timeout: config.body_timeout,
@@ -169,8 +174,8 @@ pub async fn run_with(
         .prepare();
     let intake = Intake::new(limit, config.body_timeout, lifecycle.clone());
     let gate = Gate { max_metadata_bytes: config.max_metadata_bytes };
-    let services =
-        MapResponseLayer::new(ServiceError::restate::<Body>).layer(gate.layer(intake.layer(routes)));
+    let services = gate.layer(door.layer(intake.layer(routes)));
+    let services = MapResponseLayer::new(ServiceError::restate::<Body>).layer(services);
 
     let address = listener.local_addr().context("the listener has no address")?;
     tracing::info!(
@@ -264,11 +269,21 @@ async fn open_durable(
 }
 
 /// The server's certificate, where it has one, which is read again when it changes.
-fn certificate(config: &Config, lifecycle: &Lifecycle) -> anyhow::Result<Option<Tls>> {
+fn certificate(config: &Config, lifecycle: &Lifecycle, audit: &Audit) -> anyhow::Result<Option<Tls>> {
     let Some(files) = config.tls.clone() else { return Ok(None) };
     let certificate = Reread::open("certificate", files.paths(), move || files.load())?;
-    tokio::spawn(Arc::clone(&certificate).watch(lifecycle.clone()));
+    tokio::spawn(Arc::clone(&certificate).watch(lifecycle.clone(), audit.clone()));
     Ok(Some(certificate))
+}
+
+/// Who may call the server, where a file says so, which is read again when it changes.
+fn door(config: &Config, lifecycle: &Lifecycle, audit: Audit) -> anyhow::Result<Door> {
+    let insecure = config.insecure;
+    let Some(path) = config.tokens_file.clone() else { return Ok(Door::new(None, audit, insecure)) };
+    let tokens = Reread::open("tokens_file", vec![path.clone()], move || Tokens::load(&path))?;
+    tracing::info!(callers = tokens.current().len(), "calls need a token or a known certificate");
+    tokio::spawn(Arc::clone(&tokens).watch(lifecycle.clone(), audit.clone()));
+    Ok(Door::new(Some(tokens), audit, insecure))
 }
 
 /// Tells the operator what the settings leave open.
@@ -277,14 +292,20 @@ fn warn(listener: &Listener, config: &Config) {
     let Some(address) = listener.local_addr().ok().filter(|address| !address.is_of_this_machine()) else {
         return;
     };
-    match &config.tls {
-        None => {
+    match (&config.tls, &config.tokens_file) {
+        (None, None) => {
             tracing::warn!(%address, "insecure: whoever reaches the address has all sessions, without TLS");
         }
-        Some(TlsFiles { client_ca: None, .. }) => {
-            tracing::warn!(%address, "without tls_client_ca, whoever reaches the address has all sessions");
+        (None, Some(_)) => {
+            tracing::warn!(%address, "insecure: tokens and payloads cross the network without TLS");
         }
-        Some(_) => {}
+        (Some(TlsFiles { client_ca: None, .. }), None) => {
+            tracing::warn!(
+                %address,
+                "without tls_client_ca or tokens_file, whoever reaches the address has all sessions"
+            );
+        }
+        (Some(_), _) => {}
     }
 }
 

@@ -42,6 +42,8 @@ impl StepProof {
 }
 
 const OF_NOISE: &str = "noised 2026 key of a noise from master key, noise_id and fingerprint";
+const OF_TENANT_NOISE: &str =
+    "noised 2026 key of a tenant's noise from master key, tenant, noise_id and fingerprint";
 const OF_SEALS: &str = "noised 2026 seals of stored objects from master key";
 const OF_CHECK: &str = "noised 2026 check of a noise key";
 const OF_RESUMING: &str = "noised 2026 proofs of steps from a noise key";
@@ -181,6 +183,42 @@ impl MasterKey {
             let mut hash = blake3::Hasher::new_derive_key(OF_NOISE);
             hash.update(self.0.bytes());
             hash.update(fingerprint.as_bytes());
+            hash.update(noise_id.as_bytes());
+            finish(&mut hash, key);
+        }))
+    }
+}
+
+/// The keys of noises that a [`MasterKey`] gives to one tenant. Tenants that use the same `noise_id` get
+/// noises that are independent of each other.
+#[derive(Clone, Copy, Debug)]
+pub struct TenantKeys<'a> {
+    master: &'a MasterKey,
+    tenant: &'a str,
+}
+
+impl MasterKey {
+    /// The keys for one tenant, by its name. The empty name is that of the default tenant, whose keys are
+    /// those of [`derive`](Self::derive).
+    pub fn of_tenant<'a>(&'a self, tenant: &'a str) -> TenantKeys<'a> {
+        TenantKeys { master: self, tenant }
+    }
+}
+
+impl TenantKeys<'_> {
+    /// The key of the noise `noise_id` of a session: see [`MasterKey::derive`].
+    pub fn derive(&self, noise_id: &str, fingerprint: &Fingerprint) -> NoiseKey {
+        let Self { master, tenant } = self;
+        if tenant.is_empty() {
+            return master.derive(noise_id, fingerprint);
+        }
+        NoiseKey(Secret::filled(|key| {
+            let mut hash = blake3::Hasher::new_derive_key(OF_TENANT_NOISE);
+            hash.update(master.0.bytes());
+            hash.update(fingerprint.as_bytes());
+            // The length comes first, so that no tenant and noise_id together read as another pair.
+            hash.update(&(tenant.len() as u64).to_le_bytes());
+            hash.update(tenant.as_bytes());
             hash.update(noise_id.as_bytes());
             finish(&mut hash, key);
         }))

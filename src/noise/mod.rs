@@ -6,7 +6,7 @@
 //!
 //! | room | what is in it |
 //! |---|---|
-//! | [`NoiseKey`], [`MasterKey`] | keys, and what is derived from what |
+//! | [`NoiseKey`], [`MasterKey`], [`TenantKeys`] | keys, and what is derived from what |
 //! | `secret` | the bytes of a key, in one place; [`scrub_stack`] |
 //! | `keystream` | random words with random access: AES-256 in counter mode |
 //! | `gaussian` | words to standard normals, without branches |
@@ -63,7 +63,7 @@ mod secret;
 mod step;
 
 pub(crate) use gaussian::Normal;
-pub use key::{KeyCheck, MasterKey, NoiseKey, StepProof, key_from_hex};
+pub use key::{KeyCheck, MasterKey, NoiseKey, StepProof, TenantKeys, key_from_hex};
 pub use secret::{scrub_deep_stack, scrub_stack};
 pub(crate) use step::StepNoise;
 

@@ -95,6 +95,20 @@ fn keys_are_read_and_refused() {
         assert_eq!(master.derive("a", &fingerprint).check(), expected);
         assert_ne!(master.derive("b", &fingerprint).check(), expected);
     }
+    let fingerprint = crate::SessionSpec::new(
+        crate::MatrixSpec::Identity,
+        crate::Tree::flat(1, crate::DType::F32).unwrap(),
+    )
+    .resolve()
+    .unwrap()
+    .fingerprint();
+    let master = MasterKey::from_bytes([7; 32]);
+    let of = |tenant: &str, noise_id: &str| master.of_tenant(tenant).derive(noise_id, &fingerprint).check();
+    assert_eq!(of("", "a"), master.derive("a", &fingerprint).check(), "the default tenant's keys stay");
+    let others = [of("one", "a"), of("two", "a"), of("on", "ea"), of("onea", ""), of("", "onea")];
+    for (i, one) in others.iter().enumerate() {
+        assert!(others[..i].iter().all(|other| other != one) && *one != of("", "a"));
+    }
     for bad in [&[7; 31][..], b"", b"not a key at all", &[0xff; 64], &[0; 32], "00".repeat(32).as_bytes()] {
         assert!(MasterKey::parse("master_key_file", bad).is_err());
     }

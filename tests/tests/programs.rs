@@ -715,3 +715,40 @@ fn what_the_steps_of_the_documents_leave_is_ignored_by_git() {
     }
     assert!(found > 5, "{found} files are written");
 }
+
+/// The tool makes tokens, a server that reads them knows who has one, and the tool shows one to the server.
+#[test]
+fn a_server_knows_who_has_a_token_that_noisectl_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
+    let tokens = path("tokens.toml");
+    let new = |name: &str, role: &str, more: &[&str]| {
+        let mut command = program("noisectl");
+        command.args(["token", "new", "--file", &tokens, "--name", name, "--role", role]).args(more);
+        let token = run(&mut command);
+        std::fs::write(path(name), &token).unwrap();
+        token
+    };
+    let of_trainer = new("trainer", "trainer", &["--tenant", "one", "--expires-in", "1h"]);
+    new("operator", "operator", &[]);
+    let audit = path("audit.log");
+    let server = Server::start_with(&["--tokens-file", &tokens, "--audit-log", &audit]);
+    let session = |arguments: &[&str]| {
+        let mut command = program("noisectl");
+        command.arg("session").args(arguments).args(["--server", &server.target]);
+        command
+    };
+    let create = ["create", "--id", "a", "--matrix", MATRIX, "--lanes", "3"];
+    let refused = session(&create).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("carries no token"));
+    run(session(&create).args(["--token-file", &path("trainer")]));
+    let list = run(session(&["list"]).env("NOISED_TOKEN", of_trainer.trim_end()));
+    assert!(list.contains("sessions/a") && !list.contains("tenants/"), "{list}");
+    let list = run(session(&["list"]).env("NOISED_TOKEN_FILE", path("operator")));
+    assert!(list.contains("tenants/one/sessions/a"), "{list}");
+    run(session(&["delete", "tenants/one/sessions/a"]).args(["--token-file", &path("operator")]));
+    let noted = std::fs::read_to_string(audit).unwrap();
+    assert_eq!(noted.lines().count(), 3, "{noted}");
+    assert!(!noted.contains(of_trainer.trim_end()));
+}

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 use noised::{DType, MatrixSpec, Precision, Shard, Tree};
-use noised_client::{Client, ClientBuilder, RetryPolicy, Tls, tree_file};
+use noised_client::{Client, ClientBuilder, Credential, RetryPolicy, Tls, tree_file};
+use zeroize::Zeroizing;
 
 use crate::failure::{Failure, say};
 use crate::files::Files;
@@ -13,6 +14,9 @@ use crate::output::Format;
 
 /// The server that is asked where none is named.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7467";
+
+/// Holds the token itself. A token is no argument: those are read by whoever lists the processes.
+const TOKEN_VARIABLE: &str = "NOISED_TOKEN";
 
 /// Which matrix.
 #[derive(Debug, Args)]
@@ -158,12 +162,14 @@ struct RetryArg {
     retry: Duration,
     #[command(flatten)]
     tls: TlsArg,
+    #[command(flatten)]
+    token: TokenArg,
 }
 
 impl RetryArg {
     fn builder(&self, server: &str) -> Result<ClientBuilder, Failure> {
         let retry = RetryPolicy { max_elapsed: self.retry, ..RetryPolicy::default() };
-        Ok(self.tls.give_to(ClientBuilder::new(server)?.retry(retry)))
+        self.token.give_to(self.tls.give_to(ClientBuilder::new(server)?.retry(retry)))
     }
 }
 
@@ -197,6 +203,35 @@ impl TlsArg {
             key: path(&self.tls_key),
             server_name: self.tls_server_name.clone().filter(|name| !name.is_empty()),
         })
+    }
+}
+
+/// By which token the server knows the caller.
+#[derive(Debug, Args)]
+struct TokenArg {
+    /// A file with the token by which the server knows the caller. The environment variable NOISED_TOKEN
+    /// may hold the token instead.
+    #[arg(long, value_name = "FILE", env = "NOISED_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Let the token cross a network without TLS, where others can read it.
+    #[arg(long)]
+    insecure: bool,
+}
+
+impl TokenArg {
+    fn give_to(&self, builder: ClientBuilder) -> Result<ClientBuilder, Failure> {
+        let builder = builder.insecure(self.insecure);
+        if let Some(path) = self.token_file.clone().filter(|path| !path.as_os_str().is_empty()) {
+            return Ok(builder.token(Credential::File(path)));
+        }
+        let text = std::env::var_os(TOKEN_VARIABLE).unwrap_or_default().into_encoded_bytes();
+        let text = Zeroizing::new(text);
+        if text.is_empty() {
+            return Ok(builder);
+        }
+        let rule = || Failure::usage(TOKEN_VARIABLE, "must be a token, found something else");
+        let credential = Credential::from_text(std::str::from_utf8(&text).map_err(|_| rule())?);
+        Ok(builder.token(credential.map_err(|_| rule())?))
     }
 }
 

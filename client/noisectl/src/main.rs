@@ -5,6 +5,7 @@
 //! | `materialize`, `row_norms`, `multiply`, `describe` | questions about a matrix, asked of a server or in process |
 //! | `design` | errors, sensitivities and designs of strategies, comparisons, calibration |
 //! | `session` | sessions: make, look at, end, run |
+//! | `token` | tokens by which a server knows its callers |
 //! | `noise` | whether noise is what it should be |
 //! | `bench` | a server under load: throughput and latency |
 //! | `plot` | figures with axes and lines, as SVG or PNG, with the feature `plot` |
@@ -44,6 +45,7 @@ mod session;
 mod source;
 mod steps;
 mod temporary;
+mod token;
 
 use std::process::ExitCode;
 
@@ -91,6 +93,9 @@ enum Command {
     /// Sessions of a server.
     #[command(subcommand)]
     Session(session::Command),
+    /// Tokens by which a server knows its callers.
+    #[command(subcommand)]
+    Token(token::Command),
     /// Check noise.
     #[command(subcommand)]
     Noise(noise::Command),
@@ -127,6 +132,7 @@ impl Command {
             Self::Account(args) => args.run(context).await,
             Self::Calibrate(args) => args.run(context).await,
             Self::Session(command) => command.run(context).await,
+            Self::Token(command) => command.run(),
             Self::Noise(command) => command.run(context).await,
             Self::Bench(args) => args.run(context).await,
         }

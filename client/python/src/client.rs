@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use noised::noise::{KeyCheck, MasterKey, NoiseKey};
-use noised_client::{Client, ClientBuilder, Error, LocalHost, RetryPolicy, SessionInfo, ShardedSession, Tls};
+use noised_client::{
+    Client, ClientBuilder, Credential, Error, LocalHost, RetryPolicy, SessionInfo, ShardedSession, Tls,
+};
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+use zeroize::Zeroizing;
 
 use crate::error::{Failure, invalid};
 use crate::runtime::{Driver, check_process};
@@ -29,6 +32,14 @@ struct TlsFiles {
     cert: Option<PathBuf>,
     key: Option<PathBuf>,
     server_name: Option<String>,
+}
+
+/// The attributes of a `noised._token.Token`.
+#[derive(Default, FromPyObject)]
+struct TokenOf {
+    text: Option<String>,
+    file: Option<PathBuf>,
+    insecure: bool,
 }
 
 impl From<TlsFiles> for Tls {
@@ -93,8 +104,14 @@ impl Connection {
 
     /// Connects to every target, and waits for them for at most `patience` seconds.
     #[new]
-    #[pyo3(signature = (targets, patience, tls=None))]
-    fn new(py: Python<'_>, targets: Vec<String>, patience: f64, tls: Option<TlsFiles>) -> PyResult<Self> {
+    #[pyo3(signature = (targets, patience, tls=None, token=None))]
+    fn new(
+        py: Python<'_>,
+        targets: Vec<String>,
+        patience: f64,
+        tls: Option<TlsFiles>,
+        token: Option<TokenOf>,
+    ) -> PyResult<Self> {
         if targets.is_empty() {
             return Err(invalid("target", "must name a server"));
         }
@@ -102,8 +119,16 @@ impl Connection {
         let retry = RetryPolicy { max_elapsed: patience, ..RetryPolicy::default() };
         let driver = Arc::new(Driver::new()?);
         let tls = tls.map_or_else(Tls::default, Tls::from);
-        let builders =
-            targets.iter().map(|target| Ok(ClientBuilder::new(target)?.retry(retry).tls(tls.clone())));
+        let TokenOf { text, file, insecure } = token.unwrap_or_default();
+        let text = text.map(Zeroizing::new).map(|text| Credential::from_text(&text)).transpose();
+        let credential = text.map_err(Failure::from)?.or(file.map(Credential::File));
+        let builders = targets.iter().map(|target| {
+            let builder = ClientBuilder::new(target)?.retry(retry).tls(tls.clone()).insecure(insecure);
+            Ok(match &credential {
+                Some(credential) => builder.token(credential.clone()),
+                None => builder,
+            })
+        });
         let builders: Vec<_> = builders.collect::<Result<_, Failure>>()?;
         let clients = driver.wait(py, None, async {
             Ok(try_join_all(builders.into_iter().map(ClientBuilder::connect)).await.map_err(named)?)
@@ -206,9 +231,10 @@ pub(crate) fn local<T: Send>(
     Ok(py.detach(call).map_err(Failure::from)?)
 }
 
-/// Names an option of TLS as Python does: `tls_ca` is `tls.ca`.
+/// Names an option as Python does: `tls_ca` is `tls.ca`, and a file with a token is `token` as well.
 fn named(error: Error) -> Error {
     let dotted = |text: String| text.strip_prefix("tls_").map(|rest| format!("tls.{rest}")).unwrap_or(text);
+    let dotted = |text: String| if text == "token_file" { "token".to_owned() } else { dotted(text) };
     match error {
         Error::Invalid { field, rule } => Error::Invalid { field: dotted(field), rule },
         Error::Tls { message } => Error::Tls { message: dotted(message) },

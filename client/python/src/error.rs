@@ -130,6 +130,8 @@ fn parts<'py>(py: Python<'py>, error: &Error) -> PyResult<(&'static str, Bound<'
             ("SessionElsewhereError", [("owner", owner)].into_py_dict(py))
         }
         Error::Tls { message: _ } => ("TlsError", nothing()),
+        Error::Unauthenticated { message: _ } => ("UnauthenticatedError", nothing()),
+        Error::PermissionDenied { message: _ } => ("PermissionDeniedError", nothing()),
         Error::Transport { message: _ } => ("ConnectionBrokenError", nothing()),
         Error::Protocol { message: _ } => ("ProtocolError", nothing()),
         Error::DataLoss { message: _ } => ("DataLossError", nothing()),

@@ -179,7 +179,14 @@ ROWS = [[1.0, 0.0], [0.5, 1.0]]
 CALLS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "noised.connect": (
         noised.connect,
-        {"target": "local:", "patience": 0.01, "master_key": None, "tls": None},
+        {
+            "target": "local:",
+            "patience": 0.01,
+            "master_key": None,
+            "tls": None,
+            "token": None,
+            "insecure": False,
+        },
     ),
     "noised.connect, by TLS": (
         noised.connect,

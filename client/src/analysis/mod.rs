@@ -11,11 +11,11 @@ use noised::analysis::{Description, Growth, TreeDescription};
 use noised::{MatrixSpec, Precision, Shard, Tree};
 use noised_proto::v1;
 use noised_proto::v1::analysis_client::AnalysisClient;
-use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
 use crate::error::{Error, Result};
 use crate::fleet::{Fleet, Server};
+use crate::link::Link;
 use crate::way::{Way, asking};
 
 /// The analysis calls of a [`Client`](crate::Client).
@@ -34,11 +34,7 @@ impl Analysis {
     }
 
     /// Asks the server that answered last, or any.
-    async fn ask<R: Clone, T, F>(
-        &self,
-        request: &R,
-        call: impl Fn(AnalysisClient<Channel>, R) -> F,
-    ) -> Result<T>
+    async fn ask<R: Clone, T, F>(&self, request: &R, call: impl Fn(AnalysisClient<Link>, R) -> F) -> Result<T>
     where
         F: Future<Output = std::result::Result<Response<T>, Status>>,
     {

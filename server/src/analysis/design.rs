@@ -14,6 +14,7 @@ use tonic::{Request, Status};
 use super::finish_search::Search;
 use super::streams::{PATIENCE, deadline, passed, send};
 use super::{AnalysisService, QUEUE, Run};
+use crate::identity::Caller;
 
 /// Between two messages about progress.
 const PROGRESS_EVERY: Duration = Duration::from_millis(200);
@@ -34,8 +35,9 @@ impl AnalysisService {
         request: Request<v1::OptimizeStrategyRequest>,
     ) -> Result<Events<v1::OptimizeStrategyResponse>, ServiceError> {
         use optimize_strategy_response::Event;
+        let tenant = Caller::of(request.extensions()).tenant;
         let (deadline, request) = (deadline(&request), request.into_inner());
-        let search = self.searches.begin(request.search_id.clone())?;
+        let search = self.searches.begin(tenant, request.search_id.clone())?;
         let work = move |tell: Tell<'_>| -> Result<Vec<Event>, Error> {
             let DesignQuestion { problem, family } = request.try_into()?;
             let design = optimize(&family, &problem, tell)?;
@@ -53,8 +55,9 @@ impl AnalysisService {
         request: Request<v1::RecommendStrategyRequest>,
     ) -> Result<Events<v1::RecommendStrategyResponse>, ServiceError> {
         use recommend_strategy_response::Event;
+        let tenant = Caller::of(request.extensions()).tenant;
         let (deadline, request) = (deadline(&request), request.into_inner());
-        let search = self.searches.begin(request.search_id.clone())?;
+        let search = self.searches.begin(tenant, request.search_id.clone())?;
         let work = move |tell: Tell<'_>| -> Result<Vec<Event>, Error> {
             let RecommendQuestion { problem, max_planes } = request.try_into()?;
             let found = recommend(&problem, max_planes, tell)?;

@@ -7,6 +7,7 @@ use noised_proto::{ServiceError, v1};
 use tokio_util::sync::CancellationToken;
 
 use super::AnalysisService;
+use crate::identity::Tenant;
 
 /// Bytes of the name of a search.
 const MAX_SEARCH_ID_BYTES: usize = 128;
@@ -17,6 +18,8 @@ pub(super) struct Searches(Arc<Mutex<Vec<Named>>>);
 
 #[derive(Debug)]
 struct Named {
+    /// Of whom: others do not find it.
+    tenant: Tenant,
     id: String,
     finish: Arc<CancellationToken>,
 }
@@ -33,14 +36,14 @@ impl Searches {
     ///
     /// # Errors
     /// [`Error::Invalid`] on `search_id` where it is too long.
-    pub(super) fn begin(&self, id: String) -> Result<Search, Error> {
+    pub(super) fn begin(&self, tenant: Tenant, id: String) -> Result<Search, Error> {
         if id.len() > MAX_SEARCH_ID_BYTES {
             let rule = format!("must have at most {MAX_SEARCH_ID_BYTES} bytes, found {}", id.len());
             return Err(Error::invalid("search_id", rule));
         }
         let finish = Arc::new(CancellationToken::new());
         if !id.is_empty() {
-            self.with(|named| named.push(Named { id, finish: Arc::clone(&finish) }));
+            self.with(|named| named.push(Named { tenant, id, finish: Arc::clone(&finish) }));
         }
         Ok(Search { searches: self.clone(), finish })
     }
@@ -64,17 +67,19 @@ impl Drop for Search {
 }
 
 impl AnalysisService {
-    /// Ends all searches of a name: a client that tried again has more than one.
+    /// Ends all searches of a tenant that have a name: a client that tried again has more than one.
     pub(super) fn finish(
         &self,
         request: v1::FinishSearchRequest,
+        tenant: &Tenant,
     ) -> Result<v1::FinishSearchResponse, ServiceError> {
         let v1::FinishSearchRequest { search_id } = request;
         if search_id.is_empty() {
             return Err(Error::invalid("search_id", "must not be empty").into());
         }
         let found = self.searches.with(|named| {
-            let searches: Vec<_> = named.iter().filter(|named| named.id == search_id).collect();
+            let is_meant = |named: &&Named| named.id == search_id && named.tenant == *tenant;
+            let searches: Vec<_> = named.iter().filter(is_meant).collect();
             searches.iter().for_each(|named| named.finish.cancel());
             !searches.is_empty()
         });

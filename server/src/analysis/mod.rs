@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::compute::Compute;
+use crate::identity::Caller;
 use crate::lifecycle::Lifecycle;
 
 /// How long a client is asked to wait where too many analyses run.
@@ -202,7 +203,8 @@ impl Analysis for AnalysisService {
         &self,
         request: Request<v1::FinishSearchRequest>,
     ) -> Result<Response<v1::FinishSearchResponse>, Status> {
-        Ok(Response::new(self.finish(request.into_inner())?))
+        let tenant = Caller::of(request.extensions()).tenant;
+        Ok(Response::new(self.finish(request.into_inner(), &tenant)?))
     }
 
     async fn calibrate_noise(

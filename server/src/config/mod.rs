@@ -17,6 +17,7 @@ use sysinfo::System;
 
 use crate::connections::OTHER_FILES;
 use crate::gate::METADATA_CEILING;
+use crate::identity::Tokens;
 use crate::listen::ListenAddr;
 use crate::secrets;
 use crate::tls::TlsFiles;
@@ -66,6 +67,12 @@ pub struct Config {
     pub listen: ListenAddr,
     /// The server's certificate; without one it speaks no TLS.
     pub tls: Option<TlsFiles>,
+    /// Who may call the server; without it everybody may do everything.
+    pub tokens_file: Option<PathBuf>,
+    /// Where it is noted who did what to sessions: a file, or `-` for the standard output.
+    pub audit_log: Option<PathBuf>,
+    /// Whether somebody said that the server needs no TLS where other machines reach it.
+    pub insecure: bool,
     /// Sessions that there may be at once.
     pub max_sessions: usize,
     /// Bytes of memory for sessions.
@@ -128,6 +135,8 @@ impl Config {
             tls_cert,
             tls_key,
             tls_client_ca,
+            tokens_file,
+            audit_log,
             insecure,
             max_sessions,
             max_session_bytes,
@@ -199,6 +208,9 @@ impl Config {
         check_reach(&listen, has_certificate || insecure.unwrap_or(false))?;
         Ok(Self {
             tls,
+            tokens_file: path("tokens_file", tokens_file)?,
+            audit_log: path("audit_log", audit_log)?,
+            insecure: insecure.unwrap_or(false),
             listen,
             max_sessions: count("max_sessions", max_sessions, 10_000)?,
             max_session_bytes: max_session_bytes
@@ -271,9 +283,10 @@ impl Config {
     /// Checks the files that are read when the server starts, so that a mistake in one is told before.
     ///
     /// # Errors
-    /// Those of a certificate and its key: names the setting and the file.
+    /// Those of a certificate and its key, and of the tokens file: names the setting and the file.
     pub fn check_files(&self) -> anyhow::Result<()> {
-        self.tls.as_ref().map_or(Ok(()), |files| files.load().map(drop))
+        self.tls.as_ref().map_or(Ok(()), |files| files.load().map(drop))?;
+        self.tokens_file.as_ref().map_or(Ok(()), |path| Tokens::load(path).map(drop))
     }
 
     /// The settings of a command line, with the file that it names. `sources` tells where the flags come

@@ -32,8 +32,18 @@ pub struct Options {
     /// Authorities, in PEM: clients must show a certificate of one of them [default: clients need none]
     #[arg(long, env = "NOISED_TLS_CLIENT_CA", value_name = "FILE")]
     pub tls_client_ca: Option<PathBuf>,
-    /// Listen without a certificate at an address that other machines reach. Everybody who reaches it has
-    /// all sessions [default: false]
+    /// A file that says who may call the server: the hashes of tokens and the names in clients'
+    /// certificates, with a tenant, a role and rights for each. It is read again when it changes, and at
+    /// SIGHUP [default: none, everybody who reaches the server may do everything]
+    #[arg(long, env = "NOISED_TOKENS_FILE", value_name = "FILE")]
+    pub tokens_file: Option<PathBuf>,
+    /// Where it is noted who makes, deletes and rewinds sessions, and who is refused: a file, which is
+    /// added to, or - for the standard output; one JSON object a line [default: none]
+    #[arg(long, env = "NOISED_AUDIT_LOG", value_name = "FILE|-")]
+    pub audit_log: Option<PathBuf>,
+    /// Listen without a certificate at an address that other machines reach. Without
+    /// tokens_file, everybody who reaches it has all sessions; with it, tokens cross the network in clear
+    /// [default: false]
     #[arg(
         long,
         env = "NOISED_INSECURE",
@@ -209,6 +219,8 @@ for_every_setting!(
     tls_cert,
     tls_key,
     tls_client_ca,
+    tokens_file,
+    audit_log,
     insecure,
     max_sessions,
     max_session_bytes,

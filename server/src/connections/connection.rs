@@ -20,7 +20,7 @@ use tower::{Service, ServiceExt};
 
 use super::Rules;
 use super::buffers::Buffers;
-use super::handshake::Io;
+use super::handshake::{Io, tls_peer};
 use super::watched::Watched;
 use crate::lifecycle::Lifecycle;
 use crate::listen::Peer;
@@ -148,6 +148,7 @@ where
     S::Future: Send + 'static,
 {
     let connection = Arc::new(Connection::new(rules.intake_bytes));
+    let tls = tls_peer(&io);
     let io = TokioIo::new(Watched { stream: io, connection: Arc::clone(&connection) });
     let service = {
         let connection = Arc::clone(&connection);
@@ -156,6 +157,9 @@ where
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Arc::clone(&connection));
             peer.tell(request.extensions_mut());
+            if let Some(tls) = tls.clone() {
+                request.extensions_mut().insert(tls);
+            }
             let answer = services.clone().oneshot(request);
             async move {
                 let answer = answer.await?;

@@ -9,6 +9,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::either::Either;
 
+use crate::identity::TlsPeer;
 use crate::reread::Reread;
 
 /// The server's certificate, as it is now.
@@ -16,6 +17,14 @@ pub(crate) type Tls = Arc<Reread<Arc<ServerConfig>>>;
 
 /// A connection that HTTP/2 can be spoken on.
 pub(super) type Io = Either<Either<TcpStream, UnixStream>, Box<TlsStream<TcpStream>>>;
+
+/// The client of a connection with TLS, as its certificate names it; `None` without TLS.
+pub(super) fn tls_peer(io: &Io) -> Option<TlsPeer> {
+    match io {
+        Either::Left(_) => None,
+        Either::Right(stream) => Some(TlsPeer::of(stream.get_ref().1.peer_certificates())),
+    }
+}
 
 /// How a connection begins.
 pub(super) enum Opened {

@@ -1,32 +1,34 @@
-//! Who makes a call: the tenant that its sessions belong to, and where it comes from.
+//! Who makes a call: what the caller may do, whose sessions it has, and where the call comes from.
+//!
+//! | room | what is in it |
+//! |---|---|
+//! | `caller` | [`Caller`]: who makes a call, for whoever serves the call |
+//! | `who` | [`Identity`]: a caller that the tokens file names |
+//! | `tokens` | [`Tokens`]: the tokens file, and who has which token or certificate |
+//! | `names` | [`TlsPeer`]: the names in a client's certificate |
+//! | `methods` | which role may call which method |
+//! | `door` | [`Door`]: the layer that finds out who calls, and refuses whoever may not |
+//! | `quota` | what a tenant may have: sessions, memory, calls in a second |
+//! | `tenant`, `session_key` | tenants, and what a session is found by |
+//! | `peer` | where a call comes from |
 
+mod caller;
+mod door;
+mod methods;
+mod names;
 mod peer;
+mod quota;
 mod session_key;
 mod tenant;
+mod tokens;
+mod who;
 
-use http::Extensions;
-
+pub(crate) use caller::Caller;
+pub(crate) use door::Door;
+pub(crate) use names::TlsPeer;
 pub(crate) use peer::Peer;
+pub(crate) use quota::Quota;
 pub(crate) use session_key::SessionKey;
 pub(crate) use tenant::Tenant;
-
-/// Who makes a call.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Caller {
-    /// Whose sessions the call finds.
-    pub(crate) tenant: Tenant,
-    /// The other end of the connection.
-    pub(crate) peer: Peer,
-}
-
-impl Caller {
-    /// The caller of a request, which is known by the request's extensions.
-    pub(crate) fn of(extensions: &Extensions) -> Self {
-        Self { peer: Peer::of(extensions), ..Self::default() }
-    }
-
-    /// The key of the caller's session of that name.
-    pub(crate) fn key(&self, name: impl Into<String>) -> SessionKey {
-        SessionKey { tenant: self.tenant.clone(), name: name.into() }
-    }
-}
+pub(crate) use tokens::Tokens;
+pub(crate) use who::Identity;

@@ -28,6 +28,15 @@ impl Peer {
         };
         tcp().or_else(unix).unwrap_or_default()
     }
+
+    /// Whether nothing on the way to the peer crosses a network.
+    pub(super) fn is_of_this_machine(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix { .. } => true,
+            Self::Unknown => false,
+        }
+    }
 }
 
 impl fmt::Display for Peer {

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use noised_proto::access::DEFAULT_TENANT;
+
 /// A tenant, by its name. The default tenant has the empty name, and costs no memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Tenant(Option<Arc<str>>);
 
 impl Tenant {
-    /// The tenant of a name; the default one where that is empty.
+    /// The tenant of a name; the default one where that is empty, or `default`.
     pub(crate) fn named(name: &str) -> Self {
-        Self((!name.is_empty()).then(|| name.into()))
+        if name.is_empty() || name == DEFAULT_TENANT { Self::default() } else { Self(Some(name.into())) }
     }
 
     /// The name; empty for the default tenant.
@@ -26,6 +28,6 @@ impl Tenant {
 
 impl fmt::Display for Tenant {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_default() { "default" } else { self.name() })
+        f.write_str(if self.is_default() { DEFAULT_TENANT } else { self.name() })
     }
 }

@@ -187,10 +187,11 @@ impl Ledger {
             }
             Ok(())
         })?;
-        let of_noise = |(NoiseName { noise_id, fingerprint }, mut uses): (_, Vec<(u64, RememberedUse)>)| {
+        let of_noise = |(noise, mut uses): (NoiseName, Vec<(u64, RememberedUse)>)| {
+            let NoiseName { tenant, noise_id, fingerprint } = noise;
             uses.sort_by_key(|(begun, _)| *begun);
             let uses = uses.into_iter().map(|(_, used)| used).collect();
-            Remembered { tenant: String::new(), noise_id, fingerprint, uses }
+            Remembered { tenant, noise_id, fingerprint, uses }
         };
         Ok(noises.into_iter().map(of_noise).collect())
     }
@@ -203,7 +204,8 @@ impl Ledger {
     /// Begins to draw lanes of a noise from step 0.
     pub(crate) fn claim(self: &Arc<Self>, wanted: Wanted<'_>) -> Result<Claim, ServiceError> {
         let Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored } = wanted;
-        let noise = NoiseName { noise_id: noise_id.to_owned(), fingerprint: fingerprint.to_string() };
+        let tenant = holder.tenant.name().to_owned();
+        let noise = NoiseName { tenant, noise_id: noise_id.to_owned(), fingerprint: fingerprint.to_string() };
         let mut inner = self.inner();
         let Inner { uses, file } = &mut *inner;
         let started_over = match uses.prior(&noise, &lanes) {

@@ -5,6 +5,8 @@
 //! {"v":1,"noise_id":"run","fingerprint":"<64 digits>","lanes":[0,5],"next_step":7,"check":"<16 digits>"}
 //! ```
 //!
+//! A noise of another tenant than the default one has `"v":2,"tenant":"acme"` in the place of `"v":1`.
+//!
 //! The check is the first 8 bytes of the BLAKE3 hash of everything before `,"check"`. Earlier servers wrote
 //! lines without `v` and `check`; those are read as well.
 
@@ -13,8 +15,11 @@ use std::ops::Range;
 use anyhow::{Context, ensure};
 use serde::{Deserialize, Serialize};
 
-/// The version of the records that are written.
+/// The version of the records of the default tenant.
 const VERSION: u32 = 1;
+
+/// The version of the records that have a tenant.
+const TENANT_VERSION: u32 = 2;
 
 /// What is between a line's text and the digits of its check, and what is behind them.
 const CHECK: &str = ",\"check\":\"";
@@ -31,6 +36,8 @@ pub(super) const MIN_BYTES: usize = 50;
 /// noise.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct NoiseName {
+    /// Empty for the default tenant.
+    pub(super) tenant: String,
     pub(super) noise_id: String,
     pub(super) fingerprint: String,
 }
@@ -59,6 +66,8 @@ pub(super) enum Event {
 struct Line {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     v: Option<u32>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    tenant: String,
     noise_id: String,
     fingerprint: String,
     lanes: (u64, u64),
@@ -76,14 +85,15 @@ impl Record {
     /// The record as a line, with its end.
     pub(super) fn to_line(&self) -> serde_json::Result<Vec<u8>> {
         let Self { noise, lanes, event, started_over } = self.clone();
-        let NoiseName { noise_id, fingerprint } = noise;
+        let NoiseName { tenant, noise_id, fingerprint } = noise;
         let (session, unix_seconds, next_step) = match event {
             Event::Begun { session, unix_seconds } => (Some(session), Some(unix_seconds), None),
             Event::Drawn { next_step } => (None, None, Some(next_step)),
         };
         let lanes = (lanes.start, lanes.end);
-        let v = Some(VERSION);
-        let line = Line { v, noise_id, fingerprint, lanes, next_step, started_over, session, unix_seconds };
+        let v = Some(if tenant.is_empty() { VERSION } else { TENANT_VERSION });
+        let line =
+            Line { v, tenant, noise_id, fingerprint, lanes, next_step, started_over, session, unix_seconds };
         let mut text = serde_json::to_string(&line)?;
         text.pop();
         let check = check_of(text.as_bytes());
@@ -110,9 +120,10 @@ impl Record {
         ensure!(check == found, "has the check {check}, and its text has {found}: a part of it was changed");
         let line: Line = serde_json::from_str(&format!("{body}}}")).context("is not a record")?;
         let version = line.v.unwrap_or_default();
+        let expected = if line.tenant.is_empty() { VERSION } else { TENANT_VERSION };
         ensure!(
-            version == VERSION,
-            "v: must be {VERSION}, found {version}: another version of the server wrote it"
+            version == expected,
+            "v: must be {expected}, found {version}: another version of the server wrote it"
         );
         Ok((line.try_into()?, true))
     }
@@ -135,8 +146,17 @@ impl TryFrom<Line> for Record {
     type Error = anyhow::Error;
 
     fn try_from(line: Line) -> anyhow::Result<Self> {
-        let Line { v: _, noise_id, fingerprint, lanes, next_step, started_over, session, unix_seconds } =
-            line;
+        let Line {
+            v: _,
+            tenant,
+            noise_id,
+            fingerprint,
+            lanes,
+            next_step,
+            started_over,
+            session,
+            unix_seconds,
+        } = line;
         ensure!(!noise_id.is_empty(), "noise_id: must not be empty");
         let digits = fingerprint.bytes().all(|digit| digit.is_ascii_hexdigit());
         ensure!(
@@ -152,7 +172,8 @@ impl TryFrom<Line> for Record {
                 unix_seconds: unix_seconds.unwrap_or_default(),
             },
         };
-        Ok(Self { noise: NoiseName { noise_id, fingerprint }, lanes: start..end, event, started_over })
+        let noise = NoiseName { tenant, noise_id, fingerprint };
+        Ok(Self { noise, lanes: start..end, event, started_over })
     }
 }
 

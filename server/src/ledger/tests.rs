@@ -554,3 +554,28 @@ fn a_stored_session_goes_on_with_its_own_noise_alone() {
     let refused = stored(&ledger, "sessions/mine");
     assert!(matches!(refused, Err(ServiceError::NoiseUsed { .. })), "{refused:?}");
 }
+
+/// The noise of a tenant is another noise, also in a file; lines of the default tenant name no tenant.
+#[test]
+fn tenants_have_noises_of_their_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ledger");
+    let claim = |ledger: &Arc<Ledger>, tenant: &str| {
+        let holder = SessionKey { tenant: Tenant::named(tenant), name: "sessions/a".into() };
+        ledger.claim(Wanted { holder: &holder, ..wanted("run", 0..5) })
+    };
+    let ledger = open_alone(&path).unwrap();
+    for (tenant, steps) in [("default", 3), ("one", 7), ("two", 0)] {
+        claim(&ledger, tenant).unwrap().end(steps);
+    }
+    drop(ledger);
+    let text = std::fs::read_to_string(&path).unwrap();
+    let lines = |begins: &str| text.lines().filter(|line| line.starts_with(begins)).count();
+    assert_eq!(lines("{\"v\":1,\"noise_id\":"), 2, "{text}");
+    assert_eq!(lines("{\"v\":2,\"tenant\":\"one\",\"noise_id\":"), 2, "{text}");
+    let ledger = open_alone(&path).unwrap();
+    assert_eq!(claim(&ledger, "default").unwrap_err(), used(3));
+    assert_eq!(claim(&ledger, "one").unwrap_err(), used(7));
+    claim(&ledger, "two").unwrap().end(0);
+    claim(&ledger, "three").unwrap().end(0);
+}

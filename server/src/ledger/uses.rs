@@ -19,10 +19,12 @@ pub(super) struct Key {
 
 impl Key {
     pub(super) fn new(noise: &NoiseName, lanes: &Range<u64>) -> Self {
-        let NoiseName { noise_id, fingerprint } = noise;
+        let NoiseName { tenant, noise_id, fingerprint } = noise;
         let mut hash = blake3::Hasher::new();
-        // A fingerprint has one length, so that no two pairs make one text.
-        hash.update(fingerprint.as_bytes()).update(noise_id.as_bytes());
+        // A fingerprint has one length, and a tenant's name goes with its own: no two names make one text.
+        hash.update(fingerprint.as_bytes());
+        hash.update(&(tenant.len() as u64).to_le_bytes()).update(tenant.as_bytes());
+        hash.update(noise_id.as_bytes());
         let mut noise = [0; 16];
         hash.finalize_xof().fill(&mut noise);
         Self { noise, start: lanes.start, end: lanes.end }

@@ -6,18 +6,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use noised::Error;
 use noised::noise::{NoiseKey, StepProof};
 use noised::session::{KeyOrigin, Noise};
+use noised_proto::access::Right;
 use noised_proto::{AskedSession, ServiceError, asked_session, name, v1};
 use prost::Message;
+use serde_json::json;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use crate::audit::What;
 use crate::entry::Entry;
 use crate::given_key::GivenKey;
 use crate::identity::{Caller, SessionKey};
 use crate::registry::{Asked, AskedNoise, Opened, Registry, Resumed};
 
-use super::audit::note_refusal;
 use super::{STATUS_BYTES, SessionsService, View};
 
 /// Bytes of a request's id.
@@ -67,6 +69,12 @@ impl SessionsService {
             None => decoded,
         };
         check(resume, must_exist, &request_id)?;
+        if start_noise_over {
+            caller.check(Right::StartNoiseOver, "start_noise_over")?;
+        }
+        if !noise_key.is_empty() {
+            caller.check(Right::GivenKeys, "noise_key")?;
+        }
         let goes_on = resumed_noise.map(resumed).transpose()?;
         let view = View::asked(view, View::Basic)?;
         let named = !session_id.is_empty();
@@ -80,21 +88,45 @@ impl SessionsService {
             return Err(ServiceError::MessageTooLarge { field: "session", size, limit });
         }
         let session_key = caller.key(name::session_name(&id));
-        let (service, key) = (self.clone(), session_key.clone());
+        let (service, key, quota) = (self.clone(), session_key.clone(), caller.quota());
         let make = move |key: SessionKey, registry: &Registry| {
             let AskedSession { spec, lookahead, noise_state } = asked_session(session)?;
             let given_key =
                 (!noise_key.is_empty()).then(|| NoiseKey::from_slice("noise_key", &noise_key)).transpose()?;
             let start_over = start_noise_over;
             let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over, resumed: goes_on };
-            let asked = Asked { resolved: spec.resolve()?, resume, named, must_exist, request_id, noise };
+            let resolved = spec.resolve()?;
+            let asked = Asked { resolved, resume, named, must_exist, request_id, noise, quota };
             registry.create(key, asked)
         };
         // A task of its own: a session that is made is stored or let go of, whether or not its caller waits.
         let making = tokio::spawn(async move { service.make(key, named, make).await });
         let made = making.await.map_err(|_| ServiceError::Internal)?;
-        let (entry, resumed, untold) = made.inspect_err(|error| note_refusal(error, &session_key, caller))?;
+        let (entry, resumed, untold) =
+            made.inspect_err(|error| self.note_refusal(What::SessionMade, error, &session_key, caller))?;
+        self.note_opened(&entry, resumed, goes_on, caller);
+        // The way to a step of a noise that is gone on with may be long: a rewind to it tells how far it has
+        // come, and may be called off. Drawing ahead would go it without a word.
+        if goes_on.is_none() {
+            entry.draw_ahead(&self.compute);
+        }
+        Ok((view.of(&entry, resumed, caller), untold))
+    }
+
+    /// Logs a session that was made or found.
+    fn note_opened(&self, entry: &Entry, resumed: bool, goes_on: Option<Resumed>, caller: &Caller) {
         let (spec, peer) = (entry.resolved.spec(), caller.peer);
+        if !resumed {
+            let started_over = entry.noise.as_ref().is_some_and(|noise| noise.started_over);
+            let gone_on_with = goes_on.map(|Resumed { step, proof: _ }| step);
+            let source = spec.source.kind();
+            let more = json!({
+                "source": source,
+                "start_noise_over": started_over,
+                "resumed_noise_step": gone_on_with,
+            });
+            self.audit.done(What::SessionMade, Some(caller), &entry.key, more);
+        }
         tracing::info!(
             session = %entry.key,
             %peer,
@@ -129,12 +161,6 @@ impl SessionsService {
                 "a noise that was drawn before is gone on with"
             );
         }
-        // The way to a step of a noise that is gone on with may be long: a rewind to it tells how far it has
-        // come, and may be called off. Drawing ahead would go it without a word.
-        if goes_on.is_none() {
-            entry.draw_ahead(&self.compute);
-        }
-        Ok((view.of(&entry, resumed), untold))
     }
 
     async fn make(
@@ -236,7 +262,7 @@ mod tests {
     /// The names of the sessions once no session is being made.
     async fn names(service: &SessionsService) -> Vec<String> {
         drop(service.registry.turn_to_create().await);
-        let (page, _) = service.registry.page(&Caller::default().key(""), 100);
+        let (page, _) = service.registry.page(None, None, 100);
         page.into_iter().map(|entry| entry.key.name.clone()).collect()
     }
 

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use noised_proto::{ServiceError, name, v1};
+use noised_proto::{ServiceError, v1};
+
+use serde_json::Value;
 
 use super::SessionsService;
+use crate::audit::What;
 use crate::entry::{Entry, StoredHere};
 use crate::identity::{Caller, SessionKey};
 
@@ -19,12 +22,13 @@ impl SessionsService {
         caller: &Caller,
     ) -> Result<(), ServiceError> {
         let v1::DeleteSessionRequest { name: session_name } = request;
-        name::session_id(&session_name)?;
-        let (service, key) = (self.clone(), caller.key(session_name));
+        let (service, key, caller) = (self.clone(), caller.find(&session_name)?, caller.clone());
         // A task of its own, with the turn: a session that is ended half way is ended.
         let deleting = tokio::spawn(async move {
             let _turn = service.turn(&key).await;
-            service.delete_in_turn(&key).await
+            service.delete_in_turn(&key).await?;
+            service.audit.done(What::SessionDeleted, Some(&caller), &key, Value::Null);
+            Ok(())
         });
         deleting.await.map_err(|_| ServiceError::Internal)?
     }

@@ -22,13 +22,13 @@ impl SessionsService {
         {
             // Taken by another server, or the store does not answer: then what is known is told.
             let entry = self.entry(caller, &name).await?;
-            return Ok(view.of(&entry, false));
+            return Ok(view.of(&entry, false, caller));
         }
         if settled {
             // A rewind has it to its end. Of a session that is damaged or deleted, what is known is told all
             // the same.
             drop(Arc::clone(&entry.session).lock_owned().await);
         }
-        Ok(view.of(&entry, false))
+        Ok(view.of(&entry, false, caller))
     }
 }

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::SessionsService;
+use crate::audit::What;
 
 /// How often the server looks for idle sessions, at the least and at the most.
 const LOOK_EVERY: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(60)];
@@ -29,6 +32,8 @@ impl SessionsService {
                     idle = ?entry.last_use.idle_time(),
                     "idle session deleted"
                 );
+                let more = json!({ "idle_seconds": entry.last_use.idle_time().as_secs() });
+                self.audit.done(What::SessionDeleted, None, &entry.key, more);
                 let _turn = self.turn(&entry.key).await;
                 // A session whose computation panicked is deleted as well.
                 let _ended = self.end(entry).await;

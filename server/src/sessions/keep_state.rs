@@ -27,6 +27,6 @@ impl SessionsService {
         let proof = entry.keep_state(&self.compute, step, when_full, self.max_kept_states).await?;
         tracing::info!(session = %entry.key, step, "state kept");
         let resume_token = proof.map(|proof| proof.as_bytes().to_vec()).unwrap_or_default();
-        Ok(v1::Session { resume_token, ..View::Basic.of(&entry, false) })
+        Ok(v1::Session { resume_token, ..View::Basic.of(&entry, false, caller) })
     }
 }

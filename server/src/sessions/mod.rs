@@ -20,10 +20,11 @@ use noised::Error;
 use noised::limits::MAX_REWINDS_KEPT;
 use noised::session::Standing;
 use noised_proto::v1::sessions_server::Sessions;
-use noised_proto::{ServiceError, SessionStatus, name, session_summary_to_wire, session_to_wire, v1};
+use noised_proto::{ServiceError, SessionStatus, session_summary_to_wire, session_to_wire, v1};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::audit::{Audit, What};
 use crate::compute::Compute;
 use crate::config::{MAX_ADVERTISE_BYTES, MAX_KEPT_STATES};
 use crate::entry::{Entry, Progress};
@@ -48,6 +49,7 @@ pub(crate) struct SessionsService {
     pub(crate) registry: Arc<Registry>,
     pub(crate) compute: Arc<Compute>,
     pub(crate) lifecycle: Lifecycle,
+    pub(crate) audit: Audit,
     pub(crate) max_message_bytes: usize,
     pub(crate) max_kept_states: usize,
     pub(crate) body_timeout: Duration,
@@ -55,8 +57,7 @@ pub(crate) struct SessionsService {
 
 impl SessionsService {
     async fn entry(&self, caller: &Caller, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
-        name::session_id(session_name)?;
-        self.open(&caller.key(session_name)).await
+        self.open(&caller.find(session_name)?).await
     }
 
     /// The same for a call that uses the session, and does not only look at it.
@@ -103,8 +104,8 @@ impl View {
         }
     }
 
-    fn of(self, entry: &Entry, resumed: bool) -> v1::Session {
-        let status = status(entry, resumed);
+    fn of(self, entry: &Entry, resumed: bool, caller: &Caller) -> v1::Session {
+        let status = status(entry, resumed, caller);
         match self {
             Self::Basic => session_summary_to_wire(&entry.resolved, status),
             Self::Full => session_to_wire(&entry.resolved, status),
@@ -113,12 +114,12 @@ impl View {
 }
 
 /// Where a session stands, for the wire.
-fn status(entry: &Entry, resumed: bool) -> SessionStatus {
+fn status(entry: &Entry, resumed: bool, caller: &Caller) -> SessionStatus {
     let Progress { standing, damaged: _ } = entry.progress().clone();
     let Standing { next_step, next_offset, released_steps, kept_steps, rewinds, rewind_count } = standing;
     let address = entry.stored.as_ref().and_then(|here| here.durable.address());
     SessionStatus {
-        name: entry.key.name.clone(),
+        name: caller.name_of(&entry.key),
         next_step,
         next_offset: next_offset as u64,
         memory_bytes: entry.memory_bytes(),
@@ -143,7 +144,10 @@ impl Sessions for SessionsService {
     ) -> Result<Response<v1::Session>, Status> {
         let caller = Caller::of(request.extensions());
         let given = request.extensions().get::<GivenKey>().cloned();
-        let (session, untold) = self.create(request.into_inner(), given, &caller).await?;
+        let id = request.get_ref().session_id.clone();
+        let made = self.create(request.into_inner(), given, &caller).await;
+        let (session, untold) =
+            made.inspect_err(|error| self.note_missing_right(What::SessionMade, error, &id, &caller))?;
         let mut response = Response::new(session);
         if let Some(untold) = untold {
             // Until the answer is written: see `Carrying`.
@@ -199,7 +203,12 @@ impl Sessions for SessionsService {
         request: Request<v1::RewindSessionRequest>,
     ) -> Result<Response<Self::RewindSessionStream>, Status> {
         let caller = Caller::of(request.extensions());
-        Ok(Response::new(self.rewind(request.into_inner(), &caller).await?))
+        let name = request.get_ref().name.clone();
+        let begun = self.rewind(request.into_inner(), &caller).await;
+        begun
+            .map(Response::new)
+            .inspect_err(|error| self.note_missing_right(What::SessionRewound, error, &name, &caller))
+            .map_err(Status::from)
     }
 
     type StreamMultiplyNextStream = tokio_stream::Empty<Result<v1::StreamMultiplyNextResponse, Status>>;
@@ -227,6 +236,7 @@ mod tests {
             registry: Arc::new(Registry::new(10, 1 << 30, keys, None)),
             compute: Arc::new(Compute::new("step", 1).unwrap()),
             lifecycle: Lifecycle::default(),
+            audit: Audit::default(),
             max_message_bytes: 1 << 20,
             max_kept_states: 1,
             body_timeout: Duration::from_secs(1),

@@ -9,8 +9,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
-use super::audit::note_refusal;
 use super::{SessionsService, check_fingerprint};
+use crate::audit::What;
 use crate::identity::Caller;
 
 /// What an answer holds beside its payload.
@@ -70,7 +70,7 @@ impl SessionsService {
         } else {
             let pieces = whole_tiles(entry.resolved.input_layout(), step, payload)?;
             let applied = entry.apply(&self.compute, step, 0, pieces).await;
-            applied.inspect_err(|error| note_refusal(error, &entry.key, caller))?
+            applied.inspect_err(|error| self.note_refusal(What::Step, error, &entry.key, caller))?
         };
         let replay = chunks.iter().all(|chunk| chunk.replay);
         Ok(v1::MultiplyNextResponse { step, payload: join(chunks, answer_bytes), replay })

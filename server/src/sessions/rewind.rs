@@ -4,15 +4,18 @@ use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use noised::session::{AnyRewind, AnySession, RewindTo};
+use noised_proto::access::Right;
 use noised_proto::{ServiceError, v1};
+use serde_json::json;
 use tokio::sync::{OwnedMutexGuard, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{SessionsService, View};
+use crate::audit::What;
 use crate::durable::StoredSource;
 use crate::entry::{DrawerGuard, Entry};
-use crate::identity::{Caller, Peer};
+use crate::identity::Caller;
 use crate::lifecycle::Lifecycle;
 
 /// Answers that wait to be written. More progress than is read is not told.
@@ -27,10 +30,9 @@ struct Halves {
 }
 
 /// What is asked.
-#[derive(Clone, Copy)]
 struct Wanted {
     to: RewindTo,
-    peer: Peer,
+    caller: Caller,
 }
 
 impl SessionsService {
@@ -41,11 +43,14 @@ impl SessionsService {
     ) -> Result<ReceiverStream<Result<v1::RewindSessionResponse, Status>>, ServiceError> {
         self.lifecycle.check_open()?;
         let v1::RewindSessionRequest { name, step, allow_divergence } = request;
+        if allow_divergence {
+            caller.check(Right::AllowDivergence, "allow_divergence")?;
+        }
         let entry = self.used_entry(caller, &name).await?;
         let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let wanted = Wanted { to: RewindTo { step, unix_seconds, allow_divergence }, peer: caller.peer };
+        let wanted = Wanted { to: RewindTo { step, unix_seconds, allow_divergence }, caller: caller.clone() };
         let (answers, queue) = mpsc::channel(QUEUE);
-        let service = self.clone();
+        let (service, caller) = (self.clone(), caller.clone());
         // A task of its own: a session must not be left in the middle where the client goes away.
         tokio::spawn(async move {
             let rewound = service.rewind_entry(&entry, wanted, &answers).await;
@@ -53,7 +58,7 @@ impl SessionsService {
                 Ok(steps) => {
                     entry.draw_ahead(&service.compute);
                     entry.last_use.note();
-                    let session = Some(View::Basic.of(&entry, false));
+                    let session = Some(View::Basic.of(&entry, false, &caller));
                     Ok(v1::RewindSessionResponse { steps_done: steps, steps_total: steps, session })
                 }
                 Err(error) => Err(error.into()),
@@ -85,7 +90,11 @@ impl SessionsService {
         let from_step = entry.progress().standing.next_step;
         let steps = self.rewind_halves(entry, Halves { drawer, session }, wanted.to, answers).await?;
         let to_step = entry.progress().standing.next_step;
-        let Wanted { to: RewindTo { step, unix_seconds: _, allow_divergence }, peer } = wanted;
+        let Wanted { to: RewindTo { step, unix_seconds: _, allow_divergence }, caller } = wanted;
+        let peer = caller.peer;
+        let more =
+            json!({ "from_step": from_step, "to_step": to_step, "allow_divergence": allow_divergence });
+        self.audit.done(What::SessionRewound, Some(&caller), &entry.key, more);
         tracing::warn!(session = %entry.key, %peer, from_step, to_step, allow_divergence, "session rewound");
         if to_step == step {
             return Ok(steps);

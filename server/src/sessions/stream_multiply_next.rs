@@ -18,8 +18,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::GRPC_CONTENT_TYPE;
 
-use super::audit::note_refusal;
 use super::{SessionsService, check_fingerprint};
+use crate::audit::What;
 use crate::entry::Entry;
 use crate::identity::Caller;
 use crate::intake::PACE_BYTES;
@@ -93,7 +93,7 @@ impl SessionsService {
         let mut assembler = Assembler::new(entry.resolved.input_layout().clone());
         loop {
             let served = self.serve_frame(&entry, &mut assembler, frame, answers).await;
-            if !served.inspect_err(|error| note_refusal(error, &entry.key, caller))? {
+            if !served.inspect_err(|error| self.note_refusal(What::Step, error, &entry.key, caller))? {
                 return Ok(());
             }
             match self.next_frame(&entry, &assembler, &mut frames).await? {

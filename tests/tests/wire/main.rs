@@ -5,9 +5,13 @@
 
 mod abuse;
 mod analysis;
+mod authority;
 mod bad;
+mod callers;
 mod client;
 mod connections;
+mod identity;
+mod identity_files;
 mod keys;
 mod lifetimes;
 mod load;

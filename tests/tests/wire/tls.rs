@@ -2,7 +2,6 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use noised::{DType, MatrixSpec, SessionSpec};
@@ -11,62 +10,11 @@ use noised_server::config::{Options, Span};
 use noised_server::{Config, ListenAddr};
 use noised_tests::server::{Server, Transport, within_patience};
 use noised_tests::trees;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-/// An authority, and the files of what it signs.
-struct Authority {
-    directory: TempDir,
-    issuer: CertifiedIssuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let this = Self { directory: tempfile::tempdir().unwrap(), issuer };
-        std::fs::write(this.ca(), this.issuer.pem()).unwrap();
-        this
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn ca(&self) -> PathBuf {
-        self.path("ca.pem")
-    }
-
-    /// A certificate for a name and its key, under file names that begin with `file`.
-    fn sign(&self, file: &str, name: &str) -> (PathBuf, PathBuf) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        let (cert, private) = (self.path(&format!("{file}.pem")), self.path(&format!("{file}.key")));
-        std::fs::write(&cert, certificate.pem()).unwrap();
-        write_private(&private, &key.serialize_pem());
-        (cert, private)
-    }
-
-    fn tls(&self) -> Tls {
-        Tls { ca: Some(self.ca()), ..Tls::default() }
-    }
-
-    fn options(&self, client_ca: Option<PathBuf>) -> Options {
-        let (cert, key) = self.sign("server", "127.0.0.1");
-        let (tls_cert, tls_key) = (Some(cert), Some(key));
-        Options { tls_cert, tls_key, tls_client_ca: client_ca, ..Options::default() }
-    }
-}
-
-fn write_private(path: &Path, text: &str) {
-    std::fs::write(path, text).unwrap();
-    std::fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-}
+use crate::authority::{Authority, write_private};
 
 fn builder(target: &str, tls: Tls) -> ClientBuilder {
     ClientBuilder::new(target).unwrap().retry(RetryPolicy::NEVER).tls(tls)

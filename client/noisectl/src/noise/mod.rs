@@ -15,7 +15,7 @@ pub(crate) enum Command {
     /// Check that steps in a file are stddev * A z with A a matrix and z independent standard normals.
     Check(check::Args),
     /// Draw steps of noise on a server, check them likewise, and leave nothing there.
-    Verify(verify::Args),
+    Verify(Box<verify::Args>),
 }
 
 impl Command {

@@ -6,6 +6,7 @@
 //! | `trees` | trees from files, and what `describe` tells of them |
 //! | `session` | `session run --local`: answers, noise of a key, shards, gradients, and what is refused |
 //! | `noise` | `noise check` and `noise verify` |
+//! | `token` | tokens that are made, and where a token may go |
 //! | `usage` | what is refused and how, and what needs no server |
 //! | `terminal` | help, tables and colours |
 //! | `files` | files that are read and written: none is lost, none is half there |
@@ -20,6 +21,7 @@ mod matrix;
 mod noise;
 mod session;
 mod terminal;
+mod token;
 mod trees;
 mod usage;
 
@@ -36,7 +38,14 @@ fn noisectl(args: &[&str]) -> Output {
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_noisectl"));
     command.args(args).stdin(Stdio::null());
-    for variable in ["NOISED_SERVER", "NOISED_NOISE_KEY_HEX", "COLUMNS", "CLICOLOR_FORCE"] {
+    for variable in [
+        "NOISED_SERVER",
+        "NOISED_TOKEN",
+        "NOISED_TOKEN_FILE",
+        "NOISED_NOISE_KEY_HEX",
+        "COLUMNS",
+        "CLICOLOR_FORCE",
+    ] {
         command.env_remove(variable);
     }
     command

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import os
 from collections.abc import Callable
 from decimal import Decimal
 from numbers import Real
@@ -111,6 +112,26 @@ def text(field: str, value: Any, name: str = "a string") -> str:
 def maybe_text(field: str, value: Any) -> str | None:
     """The same, or nothing."""
     return None if value is None else text(field, value)
+
+
+def path(field: str, value: Any) -> str:
+    """A path as a string: `Path("ca.pem")` is the same as `"ca.pem"`."""
+    kind = "a path: a string or an os.PathLike of one"
+    if not isinstance(value, os.PathLike):
+        is_a(field, value, str, kind)
+    try:
+        found = is_a(field, os.fspath(value), str, kind)
+        os.fsencode(found)
+    except InvalidArgumentError:
+        raise
+    except Exception as error:
+        # `__fspath__` of the caller's class may raise anything.
+        raise InvalidArgumentError(
+            field=field, rule=f"must be {kind}, found {shown(value)}: {error}"
+        ) from None
+    if not found or "\0" in found:
+        raise InvalidArgumentError(field=field, rule=f"must name a file, found {shown(found)}")
+    return found
 
 
 def one_of(field: str, value: Any, choices: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -256,11 +257,17 @@ async def connect(
     patience: float = 60.0,
     master_key: bytes | None = None,
     tls: Tls | None = None,
+    token: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
 ) -> AsyncClient:
     """As `noised.connect`."""
-    return AsyncClient(
-        await _in_thread(lambda: blocking.connect(target, patience=patience, master_key=master_key, tls=tls))
-    )
+
+    def call() -> blocking.Client:
+        return blocking.connect(
+            target, patience=patience, master_key=master_key, tls=tls, token=token, insecure=insecure
+        )
+
+    return AsyncClient(await _in_thread(call))
 
 
 async def resume(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -15,6 +16,7 @@ from noised._check import flag, is_a, maybe_call, one_of, real, secret, text, wh
 from noised._info import SessionInfo
 from noised._leaves import Leaf, NumpyKind, describe, dtype_name
 from noised._options import NoiseState, checked
+from noised._token import Token
 from noised._tree import Rebuild, flatten
 from noised.errors import (
     CannotPickleError,
@@ -66,8 +68,8 @@ class _Description:
 class Client:
     """Connections to the servers that hold sessions: `noised.connect(...)` makes one. Threads may share it.
 
-    It is pickled by its targets and its `noised.Tls`: another process reads the files at those paths and
-    connects anew. `local:` is that process there.
+    It is pickled by its targets, its `noised.Tls` and the path of its token: another process reads the files
+    at those paths and connects anew. `local:` is that process there.
     """
 
     def __init__(
@@ -77,10 +79,12 @@ class Client:
         *,
         has_key: bool = False,
         tls: Tls | None = None,
+        token: Token | None = None,
     ) -> None:
         self._connection = connection
         self._patience = patience
         self._tls = tls
+        self._token = Token() if token is None else token
         # A key in a pickle would lie wherever that does.
         self._has_key = has_key
 
@@ -90,7 +94,8 @@ class Client:
                 "a client of local: with a master key cannot be pickled, since the key would be in the pickle: connect in the "
                 "other process"
             )
-        return _connect_again, (self.targets, self._patience, self._tls)
+        self._token.check_pickled()
+        return _connect_again, (self.targets, self._patience, self._tls, self._token)
 
     @property
     def targets(self) -> list[str]:
@@ -328,6 +333,8 @@ def connect(
     patience: float = 60.0,
     master_key: bytes | None = None,
     tls: Tls | None = None,
+    token: str | os.PathLike[str] | None = None,
+    insecure: bool = False,
 ) -> Client:
     """Connects to where sessions are held.
 
@@ -342,6 +349,10 @@ def connect(
             after a minute or so.
         master_key: Of `local:`: 32 bytes from which the noise of a `noise_id` is derived.
         tls: How TLS is spoken with `https://host:port`, which needs it. Every target is `https://` then.
+        token: The token by which servers know the caller: the token itself, `noised_...`, or an `os.PathLike`
+            of a file with it. The file is read for every connection, and where a server refuses the token.
+        insecure: Send the token over a network without TLS, where others can read it. Without this it goes to
+            `https://`, to Unix sockets and to the loopback alone.
 
     Raises:
         InvalidArgumentError: A target is none.
@@ -353,6 +364,17 @@ def connect(
     targets = [text("target", one, "a string or several") for one in several]
     patience, master_key = real("patience", patience), secret("master_key", master_key)
     check_for(tls, targets)
+    known_by = Token.of(token, insecure)
+    if known_by.is_given and _LOCAL in targets:
+        raise InvalidArgumentError(
+            field="token", rule="is for a server: local: is this process, and asks for none"
+        )
+    return _connect(targets, patience, master_key, tls, known_by)
+
+
+def _connect(
+    targets: list[str], patience: float, master_key: bytes | None, tls: Tls | None, token: Token
+) -> Client:
     if targets == [_LOCAL]:
         connection = _noised.Connection.local(master_key)
         return Client(connection, patience, has_key=master_key is not None)
@@ -363,16 +385,19 @@ def connect(
             field="master_key", rule="is the server's to have: --master-key-file of noised serve"
         )
     try:
-        return Client(_noised.Connection(targets, patience, tls), patience, tls=tls)
+        connection = _noised.Connection(targets, patience, tls, token)
+        return Client(connection, patience, tls=tls, token=token)
     except UnavailableError as error:
         # No session is concerned yet.
         error.hint = "nothing is lost: call again once the server is there"
         raise
 
 
-def _connect_again(targets: list[str], patience: float, tls: Tls | None = None) -> Client:
+def _connect_again(
+    targets: list[str], patience: float, tls: Tls | None = None, token: Token | None = None
+) -> Client:
     """A client as another process had it."""
-    return connect(targets, patience=patience, tls=tls)
+    return _connect(targets, patience, None, tls, Token() if token is None else token)
 
 
 def resume(
@@ -394,7 +419,7 @@ def resume(
         state: What `Session.state` gave.
         tree: Arrays or shapes in the structure that steps shall have: the model's parameters.
         client: Where the session is; unless given, the servers that the state names are connected to. A
-            session on `https://` needs the client: a state has no `noised.Tls`.
+            session on `https://`, or on a server that wants a token, needs the client: a state has neither.
         allow_divergence: As of `Session.rewind`.
         fetch_ahead: As of `Client.create_session`.
         on_progress: As of `Session.rewind`.

@@ -248,6 +248,21 @@ class TlsError(NoisedError):
     hint = "docs/identity.md has the steps: correct the files, the name or the target, and call again"
 
 
+class UnauthenticatedError(NoisedError):
+    """The server does not know who calls: a token is missing, unknown or expired."""
+
+    hint = (
+        "noised.connect(target, token=...) gives a client its token, and noised.resume and the adapters take "
+        "such a client; the operator of the server makes tokens with `noisectl token new`"
+    )
+
+
+class PermissionDeniedError(NoisedError):
+    """The server knows the caller, and the caller may not do this: its role or its rights do not allow it."""
+
+    hint = "the operator of the server gives roles and rights in its tokens file"
+
+
 class ProtocolError(NoisedError):
     """The server answered what no server of this protocol answers."""
 

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from noised._check import is_a, maybe_text, shown
+from noised._check import is_a, maybe_text, path, shown
 from noised.errors import InvalidArgumentError
 
 #: How a target begins that is spoken to over TLS: an address, a list of them, or a name whose addresses are servers.
@@ -42,10 +42,10 @@ class Tls:
     server_name: str | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ca", _path("tls.ca", self.ca))
+        object.__setattr__(self, "ca", path("tls.ca", self.ca))
         for name in ("cert", "key"):
             value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else _path(f"tls.{name}", value))
+            object.__setattr__(self, name, None if value is None else path(f"tls.{name}", value))
         for name, other in (("cert", "key"), ("key", "cert")):
             if getattr(self, name) is None and getattr(self, other) is not None:
                 raise InvalidArgumentError(field=f"tls.{name}", rule=f"must be set beside tls.{other}")
@@ -73,23 +73,3 @@ def check_for(tls: Any, targets: list[str]) -> None:
                 field="tls",
                 rule=f"must not be set where a target is not https://host:port, found {shown(target)}",
             )
-
-
-def _path(field: str, value: Any) -> str:
-    """A path as a string: a `Tls` with `Path("ca.pem")` equals one with `"ca.pem"`."""
-    kind = "a path: a string or an os.PathLike of one"
-    if not isinstance(value, os.PathLike):
-        is_a(field, value, str, kind)
-    try:
-        path = is_a(field, os.fspath(value), str, kind)
-        os.fsencode(path)
-    except InvalidArgumentError:
-        raise
-    except Exception as error:
-        # `__fspath__` of the caller's class may raise anything.
-        raise InvalidArgumentError(
-            field=field, rule=f"must be {kind}, found {shown(value)}: {error}"
-        ) from None
-    if not path or "\0" in path:
-        raise InvalidArgumentError(field=field, rule=f"must name a file, found {shown(path)}")
-    return path
