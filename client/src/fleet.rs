@@ -17,9 +17,9 @@ use noised_proto::v1::sessions_client::SessionsClient;
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-use crate::channel::{Connecting, Settings, Target};
+use crate::channel::{Connecting, Settings};
 use crate::error::{Error, Result};
-use crate::targets::Targets;
+use crate::targets::{Target, Targets};
 use crate::tls::Tls;
 
 /// How long a name server may take.
