@@ -1,9 +1,7 @@
 //! Where a server is, and the connection to it.
 
-use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::str::FromStr;
+use std::path::Path;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -16,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::greeting::{Greeted, SILENCE};
 use crate::link::{Carries, Credential, Link};
 use crate::retry::RetryPolicy;
-use crate::targets::Targets;
+use crate::targets::{Target, Targets};
 use crate::tls::Tls;
 
 const KIB: usize = 1024;
@@ -38,67 +36,6 @@ const CONNECT_NEXT: Duration = Duration::from_secs(3);
 /// then has.
 const SILENT: Duration = Duration::from_secs(20);
 const SILENT_NEXT: Duration = Duration::from_secs(5);
-
-/// Where a server is: `http://host:port`, `https://host:port`, `host:port` or `unix:///path`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// TCP, as `host:port`.
-    Tcp(String),
-    /// TLS over TCP, as `host:port`.
-    Tls(String),
-    /// A Unix socket.
-    Unix(PathBuf),
-}
-
-impl FromStr for Target {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let invalid = |rule: &str| Error::invalid("server", rule);
-        if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")) {
-            return match path {
-                "" => Err(invalid("a Unix socket needs a path, as in unix:///run/noised.sock")),
-                path => Ok(Self::Unix(path.into())),
-            };
-        }
-        let secure = text.strip_prefix("https://");
-        let address = secure.or_else(|| text.strip_prefix("http://")).unwrap_or(text).trim_end_matches('/');
-        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-        if address.contains('/') || port.and_then(|port| port.parse::<u16>().ok()).is_none() {
-            return Err(invalid(
-                "must be https://host:port, http://host:port, host:port or unix:///path; servers of one \
-                 store are http://a:port,http://b:port or dns:///name:port",
-            ));
-        }
-        Ok(match secure {
-            Some(_) => Self::Tls(address.to_owned()),
-            None => Self::Tcp(address.to_owned()),
-        })
-    }
-}
-
-impl Target {
-    /// Whether this is the same address. Names of machines have no case.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Tcp(one), Self::Tcp(other)) | (Self::Tls(one), Self::Tls(other)) => {
-                one.eq_ignore_ascii_case(other)
-            }
-            (Self::Unix(one), Self::Unix(other)) => one == other,
-            _ => false,
-        }
-    }
-}
-
-impl fmt::Display for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(address) => write!(f, "http://{address}"),
-            Self::Tls(address) => write!(f, "https://{address}"),
-            Self::Unix(path) => write!(f, "unix://{}", path.display()),
-        }
-    }
-}
 
 /// Settings of a [`Client`](crate::Client), with defaults measured on loopback.
 #[derive(Clone, Debug)]
@@ -420,25 +357,6 @@ mod tests {
     use noised_proto::token::Token;
 
     use super::*;
-
-    #[test]
-    fn targets() {
-        for (text, target) in [
-            ("http://localhost:5000", Target::Tcp("localhost:5000".into())),
-            ("http://localhost:5000/", Target::Tcp("localhost:5000".into())),
-            ("https://localhost:5000", Target::Tls("localhost:5000".into())),
-            ("10.0.0.1:80", Target::Tcp("10.0.0.1:80".into())),
-            ("[::1]:80", Target::Tcp("[::1]:80".into())),
-            ("unix:///run/noised.sock", Target::Unix("/run/noised.sock".into())),
-            ("unix:noised.sock", Target::Unix("noised.sock".into())),
-        ] {
-            assert_eq!(text.parse::<Target>().unwrap(), target);
-        }
-        for text in ["", "localhost", ":80", "http://", "https://", "unix://", "a:b", "ftp://a:1", "a:1/path"]
-        {
-            assert!(matches!(text.parse::<Target>(), Err(Error::Invalid { .. })), "{text}");
-        }
-    }
 
     #[tokio::test]
     async fn settings_are_checked() {

@@ -16,10 +16,10 @@ use noised_proto::v1::analysis_client::AnalysisClient;
 use noised_proto::v1::sessions_client::SessionsClient;
 use uuid::Uuid;
 
-use crate::channel::{Access, Connecting, Settings, Target};
+use crate::channel::{Access, Connecting, Settings};
 use crate::error::{Error, Result};
 use crate::link::Link;
-use crate::targets::Targets;
+use crate::targets::{Target, Targets};
 use crate::tls::Tls;
 
 /// How long a name server may take.

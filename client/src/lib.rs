@@ -16,7 +16,7 @@
 //! | room | what is in it |
 //! |---|---|
 //! | [`Client`], [`ClientBuilder`], `channel` | where the server is, and the connection to it |
-//! | [`Targets`] | one server, or several that share a store, as a text |
+//! | [`Target`], [`Targets`] | one server, or several that share a store, as a text |
 //! | `fleet`, `way` | which of several servers has a session, and which is asked next where one fails |
 //! | [`Credential`], `link` | the token that calls carry |
 //! | [`Tls`] | whose certificates of servers are taken, and which one is shown |
@@ -75,7 +75,7 @@ mod way;
 mod window;
 
 pub use analysis::{Analysis, Rows};
-pub use channel::{ClientBuilder, Target};
+pub use channel::ClientBuilder;
 pub use client::{Client, CreateOptions};
 pub use error::{Error, Result};
 pub use info::SessionInfo;
@@ -88,6 +88,6 @@ pub use retry::RetryPolicy;
 pub use session::Session;
 pub use sharded::ShardedSession;
 pub use stream::StepStream;
-pub use targets::Targets;
+pub use targets::{Target, Targets};
 pub use tls::Tls;
 pub use window::Answer;

@@ -1,9 +1,9 @@
 //! Which servers a client is for, as a text.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::channel::Target;
 use crate::error::{Error, Result};
 
 /// How a name begins whose addresses are servers that speak TLS.
@@ -13,6 +13,67 @@ const NAMED: &str = "dns:///";
 
 /// What an address of a list begins with. A comma before anything else belongs to the path of a Unix socket.
 const SCHEMES: [&str; 3] = ["http://", "https://", "unix:"];
+
+/// Where a server is: `http://host:port`, `https://host:port`, `host:port` or `unix:///path`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// TCP, as `host:port`.
+    Tcp(String),
+    /// TLS over TCP, as `host:port`.
+    Tls(String),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let invalid = |rule: &str| Error::invalid("server", rule);
+        if let Some(path) = text.strip_prefix("unix://").or_else(|| text.strip_prefix("unix:")) {
+            return match path {
+                "" => Err(invalid("a Unix socket needs a path, as in unix:///run/noised.sock")),
+                path => Ok(Self::Unix(path.into())),
+            };
+        }
+        let secure = text.strip_prefix("https://");
+        let address = secure.or_else(|| text.strip_prefix("http://")).unwrap_or(text).trim_end_matches('/');
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
+        if address.contains('/') || port.and_then(|port| port.parse::<u16>().ok()).is_none() {
+            return Err(invalid(
+                "must be https://host:port, http://host:port, host:port or unix:///path; servers of one \
+                 store are http://a:port,http://b:port or dns:///name:port",
+            ));
+        }
+        Ok(match secure {
+            Some(_) => Self::Tls(address.to_owned()),
+            None => Self::Tcp(address.to_owned()),
+        })
+    }
+}
+
+impl Target {
+    /// Whether this is the same address. Names of machines have no case.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Tcp(one), Self::Tcp(other)) | (Self::Tls(one), Self::Tls(other)) => {
+                one.eq_ignore_ascii_case(other)
+            }
+            (Self::Unix(one), Self::Unix(other)) => one == other,
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "http://{address}"),
+            Self::Tls(address) => write!(f, "https://{address}"),
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+        }
+    }
+}
 
 /// The servers of a client: one, or several that share a store, of which each session is at one.
 ///
@@ -127,6 +188,25 @@ impl fmt::Display for Targets {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, target) in [
+            ("http://localhost:5000", Target::Tcp("localhost:5000".into())),
+            ("http://localhost:5000/", Target::Tcp("localhost:5000".into())),
+            ("https://localhost:5000", Target::Tls("localhost:5000".into())),
+            ("10.0.0.1:80", Target::Tcp("10.0.0.1:80".into())),
+            ("[::1]:80", Target::Tcp("[::1]:80".into())),
+            ("unix:///run/noised.sock", Target::Unix("/run/noised.sock".into())),
+            ("unix:noised.sock", Target::Unix("noised.sock".into())),
+        ] {
+            assert_eq!(text.parse::<Target>().unwrap(), target);
+        }
+        for text in ["", "localhost", ":80", "http://", "https://", "unix://", "a:b", "ftp://a:1", "a:1/path"]
+        {
+            assert!(matches!(text.parse::<Target>(), Err(Error::Invalid { .. })), "{text}");
+        }
+    }
 
     #[test]
     fn lists_and_names() {

@@ -114,7 +114,9 @@ impl StoredHere {
     pub(crate) fn delete_later(&self, state: Option<Snapshot>) {
         let Some(state) = state else { return };
         let Self { stored, durable } = self.clone();
-        tokio::spawn(async move {
+        // A step of a large session ends on a thread of the pool, which has no runtime of its own.
+        let runtime = stored.runtime().clone();
+        runtime.spawn(async move {
             if stored.wait(stored.all()).await.is_ok() {
                 delete_state(durable.store(), stored.place(), &state).await;
             }

@@ -1,4 +1,4 @@
-"""Servers that share a store: a session is found at any of them, and goes on at another when its server is killed."""
+"""Servers that share a store: a session is found at each, and goes on when its server is killed."""
 
 from __future__ import annotations
 

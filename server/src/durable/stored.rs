@@ -126,7 +126,7 @@ impl Stored {
     }
 
     /// What runs the tasks of the store, for threads that are none of its own.
-    pub(super) fn runtime(&self) -> &Handle {
+    pub(crate) fn runtime(&self) -> &Handle {
         &self.runtime
     }
 

@@ -9,6 +9,7 @@ use super::SessionsService;
 use crate::durable::{Durable, Made, delete_state, told};
 use crate::entry::Entry;
 use crate::identity::SessionKey;
+use crate::lifecycle::Lifecycle;
 use crate::registry::Restored;
 
 impl SessionsService {
@@ -29,7 +30,12 @@ impl SessionsService {
             let found = service.find_in_turn(&key).await?;
             found.ok_or_else(|| ServiceError::SessionNotFound { name: key.name.clone() })
         });
-        opening.await.map_err(|_| ServiceError::Internal)?
+        tokio::select! {
+            biased;
+            // Whether another server is alive may take longer to learn than this one has.
+            () = self.lifecycle.draining.cancelled() => Err(Lifecycle::refusal()),
+            opened = opening => opened.map_err(|_| ServiceError::Internal)?,
+        }
     }
 
     /// The same for a task that has the session's turn; `None` where there is no such session.
@@ -43,6 +49,7 @@ impl SessionsService {
             self.let_go(entry).await;
         }
         let Some(found) = durable.find(key).await? else { return Ok(None) };
+        self.lifecycle.check_open()?;
         // A description may hold millions of numbers, each of which is checked.
         let (registry, of) = (Arc::clone(&self.registry), key.clone());
         let preparing = tokio::task::spawn_blocking(move || {

@@ -18,6 +18,7 @@ pub(crate) struct Fleet {
     directory: TempDir,
     arguments: Vec<String>,
     members: Mutex<Vec<Member>>,
+    told: Arc<Mutex<Vec<String>>>,
 }
 
 struct Member {
@@ -29,7 +30,8 @@ struct Member {
 impl Fleet {
     pub(crate) fn new(count: usize, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let fleet = Self { directory: tempfile::tempdir().unwrap(), arguments, members: Mutex::default() };
+        let (directory, members, told) = (tempfile::tempdir().unwrap(), Mutex::default(), Arc::default());
+        let fleet = Self { directory, arguments, members, told };
         for _ in 0..count {
             fleet.add();
         }
@@ -53,7 +55,7 @@ impl Fleet {
     /// Starts one more server, and gives its number.
     pub(crate) fn add(&self) -> usize {
         let member = self.members().len();
-        let (child, address) = serving_at(self.command("127.0.0.1:0"), Arc::default());
+        let (child, address) = serving_at(self.command("127.0.0.1:0"), Arc::clone(&self.told));
         self.members().push(Member { address, server: Some(child) });
         member
     }
@@ -64,7 +66,7 @@ impl Fleet {
             Member { server: Some(_), .. } => return,
             Member { address, server: None } => address.clone(),
         };
-        let (child, _) = serving_at(self.command(&address), Arc::default());
+        let (child, _) = serving_at(self.command(&address), Arc::clone(&self.told));
         self.members()[member].server = Some(child);
     }
 
@@ -132,6 +134,11 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            let faults = told.iter().filter(|line| line.contains("ERROR") || line.contains("panicked"));
+            faults.for_each(|line| eprintln!("a server: {line}"));
+        }
         for member in self.members().iter_mut() {
             if let Some(server) = &mut member.server {
                 // One that was stopped is killed all the same.

@@ -42,7 +42,7 @@ class SessionInfo(Mapping[str, Any]):
         released_steps: The number of steps that were ever released.
         noise_started_over: Whether its noise was begun from step 0 again.
         last_used_unix_seconds: When it was last used, in seconds since 1970.
-        owner: The address by which clients reach the server that has it, where servers share a store; else empty.
+        owner: The address by which clients reach its server, where servers share a store; else empty.
         epoch: Of a session in a store: rises whenever a server takes it.
     """
 

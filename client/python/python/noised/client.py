@@ -339,11 +339,11 @@ def connect(
     """Connects to where sessions are held.
 
     Args:
-        target: `host:port`, `http://host:port`, `https://host:port` or `unix:///path` of a server, or `local:` for
-            this process, which needs no server: sessions end with it. Servers that share a store are one target:
-            `http://a:7467,http://b:7467`, or `dns:///name:7467` (`dns+https:///` with TLS) for all addresses of a
-            name; each session is at one of them, and goes on at another where its server is gone. A sequence of
-            targets is something else: each of them holds a shard.
+        target: `host:port`, `http://host:port`, `https://host:port` or `unix:///path` of a server, or
+            `local:` for this process, which needs no server: sessions end with it. Servers that share a store
+            are one target: `http://a:7467,http://b:7467`, or `dns:///name:7467` (`dns+https:///` with TLS)
+            for all addresses of a name; each session is at one of them, and goes on at another where its
+            server is gone. A sequence of targets is something else: each of them holds a shard.
         patience: Seconds for which a call whose server is away is tried again, and for which a server is waited for here. One
             that takes connections and says nothing is away; one that stands still in the middle of a call is noticed later,
             after a minute or so.

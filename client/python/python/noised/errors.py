@@ -221,7 +221,7 @@ class UnavailableError(NoisedError, ConnectionError):
 
 
 class SessionElsewhereError(UnavailableError):
-    """Another server of the same store has the session, and the client was not given the address of that server.
+    """Another server of the same store has the session, and the client was not given its address.
 
     Attributes:
         owner: The address of the server that has the session.

@@ -9,7 +9,7 @@ from typing import Any
 from noised._check import is_a, maybe_text, path, shown
 from noised.errors import InvalidArgumentError
 
-#: How a target begins that is spoken to over TLS: an address, a list of them, or a name whose addresses are servers.
+#: How a target over TLS begins: an address, a list of them, or a name whose addresses are servers.
 _OVER_TLS = ("https://", "dns+https:///")
 
 
