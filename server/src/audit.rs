@@ -26,6 +26,9 @@ const STANDARD_OUTPUT: &str = "-";
 const MOST_REFUSALS: u64 = 20;
 const REFUSALS_TIME: Duration = Duration::from_secs(10);
 
+/// Characters of a name or path that a caller gave and nobody has checked.
+const MOST_CHARACTERS: usize = 200;
+
 /// What became of what was asked.
 const DONE: &str = "ok";
 
@@ -46,7 +49,12 @@ struct Log {
 #[derive(Debug)]
 enum Sink {
     Output,
-    File { path: PathBuf, file: File },
+    File {
+        path: PathBuf,
+        file: File,
+        /// Whether the last line may have been written in part.
+        torn: bool,
+    },
 }
 
 /// What is noted.
@@ -106,7 +114,7 @@ impl Audit {
             Sink::Output
         } else {
             let file = open(path).with_context(|| format!("audit_log: {}", path.display()))?;
-            Sink::File { path: path.to_owned(), file }
+            Sink::File { path: path.to_owned(), file, torn: false }
         };
         Ok(Self(Some(Arc::new(Mutex::new(Log { sink, since: None, refusals: 0, left_out: 0 })))))
     }
@@ -118,13 +126,13 @@ impl Audit {
 
     /// Notes a refusal that touches the privacy of a noise, or for which the caller lacks a right.
     pub(crate) fn refused(&self, what: What, caller: &Caller, session: &str, error: &ServiceError) {
-        self.write(what, Some(caller), Some(session.to_owned()), error.reason(), Value::Null);
+        self.write(what, Some(caller), Some(cut(session).to_owned()), error.reason(), Value::Null);
     }
 
     /// Notes a call that was refused before anybody looked at its request: as many as there is time for.
     pub(crate) fn call_refused(&self, caller: &Caller, path: &str, error: &ServiceError) {
         let Some(log) = &self.0 else { return };
-        let mut more = serde_json::json!({ "path": path });
+        let mut more = serde_json::json!({ "path": cut(path) });
         if let ServiceError::Unauthenticated { why } = error {
             more["why"] = why.name().into();
         }
@@ -192,16 +200,28 @@ impl Sink {
                 output.write_all(line)?;
                 output.flush()
             }
-            Self::File { path, file } => {
+            Self::File { path, file, torn } => {
                 // A program that rotates logs moves the file away.
                 let id = |metadata: std::fs::Metadata| (metadata.dev(), metadata.ino());
                 if std::fs::metadata(&*path).map(id).ok() != Some(id(file.metadata()?)) {
-                    *file = open(path)?;
+                    (*file, *torn) = (open(path)?, false);
                 }
-                file.write_all(line)
+                // A line after a part of one begins anew.
+                if std::mem::replace(torn, true) {
+                    file.write_all(b"\n")?;
+                }
+                file.write_all(line)?;
+                *torn = false;
+                Ok(())
             }
         }
     }
+}
+
+/// The beginning of a text that nobody has checked.
+pub(crate) fn cut(text: &str) -> &str {
+    let end = text.char_indices().nth(MOST_CHARACTERS).map_or(text.len(), |(end, _)| end);
+    &text[..end]
 }
 
 fn open(path: &Path) -> io::Result<File> {

@@ -94,7 +94,7 @@ impl Entry {
         mut drawer: DrawerGuard,
     ) -> Result<DrawerGuard, ServiceError> {
         while drawer.steps_behind() > 0 {
-            if self.deleted.is_cancelled() {
+            if self.deleted.is_cancelled() || self.is_lost() {
                 return Err(self.not_found());
             }
             let entry = Arc::clone(self);

@@ -16,7 +16,7 @@ use crate::lifecycle::Lifecycle;
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What tells that a file has changed; `None` where it is not there.
-type Stamp = Option<(u64, u64, u64, i64, i64)>;
+type Stamp = Option<(u64, u64, u64, [i64; 4])>;
 
 /// A value that is read from files. A read that fails leaves the last good value.
 pub(crate) struct Reread<T> {
@@ -114,7 +114,9 @@ fn stamps(paths: &[PathBuf]) -> Vec<Stamp> {
 
 fn stamp(path: &Path) -> Stamp {
     let found = std::fs::metadata(path).ok()?;
-    Some((found.dev(), found.ino(), found.len(), found.mtime(), found.mtime_nsec()))
+    // The last change of its mode counts too: a file that others could read is read once they cannot.
+    let times = [found.mtime(), found.mtime_nsec(), found.ctime(), found.ctime_nsec()];
+    Some((found.dev(), found.ino(), found.len(), times))
 }
 
 #[cfg(test)]

@@ -75,8 +75,7 @@ impl Memories {
     /// Opens the store of a configuration, and its ledger, which lies in the store's directory where no other
     /// place is set; without a file, one that remembers for as long as the server runs. Waits for another
     /// server that has the file, at most for [`Config::drain_timeout`], which is how long one that was asked
-    /// to stop may take; not where the directory is shared with servers that know of this one. `None` where
-    /// `shutdown` is done before that.
+    /// to stop may take. `None` where `shutdown` is done before that.
     ///
     /// # Errors
     /// Where the store cannot be opened, or the ledger's file is not a regular one, is damaged, cannot be
@@ -94,17 +93,6 @@ impl Memories {
             }
         };
         let of_directory = state.as_ref().and_then(|state| state.ledger.clone());
-        if let (None, Some(path), true) =
-            (&config.noise_ledger, &of_directory, state.as_ref().is_some_and(State::is_shared))
-        {
-            // Servers that know of one another have the directory at the same time.
-            let opened = tokio::task::spawn_blocking({
-                let path = path.clone();
-                move || Ledger::open(&path, most)
-            });
-            let ledger = opened.await??.unwrap_or_else(|| Ledger::in_memory(most));
-            return Ok(Some(Self { ledger, state }));
-        }
         let Some(path) = config.noise_ledger.clone().or(of_directory) else {
             if config.master_key.is_some() && state.is_none() {
                 tracing::warn!(
@@ -129,9 +117,14 @@ pub async fn run_with(
     memories: Memories,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
-    let Memories { ledger, state } = memories;
+    let Memories { mut ledger, state } = memories;
+    let is_shared = state.as_ref().is_some_and(State::is_shared);
     let master_key = config.master_key.clone().or_else(|| Some(state.as_ref()?.master_key.clone()));
     let durable = open_durable(state, &ledger, &listener).await?;
+    if is_shared {
+        // Its noises are in the store: other servers that know of this one may have the directory as well.
+        ledger = Ledger::in_memory(config.max_noises);
+    }
     let lifecycle = Lifecycle::default();
     let audit = Audit::open(config.audit_log.as_deref())?;
     let rules = Rules::of(&config, certificate(&config, &lifecycle, &audit)?);

@@ -45,6 +45,9 @@ pub struct Standing {
     pub next_offset: usize,
     /// Steps that were ever released, in whole or in part.
     pub released_steps: u64,
+    /// Whether a server that is gone may have released more of them: see
+    /// [`Recovered::may_be_further`](super::Recovered::may_be_further). Until the session has taken a step.
+    pub may_be_further: bool,
     /// The steps whose state is kept, in order.
     pub kept_steps: Vec<u64>,
     /// The last acts of going back, the oldest first.
@@ -215,6 +218,7 @@ impl AnySession {
             Half::Input(session) => (session.next_step(), session.next_offset(), session.released_steps()),
             Half::Noise(session) => (session.next_step(), session.next_offset(), session.released_steps()),
         };
+        standing.may_be_further = matches!(&self.0, Half::Noise(session) if session.may_be_further());
     }
 
     /// Where the session stands.

@@ -155,6 +155,11 @@ impl NoiseSession {
         self.drawn.retain(|drawn| drawn.step >= step);
     }
 
+    /// Whether a session that is gone may have released steps that this one does not know of.
+    pub(super) fn may_be_further(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| *open.end() > self.next_step())
+    }
+
     /// After noise was drawn, the drawer does not go back by itself.
     pub(super) fn close(&mut self) {
         let (next_step, draws_all) = (self.next_step(), self.draws_all());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use noised::noise::NoiseKey;
-use noised::session::{NoiseOptions, ResolvedSpec};
+use noised::session::{NoiseOptions, ResolvedSpec, Standing};
 use noised_proto::ServiceError;
 use noised_store::{Created, StoreError};
 use uuid::Uuid;
@@ -65,7 +65,7 @@ impl Durable {
         if last != Some(number) || self.last_owner(folder, uid).await?.0 != owner {
             return Err(elsewhere());
         }
-        self.users().insert(uid.clone(), Arc::clone(stored));
+        self.keep(stored)?;
         stored.made();
         if let Some(before) = number.checked_sub(1) {
             self.delete_made(folder, before).await;
@@ -79,10 +79,9 @@ impl Durable {
             let name = made_object(folder, number);
             let Some(bytes) = self.store.read(&name).await? else { return Ok(()) };
             let before: Made = decode(&name, &bytes)?;
-            if let Some(noise) = &before.noise {
-                self.close_claim(noise, &before.uid)
-                    .await
-                    .map_err(|error| StoreError::Refused(error.to_string()))?;
+            let refused = |error: &dyn std::fmt::Display| StoreError::Refused(error.to_string());
+            if let Some(noise) = before.noise().map_err(|error| refused(&error))? {
+                self.close_claim(&noise, &before.uid).await.map_err(|error| refused(&error))?;
             }
             self.store.delete(&name).await?;
             for object in self.store.list(&format!("{folder}/{}", before.uid)).await? {
@@ -101,11 +100,11 @@ impl Durable {
         self.end_at(folder, &made.uid, owner + 1, past.end(made.source())).await
     }
 
-    /// Ends a session, of which so many steps were released, and deletes what is stored of it.
-    pub(crate) async fn end(&self, stored: &Arc<Stored>, released_steps: u64) -> Result<(), ServiceError> {
+    /// Ends a session, which stands where `standing` says, and deletes what is stored of it.
+    pub(crate) async fn end(&self, stored: &Arc<Stored>, standing: &Standing) -> Result<(), ServiceError> {
         stored.lost.cancel();
         let owner = stored.owner().await?;
-        let past = Past::ended(released_steps, true);
+        let past = Past::ended(standing.released_steps, !standing.may_be_further);
         self.end_at(&stored.folder, &stored.uid, *owner + 1, past).await?;
         self.gone(stored);
         Ok(())

@@ -50,7 +50,7 @@ use crate::identity::SessionKey;
 pub(crate) use objects::Made;
 use objects::{Acts, Owner, decode, encode, made_number, made_object, owner_number, owner_object};
 pub(crate) use past::{Past, Snapshot, StoredSource};
-use rolling::STATES_AT_ONCE;
+use rolling::PARTS_AT_ONCE;
 pub(crate) use settings::State;
 pub(crate) use snapshots::{Due, StateReader, delete_state, write_state};
 pub(crate) use stored::{Binding, Stored, elsewhere};
@@ -85,7 +85,7 @@ pub(crate) struct Durable {
     fenced: tokio::sync::Mutex<HashMap<JournalId, ActsOf>>,
     /// For threads that are none of tokio's.
     runtime: Handle,
-    /// States of drawers that may be written now.
+    /// Room for parts of drawers' states.
     rolling: Arc<tokio::sync::Semaphore>,
     /// One lock for each session that is being looked for or made.
     turns: Mutex<HashMap<SessionKey, Weak<tokio::sync::Mutex<()>>>>,
@@ -108,7 +108,7 @@ impl Durable {
         leases.begin(&journal).await?;
         let journal = Mutex::new(journal);
         let (fenced, turns) = (tokio::sync::Mutex::default(), Mutex::default());
-        let rolling = Arc::new(tokio::sync::Semaphore::new(STATES_AT_ONCE));
+        let rolling = Arc::new(tokio::sync::Semaphore::new(PARTS_AT_ONCE));
         Ok(Arc::new(Self {
             store,
             snapshot_every,
@@ -258,6 +258,16 @@ impl Durable {
         }
     }
 
+    /// Keeps a session that is this server's now, unless the journal of its acts was fenced meanwhile.
+    fn keep(&self, stored: &Arc<Stored>) -> Result<(), ServiceError> {
+        self.users().insert(stored.uid.clone(), Arc::clone(stored));
+        if stored.journal_id() == self.journal().id().as_str() {
+            return Ok(());
+        }
+        self.gone(stored);
+        Err(elsewhere())
+    }
+
     fn users(&self) -> MutexGuard<'_, HashMap<String, Arc<Stored>>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -271,7 +281,7 @@ impl Durable {
         let Some(begun) = stored.rolling.after_pass(drawer, drew, &self.rolling) else { return };
         let (this, stored) = (Arc::clone(self), Arc::clone(stored));
         stored.clone().runtime().spawn(async move {
-            stored.rolling.write(begun, &this.store, stored.place()).await;
+            stored.rolling.write(begun, &this.store, stored.place(), &stored.lost).await;
             if stored.lost.is_cancelled() {
                 this.abandon(&stored).await;
             }

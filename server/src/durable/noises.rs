@@ -14,10 +14,10 @@
 //! session is handed over, taken or deleted.
 
 use noised_proto::ServiceError;
-use noised_store::Created;
+use noised_store::{Created, JournalId};
 use serde::{Deserialize, Serialize};
 
-use super::objects::{Owner, decode, folder_of, noise_folder, owner_number, owner_object};
+use super::objects::{Made, Owner, decode, folder_of, noise_folder, owner_number, owner_object};
 use super::past::Past;
 use super::{Durable, damaged, elsewhere, told};
 use crate::identity::SessionKey;
@@ -109,6 +109,26 @@ impl Claims {
         Ok(start_over)
     }
 
+    /// Takes what a ledger knew of lanes: those that no claim has come before all others, and of the rest the
+    /// furthest that their noise came is remembered. Tells whether that changes anything.
+    fn take_over(&mut self, known: &[Claim]) -> bool {
+        let mut is_new = false;
+        let mut before = Vec::new();
+        for known in known {
+            let Some(claim) = self.claims.iter_mut().find(|claim| claim.lanes == known.lanes) else {
+                before.push(known.clone());
+                continue;
+            };
+            is_new |= known.released > claim.released || known.unknown && !claim.unknown;
+            claim.released = claim.released.max(known.released);
+            claim.unknown |= known.unknown;
+            claim.started_over |= known.started_over;
+        }
+        is_new |= !before.is_empty();
+        self.claims.splice(0..0, before);
+        is_new
+    }
+
     /// Adds a claim, which takes the place of earlier ones of the same lanes: it remembers the furthest that
     /// their noise ever came.
     fn add(&mut self, lanes: (u64, u64), holder: &SessionKey, uid: &str, started_over: bool) {
@@ -152,7 +172,7 @@ enum Change<'a> {
     },
     /// All that the store has of a session is about to be deleted.
     Close { uid: &'a str },
-    /// A ledger has known these, where the store knows none.
+    /// A ledger has known these.
     TakeOver { noise_id: &'a str, claims: Vec<Claim> },
 }
 
@@ -195,7 +215,7 @@ impl Durable {
         }
     }
 
-    /// Has the claims of a ledger's file be in the store, of those noises that have none there.
+    /// Has what a ledger's file knows be in the store as well.
     pub(crate) async fn take_over_ledger(&self, remembered: Vec<Remembered>) -> Result<(), ServiceError> {
         for Remembered { tenant, noise_id, fingerprint, uses } in remembered {
             let claim = |used: &RememberedUse| {
@@ -227,14 +247,19 @@ impl Durable {
         self.change_claims(folder, Change::Close { uid }).await.map(drop)
     }
 
-    async fn apply(&self, claims: &mut Claims, change: &Change<'_>) -> Result<Changed, ServiceError> {
+    async fn apply(
+        &self,
+        noise: &str,
+        claims: &mut Claims,
+        change: &Change<'_>,
+    ) -> Result<Changed, ServiceError> {
         match change {
             &Change::Claim { noise_id, lanes, holder, uid, start_over, goes_on } => {
                 if let Some(own) = claims.claims.iter().find(|claim| claim.open && claim.uid == uid) {
                     // An earlier try has made it.
                     return Ok(Changed { is_new: false, started_over: start_over && own.started_over });
                 }
-                self.close_ended(claims, lanes, holder).await?;
+                self.close_ended(noise, claims, lanes, holder).await?;
                 let started_over = claims.check(noise_id, lanes, start_over, goes_on)?;
                 noise_id.clone_into(&mut claims.noise_id);
                 claims.add(lanes, holder, uid, started_over);
@@ -243,7 +268,7 @@ impl Durable {
             Change::Close { uid } => {
                 let own = claims.claims.iter_mut().find(|claim| claim.open && claim.uid == *uid);
                 let Some(own) = own else { return Ok(Changed::default()) };
-                match self.fate(own).await? {
+                match self.fate(noise, own).await? {
                     Fate::Alive => return Ok(Changed::default()),
                     Fate::Ended { released, unknown } => own.end(released, unknown),
                     Fate::NeverMade => own.end(0, false),
@@ -251,12 +276,8 @@ impl Durable {
                 Ok(Changed { is_new: true, started_over: false })
             }
             Change::TakeOver { noise_id, claims: known } => {
-                if !claims.claims.is_empty() {
-                    return Ok(Changed::default());
-                }
                 (*noise_id).clone_into(&mut claims.noise_id);
-                claims.claims.clone_from(known);
-                Ok(Changed { is_new: true, started_over: false })
+                Ok(Changed { is_new: claims.take_over(known), started_over: false })
             }
         }
     }
@@ -265,12 +286,13 @@ impl Durable {
     /// broke off.
     async fn close_ended(
         &self,
+        noise: &str,
         claims: &mut Claims,
         lanes: (u64, u64),
         holder: &SessionKey,
     ) -> Result<(), ServiceError> {
         for claim in claims.claims.iter_mut().filter(|claim| claim.open && claim.overlaps(lanes)) {
-            match self.fate(claim).await? {
+            match self.fate(noise, claim).await? {
                 Fate::Alive => {}
                 Fate::Ended { released, unknown } => claim.end(released, unknown),
                 Fate::NeverMade => {
@@ -282,13 +304,14 @@ impl Durable {
         Ok(())
     }
 
-    /// What has become of a claim's session. One that was not made cannot be made after this.
-    async fn fate(&self, claim: &Claim) -> Result<Fate, ServiceError> {
+    /// What has become of the session of a claim on a noise. One that was not made cannot be made after this.
+    async fn fate(&self, noise: &str, claim: &Claim) -> Result<Fate, ServiceError> {
         let Claim { folder, uid, session, .. } = claim;
         let made = self.last_made(folder).await?.map(|(_, made)| made);
         if uid.is_empty() {
             // Of a ledger that was taken over.
-            let Some(made) = made.filter(|made| made.name == *session) else {
+            let of_noise = |made: &Made| made.noise().is_ok_and(|of| of.as_deref() == Some(noise));
+            let Some(made) = made.filter(|made| made.name == *session && of_noise(made)) else {
                 // What the ledger knew of its end is in the claim.
                 return Ok(Fate::Ended { released: 0, unknown: false });
             };
@@ -299,6 +322,7 @@ impl Durable {
         }
         let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
         let last = listed.iter().filter_map(|object| owner_number(&object.name)).max();
+        let mut journal = None;
         if let Some(number) = last {
             let name = owner_object(folder, uid, number);
             if let Some(bytes) = self.store.read(&name).await.map_err(told)? {
@@ -306,6 +330,7 @@ impl Durable {
                 if owner.ended {
                     return Ok(fate_of(&owner));
                 }
+                journal = owner.journal;
             }
         }
         // Whoever is about to make it finds that it has ended before it began.
@@ -315,7 +340,18 @@ impl Durable {
             return Ok(Fate::Alive);
         }
         let made = self.last_made(folder).await?.is_some_and(|(_, made)| made.uid == *uid);
-        Ok(if made { Fate::Ended { released: 0, unknown: true } } else { Fate::NeverMade })
+        if !made {
+            return Ok(Fate::NeverMade);
+        }
+        // It was made in this moment, and has ended: its server must not go on with it.
+        if let Some(journal) = journal {
+            let here = self.users().get(uid).cloned();
+            match here {
+                Some(here) => here.lost.cancel(),
+                None => drop(self.acts_of(&JournalId::parse(&journal).map_err(told)?, uid).await?),
+            }
+        }
+        Ok(Fate::Ended { released: 0, unknown: true })
     }
 
     /// Changes the claims of a noise, as they are once nobody else changes them at the same time.
@@ -324,7 +360,7 @@ impl Durable {
             let last = self.last_claims(folder).await?;
             let (number, mut claims) =
                 last.map_or_else(Default::default, |(last, claims)| (last + 1, claims));
-            let changed = self.apply(&mut claims, &change).await?;
+            let changed = self.apply(folder, &mut claims, &change).await?;
             if !changed.is_new {
                 return Ok(changed);
             }

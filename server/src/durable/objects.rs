@@ -48,7 +48,7 @@ pub(crate) struct Made {
     replayed: bool,
     /// The folder of the claims of its noise, where a `noise_id` names it.
     #[serde(default)]
-    pub(super) noise: Option<String>,
+    noise: Option<String>,
     /// The key of its noise, where no other secret gives it: 64 hexadecimal digits.
     key: Option<Zeroizing<String>>,
 }
@@ -208,6 +208,18 @@ impl Made {
             return Err(noised::Error::damaged("the fingerprint is not that of the specification"));
         }
         Ok(resolved)
+    }
+
+    /// The folder of the claims of its noise, where a `noise_id` names it.
+    pub(super) fn noise(&self) -> noised::Result<Option<String>> {
+        match &self.noise {
+            // One that was made before there were claims does not say.
+            None if self.key.is_none() && self.source.noise().is_some() => {
+                let session = SessionKey::named(&self.tenant, &self.name);
+                Ok(noise_of(&session, &self.resolved()?))
+            }
+            noise => Ok(noise.clone()),
+        }
     }
 
     /// How its noise is drawn.

@@ -180,11 +180,12 @@ impl Past {
         self.released_steps = self.released_steps.max(step);
     }
 
-    /// Notes where the session stands that is given up.
+    /// Notes where the session stands that is given up. A server that did not come to take a step knows no
+    /// better than before how far the session came.
     pub(crate) fn hand_over(&mut self, standing: &Standing) {
         self.next_step = standing.next_step;
         self.released_steps = self.released_steps.max(standing.released_steps);
-        self.handed_over = true;
+        self.handed_over = !standing.may_be_further;
     }
 
     /// Where the state of a session of `input` lies.
@@ -312,5 +313,9 @@ mod tests {
         assert_eq!((found.next_step, found.released_steps, found.may_be_further), (6, 8, false));
         let _ = past.take_next(Act::CameTo { step: 7 });
         assert!(past.recovered(StoredSource::Gaussian).may_be_further);
+        // A server that gave it up without a step does not know either.
+        past.hand_over(&Standing { next_step: 7, may_be_further: true, ..Standing::default() });
+        assert!(past.recovered(StoredSource::Gaussian).may_be_further);
+        assert_eq!(past.end(StoredSource::Gaussian).ended_at(), (8, false));
     }
 }

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use noised::session::NoiseDrawer;
 use noised_store::{SealedStore, StoreError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::objects::state_object;
@@ -19,8 +20,8 @@ use super::past::Snapshot;
 use super::snapshots::{MOST_OF_THE_TIME, PART_BYTES, PARTS_AHEAD, delete_state};
 use crate::config::SnapshotEvery;
 
-/// States of drawers that are written at once, all sessions together.
-pub(super) const STATES_AT_ONCE: usize = 4;
+/// Parts of states that are in memory at once, all sessions together.
+pub(super) const PARTS_AT_ONCE: usize = 8;
 
 /// What storing a state takes before one was stored: so long, and as long as at so many bytes a second.
 const FIRST_GUESS: (Duration, u64) = (Duration::from_millis(5), 200_000_000);
@@ -62,14 +63,12 @@ struct Part {
     bytes: Bytes,
     /// In the last part, the step of the whole state.
     whole: Option<u64>,
+    _room: OwnedSemaphorePermit,
 }
 
 /// A state that has begun.
 #[derive(Debug)]
-pub(crate) struct Begun {
-    parts: mpsc::Receiver<Part>,
-    _turn: OwnedSemaphorePermit,
-}
+pub(crate) struct Begun(mpsc::Receiver<Part>);
 
 impl Rolling {
     /// `noted` is the state that the store has.
@@ -93,20 +92,19 @@ impl Rolling {
         &self,
         drawer: &NoiseDrawer,
         drew: Duration,
-        turns: &Arc<Semaphore>,
+        room: &Arc<Semaphore>,
     ) -> Option<Begun> {
         let mut course = self.course();
         course.drew += drew;
         let mut begun = None;
         if course.under_way.is_none() && self.is_due(&course, drawer) {
-            let turn = Arc::clone(turns).try_acquire_owned().ok()?;
             let (parts, queue) = mpsc::channel(PARTS_AHEAD);
             (course.last, course.last_step) = (Instant::now(), Some(drawer.next_step()));
             course.drew = Duration::ZERO;
             course.under_way = Some(UnderWay { next_tile: 0, latest: 0, parts });
-            begun = Some(Begun { parts: queue, _turn: turn });
+            begun = Some(Begun(queue));
         }
-        if course.under_way.as_mut().is_some_and(|state| state.put_away(drawer)) {
+        if course.under_way.as_mut().is_some_and(|state| state.put_away(drawer, room)) {
             course.under_way = None;
         }
         begun
@@ -143,13 +141,21 @@ impl Rolling {
 
     /// Writes a state that has begun, with the name of this session. One of which a part cannot be written,
     /// or does not come, is deleted.
-    pub(super) async fn write(&self, begun: Begun, store: &SealedStore, place: (&str, &str)) {
-        let Begun { mut parts, _turn: _held } = begun;
+    ///
+    /// `lost` fires where the session is this server's no more.
+    pub(super) async fn write(
+        &self,
+        begun: Begun,
+        store: &SealedStore,
+        place: (&str, &str),
+        lost: &CancellationToken,
+    ) {
+        let Begun(mut parts) = begun;
         let id = Uuid::new_v4().simple().to_string();
         let mut state = Snapshot { id, step: 0, parts: 0 };
         let mut spent = Duration::ZERO;
         let mut is_whole = false;
-        while let Some(Part { bytes, whole }) = parts.recv().await {
+        while let Some(Some(Part { bytes, whole, _room })) = lost.run_until_cancelled(parts.recv()).await {
             let started = Instant::now();
             let name = state_object(place.0, place.1, &state.id, state.parts);
             if let Err(error) = store.create(&name, bytes).await {
@@ -188,8 +194,9 @@ impl Rolling {
 impl UnderWay {
     /// Puts the next part away, unless the last ones are still on their way. Tells whether the state is at an
     /// end.
-    fn put_away(&mut self, drawer: &NoiseDrawer) -> bool {
-        let room = match self.parts.try_reserve() {
+    fn put_away(&mut self, drawer: &NoiseDrawer, room: &Arc<Semaphore>) -> bool {
+        let Ok(in_memory) = Arc::clone(room).try_acquire_owned() else { return false };
+        let place = match self.parts.try_reserve() {
             Ok(room) => room,
             Err(mpsc::error::TrySendError::Full(())) => return false,
             Err(mpsc::error::TrySendError::Closed(())) => return true,
@@ -199,7 +206,7 @@ impl UnderWay {
         self.latest = self.latest.max(drawer.next_step());
         self.next_tile = end;
         let is_last = end >= drawer.state_tiles();
-        room.send(Part { bytes, whole: is_last.then_some(self.latest) });
+        place.send(Part { bytes, whole: is_last.then_some(self.latest), _room: in_memory });
         is_last
     }
 }

@@ -7,7 +7,7 @@ use noised::session::Standing;
 use noised_proto::ServiceError;
 use noised_store::{Created, JournalId, SealedStore, StoreError, fence, inspect};
 
-use super::objects::{Acts, Made, Owner, decode, folder_of, owner_object, state_id};
+use super::objects::{Acts, Made, Owner, decode, folder_of, owner_number, owner_object, state_id};
 use super::past::Past;
 use super::snapshots::StateReader;
 use super::stored::{Stored, elsewhere};
@@ -80,7 +80,7 @@ impl Durable {
     }
 
     /// The acts of a session in a journal. Another server's journal is fenced.
-    async fn acts_of(&self, id: &JournalId, uid: &str) -> Result<Vec<Acts>, ServiceError> {
+    pub(super) async fn acts_of(&self, id: &JournalId, uid: &str) -> Result<Vec<Acts>, ServiceError> {
         if self.journal().id() == id {
             let own = inspect(&self.store, id).await.map_err(told)?;
             return Ok(by_session(id, own.payloads).map_err(told)?.remove(uid).unwrap_or_default());
@@ -120,7 +120,7 @@ impl Durable {
         let source = made.source();
         let stored = Stored::new(place, source, next.past, true, journal, self.snapshot_every);
         let stored = Arc::new(stored);
-        self.users().insert(made.uid.clone(), Arc::clone(&stored));
+        self.keep(&stored)?;
         let store = self.store.clone();
         tokio::spawn(async move { delete_all(&store, unused).await });
         Ok(stored)
@@ -147,8 +147,10 @@ impl Durable {
     /// notice.
     pub(crate) async fn check_ours(&self, stored: &Stored) -> Result<(), ServiceError> {
         let owner = stored.owner().await?;
-        let next = owner_object(&stored.folder, &stored.uid, *owner + 1);
-        if self.store.read(&next).await.map_err(told)?.is_some() {
+        let listed = self.store.list(&format!("{}/{}", stored.folder, stored.uid)).await.map_err(told)?;
+        // None are left of a session that was deleted and whose name is used again.
+        let last = listed.iter().filter_map(|object| owner_number(&object.name)).max();
+        if last != Some(*owner) {
             stored.lost.cancel();
             return Err(elsewhere());
         }

@@ -4,7 +4,7 @@ use noised::Error;
 use noised_proto::ServiceError;
 
 use super::SessionsService;
-use crate::audit::What;
+use crate::audit::{What, cut};
 use crate::identity::{Caller, SessionKey};
 
 impl SessionsService {
@@ -59,7 +59,7 @@ impl SessionsService {
         caller: &Caller,
     ) {
         if matches!(error, ServiceError::RightMissing { .. }) {
-            tracing::warn!(peer = %caller.peer, session, %error, "refused");
+            tracing::warn!(peer = %caller.peer, session = cut(session), %error, "refused");
             self.audit.refused(what, caller, session, error);
         }
     }

@@ -100,11 +100,17 @@ impl SessionsService {
             registry.create(key, asked)
         };
         // A task of its own: a session that is made is stored or let go of, whether or not its caller waits.
-        let making = tokio::spawn(async move { service.make(key, named, make).await });
-        let made = making.await.map_err(|_| ServiceError::Internal)?;
-        let (entry, resumed, untold) =
-            made.inspect_err(|error| self.note_refusal(What::SessionMade, error, &session_key, caller))?;
-        self.note_opened(&entry, resumed, goes_on, caller);
+        // What came of it is noted there as well.
+        let asking = caller.clone();
+        let making = tokio::spawn(async move {
+            let made = service.make(key, named, make).await;
+            match &made {
+                Ok((entry, resumed, _)) => service.note_opened(entry, *resumed, goes_on, &asking),
+                Err(error) => service.note_refusal(What::SessionMade, error, &session_key, &asking),
+            }
+            made
+        });
+        let (entry, resumed, untold) = making.await.map_err(|_| ServiceError::Internal)??;
         // The way to a step of a noise that is gone on with may be long: a rewind to it tells how far it has
         // come, and may be called off. Drawing ahead would go it without a word.
         if goes_on.is_none() {
@@ -227,9 +233,9 @@ impl Drop for Naming {
             tracing::info!(session = %entry.key, "session taken back: its caller is gone");
             self.registry.take_back(&entry);
             if let (Some(here), Ok(runtime)) = (entry.stored.clone(), Handle::try_current()) {
-                let released = entry.progress().standing.released_steps;
+                let standing = entry.progress().standing.clone();
                 runtime.spawn(async move {
-                    if let Err(error) = here.durable.end(&here.stored, released).await {
+                    if let Err(error) = here.durable.end(&here.stored, &standing).await {
                         tracing::warn!(%error, "a session that was taken back stays in the store");
                     }
                 });

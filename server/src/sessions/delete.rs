@@ -59,8 +59,8 @@ impl SessionsService {
         let _under_way = tokio::time::timeout(KEY_PATIENCE, entry.wipe_key()).await;
         self.compute.scrub_stacks();
         if let Some(StoredHere { stored, durable }) = &entry.stored {
-            let released_steps = entry.progress().standing.released_steps;
-            durable.end(stored, released_steps).await?;
+            let standing = entry.progress().standing.clone();
+            durable.end(stored, &standing).await?;
         }
         // Giving gigabytes back to the system takes a while, and no step waits behind that. Where nothing is
         // under way on the session, its memory is free once this is answered.

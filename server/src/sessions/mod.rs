@@ -116,7 +116,15 @@ impl View {
 /// Where a session stands, for the wire.
 fn status(entry: &Entry, resumed: bool, caller: &Caller) -> SessionStatus {
     let Progress { standing, damaged: _ } = entry.progress().clone();
-    let Standing { next_step, next_offset, released_steps, kept_steps, rewinds, rewind_count } = standing;
+    let Standing {
+        next_step,
+        next_offset,
+        released_steps,
+        may_be_further: _,
+        kept_steps,
+        rewinds,
+        rewind_count,
+    } = standing;
     let address = entry.stored.as_ref().and_then(|here| here.durable.address());
     SessionStatus {
         name: caller.name_of(&entry.key),

@@ -87,15 +87,26 @@ impl SessionsService {
             // Called off before it began: nothing has moved.
             return Err(noised::Error::Cancelled.into());
         }
-        let from_step = entry.progress().standing.next_step;
-        let steps = self.rewind_halves(entry, Halves { drawer, session }, wanted.to, answers).await?;
-        let to_step = entry.progress().standing.next_step;
+        let (from_step, rewinds) = {
+            let progress = entry.progress();
+            (progress.standing.next_step, progress.standing.rewind_count)
+        };
+        let done = self.rewind_halves(entry, Halves { drawer, session }, wanted.to, answers).await;
+        let (to_step, is_back) = {
+            let progress = entry.progress();
+            (progress.standing.next_step, progress.standing.rewind_count > rewinds)
+        };
+        if !is_back {
+            return done;
+        }
         let Wanted { to: RewindTo { step, unix_seconds: _, allow_divergence }, caller } = wanted;
         let peer = caller.peer;
         let more =
             json!({ "from_step": from_step, "to_step": to_step, "allow_divergence": allow_divergence });
         self.audit.done(What::SessionRewound, Some(&caller), &entry.key, more);
         tracing::warn!(session = %entry.key, %peer, from_step, to_step, allow_divergence, "session rewound");
+        // Where the store does not answer, the session is back, and its client is told to ask again.
+        let steps = done?;
         if to_step == step {
             return Ok(steps);
         }
@@ -136,6 +147,7 @@ impl SessionsService {
         while rewind.steps_left(halves.drawer.as_deref()) > 0
             && !answers.is_closed()
             && !entry.deleted.is_cancelled()
+            && !entry.is_lost()
             && !self.lifecycle.cut.is_cancelled()
         {
             let steps_done = steps_total - rewind.steps_left(halves.drawer.as_deref());
