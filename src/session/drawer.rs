@@ -239,8 +239,8 @@ impl NoiseDrawer {
         left.min(wanted)
     }
 
-    /// Takes the state of these lanes through `steps` steps, into the buffers where there are any. For each of
-    /// these, `finite` tells whether all that was drawn is.
+    /// Takes the state of these lanes through `steps` steps, into the buffers where there are any. For each
+    /// of these, `finite` tells whether all that was drawn is.
     fn pass(&mut self, lanes: Range<usize>, steps: usize, buffers: &mut [StepBuffer], finite: &[AtomicBool]) {
         match self.resolved.spec.precision {
             crate::Precision::F32 => self.pass_in::<f32>(lanes, steps, buffers, finite),

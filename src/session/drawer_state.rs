@@ -7,8 +7,8 @@
 //! ```text
 //! magic "noised drawn\n"     13 bytes, for each part anew
 //! version                    u32
-//! numbers                    u64 each: bytes a value, planes, lanes a tile, lanes a block, steps ahead, lanes in all,
-//!                            first tile, tiles, the step that comes next on these tiles
+//! numbers                    u64 each: bytes a value, planes, lanes a tile, lanes a block, steps ahead,
+//!                            lanes in all, first tile, tiles, the step that comes next on these tiles
 //! state                      of these tiles, as it lies in memory
 //! ```
 //!
@@ -140,8 +140,8 @@ impl NoiseDrawer {
         let [shape @ .., first, tiles, step] = numbers;
         if shape != self.shape() {
             return Err(Error::damaged(format!(
-                "bytes a value, planes, lanes a tile, lanes a block, steps ahead and lanes are {shape:?}; of this \
-                 session they are {:?}",
+                "bytes a value, planes, lanes a tile, lanes a block, steps ahead and lanes are {shape:?}; \
+                 of this session they are {:?}",
                 self.shape()
             )));
         }

@@ -359,8 +359,8 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Whatever happens in whatever order, a step has the bits of an undisturbed run, and none is lost. A tile
-    /// of the drawer's state is put away with each act.
+    /// Whatever happens in whatever order, a step has the bits of an undisturbed run, and none is lost. A
+    /// tile of the drawer's state is put away with each act.
     #[test]
     fn crashes_between_any_two_acts(acts in acts(), replayed in any::<bool>()) {
         let matrix = if replayed {

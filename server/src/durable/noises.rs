@@ -6,9 +6,9 @@
 //! ```
 //!
 //! A claim says which session draws which lanes. It is in the store before the session draws. Whoever adds
-//! one makes the object of the next number with all claims that it read and its own. The store makes an object
-//! only under a name that is free; an object of a lower number than the highest, made in the place of a
-//! deleted one, does not count, and whoever made it finds that and reads again.
+//! one makes the object of the next number, with all claims that it read and its own. The store makes an
+//! object only under a name that is free. An object of a lower number than the highest, made in the place of
+//! a deleted one, does not count, and whoever made it finds that and reads again.
 //!
 //! Whether a claim still holds is asked of its session's own objects. So nothing is written here when a
 //! session is handed over, taken or deleted.
@@ -198,8 +198,8 @@ impl Durable {
         self.runtime.block_on(self.change_claims(&folder, claim)).map(|changed| changed.started_over)
     }
 
-    /// Checks that nobody has begun the noise of a session since the session did. A session that the store had
-    /// before it had claims makes its own.
+    /// Checks that nobody has begun the noise of a session since the session did. A session that was stored
+    /// before there were claims makes its own.
     ///
     /// Call it on a thread that may block.
     pub(crate) fn check_noise(&self, wanted: &Wanted<'_>, uid: &str) -> Result<(), ServiceError> {
@@ -282,8 +282,7 @@ impl Durable {
         }
     }
 
-    /// Closes the claims of sessions that have ended, or of which this is the same name: a session whose making
-    /// broke off.
+    /// Closes the claims of sessions that have ended, and of those whose making broke off.
     async fn close_ended(
         &self,
         noise: &str,
@@ -296,7 +295,8 @@ impl Durable {
                 Fate::Alive => {}
                 Fate::Ended { released, unknown } => claim.end(released, unknown),
                 Fate::NeverMade => {
-                    tracing::warn!(session = %holder, of = claim.session, "a claim was left by a session that was not made");
+                    let of = claim.session.as_str();
+                    tracing::warn!(session = %holder, of, "a session that was not made has left a claim");
                     claim.end(0, false);
                 }
             }
