@@ -39,7 +39,8 @@ impl FromStr for Target {
         let secure = text.strip_prefix("https://");
         let address = secure.or_else(|| text.strip_prefix("http://")).unwrap_or(text).trim_end_matches('/');
         let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port);
-        if address.contains('/') || port.and_then(|port| port.parse::<u16>().ok()).is_none() {
+        // A comma belongs to a list, whose parts have a scheme each.
+        if address.contains(['/', ',']) || port.and_then(|port| port.parse::<u16>().ok()).is_none() {
             return Err(invalid(
                 "must be https://host:port, http://host:port, host:port or unix:///path; servers of one \
                  store are http://a:port,http://b:port or dns:///name:port",

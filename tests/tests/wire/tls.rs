@@ -62,8 +62,9 @@ async fn several_servers_are_known_alike() {
         assert_tls(connect(other.tls()).await, "invalid peer certificate");
         assert!(matches!(connect(Tls::default()).await, Err(Error::Invalid { .. })));
     }
-    let plain = within_patience(builder(&format!("dns:///localhost:{port}"), Tls::default()).connect());
-    assert_tls(plain.await, "https");
+    let plain = builder(&format!("dns:///localhost:{port}"), Tls::default());
+    let plain = within_patience(plain.connect()).await.unwrap();
+    assert_tls(within_patience(plain.list_sessions()).await, "https");
     server.stop().await;
 }
 
