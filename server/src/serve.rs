@@ -206,6 +206,12 @@ pub async fn run_with(
     }
     // Calls that a connection still holds end too, whoever embeds this server.
     lifecycle.cut.cancel();
+    hand_over(&sessions, &keeping).await;
+    Ok(())
+}
+
+/// Gives all sessions up, and then the server's lease. What keeps the journals ends in between.
+async fn hand_over(sessions: &SessionsService, keeping: &[tokio::task::JoinHandle<()>]) {
     if tokio::time::timeout(HAND_OVER_TIME, sessions.hand_over()).await.is_err() {
         tracing::warn!("handing sessions over took too long; whoever takes the rest fences this server");
     }
@@ -214,7 +220,6 @@ pub async fn run_with(
         // What was not handed over is taken at once as well.
         let _late = tokio::time::timeout(CUT_TIME, durable.end_lease()).await;
     }
-    Ok(())
 }
 
 /// Adds what tells clients of the protocol, in the version that most tools still speak as well.

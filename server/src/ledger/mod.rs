@@ -35,6 +35,8 @@ use self::file::{Fault, LedgerFile};
 use self::record::{Event, NoiseName, Record};
 use self::uses::{NOISE_BYTES, Prior, Uses};
 
+pub(crate) use self::uses::RememberedUse;
+
 /// Between two tries to have the file.
 const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
@@ -83,18 +85,6 @@ pub(crate) struct Remembered {
     pub(crate) fingerprint: String,
     /// In the order in which they were begun.
     pub(crate) uses: Vec<RememberedUse>,
-}
-
-/// Lanes of a noise that were drawn.
-#[derive(Clone, Debug)]
-pub(crate) struct RememberedUse {
-    pub(crate) lanes: Range<u64>,
-    /// The last session that began to draw them, where it may go on.
-    pub(crate) session: Option<String>,
-    /// The first step that was not released, as far as is known.
-    pub(crate) next_step: u64,
-    pub(crate) unknown: bool,
-    pub(crate) started_over: bool,
 }
 
 /// The right to draw some lanes of a noise.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::RememberedUse;
 use super::record::{Event, NoiseName, Record};
 
 /// About the memory that one remembered noise takes, in bytes: an entry of the map, and the map's own room.
@@ -56,6 +55,18 @@ pub(super) enum Prior {
     InUse { session: String },
     /// They were drawn, or some of them; up to which step, where that is known.
     Used { next_step: Option<u64> },
+}
+
+/// Lanes of a noise that were drawn.
+#[derive(Clone, Debug)]
+pub(crate) struct RememberedUse {
+    pub(crate) lanes: Range<u64>,
+    /// The last session that began to draw them, where it may go on.
+    pub(crate) session: Option<String>,
+    /// The first step that was not released, as far as is known.
+    pub(crate) next_step: u64,
+    pub(crate) unknown: bool,
+    pub(crate) started_over: bool,
 }
 
 /// Which lanes of which noises were drawn, and are.
