@@ -20,7 +20,9 @@ pub(crate) use aligned::Aligned;
 pub use backend::Backend;
 pub(crate) use codec::{all_finite, decode, encode};
 pub(crate) use op::{Banded, Op, Program, Push, StageOps};
-pub(crate) use pass::{Data, Draw, LaneState, Pass, PassState, StepIo, Steps, digest_of, state_values};
+pub(crate) use pass::{
+    Data, Draw, LaneState, Pass, PassState, StepIo, Steps, digest_of, state_range, state_values,
+};
 pub(crate) use sum::{Sum, gradient_range};
 
 use std::fmt::Debug;

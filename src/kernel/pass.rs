@@ -22,6 +22,12 @@ pub(crate) fn state_values(lanes: usize, planes: usize) -> usize {
     lanes.next_multiple_of(BLOCK_LANES) * planes
 }
 
+/// The place of the state of these lanes, which begin at a tile, among the values of all.
+pub(crate) fn state_range(lanes: &Range<usize>, planes: usize) -> Range<usize> {
+    let first = lanes.start * planes;
+    first..first + state_values(lanes.len(), planes)
+}
+
 /// The state of every lane, laid out so that one step is one sweep through memory: tile after tile, and
 /// within a tile the planes of one stage of the matrix after those of another. A stage that moves all its
 /// planes in every step has them block of lanes after block, and within a block plane after plane. A ring of
@@ -59,6 +65,22 @@ impl LaneState {
             (Self::F32(_), Self::F64(_)) | (Self::F64(_), Self::F32(_)) => {
                 debug_assert!(false, "states of one session have one precision");
             }
+        }
+    }
+
+    /// All of it as it lies in memory, which is how it is stored.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            Self::F32(values) => bytemuck::cast_slice(values),
+            Self::F64(values) => bytemuck::cast_slice(values),
+        }
+    }
+
+    /// The same to be written to.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::F32(values) => bytemuck::cast_slice_mut(values),
+            Self::F64(values) => bytemuck::cast_slice_mut(values),
         }
     }
 

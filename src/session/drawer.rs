@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::{NoiseSession, NoiseState, Outcome, OutputChunk, ResolvedSpec, Source, StepBuffer};
 use crate::error::Result;
 use crate::kernel::{
-    Backend, Data, Draw, LaneState, Pass, PassState, Program, Real, StepIo, Steps, state_values,
+    Backend, Data, Draw, LaneState, Pass, PassState, Program, Real, StepIo, Steps, state_range,
 };
 use crate::limits::{MAX_STEPS_A_PASS, TILE_LANES};
 use crate::noise::{NoiseKey, StepNoise, StepProof, scrub_stack};
@@ -272,7 +272,7 @@ impl NoiseDrawer {
         }
         let io: Steps<'_, T> = io;
         let planes = self.resolved.plan.planes();
-        let values = values_of_lanes(&lanes, planes);
+        let values = state_range(&lanes, planes);
         let pass = Pass { backend: self.backend, layout: &self.layout, planes, lanes };
         match &mut self.state {
             DrawerState::Replayed { .. } => pass.run(PassState::Forgotten, io),
@@ -302,10 +302,4 @@ impl NoiseDrawer {
             }
         }
     }
-}
-
-/// The place of the state of a run of whole tiles among the values of all.
-pub(super) fn values_of_lanes(lanes: &Range<usize>, planes: usize) -> Range<usize> {
-    let first = lanes.start * planes;
-    first..first + state_values(lanes.len(), planes)
 }

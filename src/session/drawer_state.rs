@@ -19,16 +19,19 @@ use std::io::Read;
 use std::ops::Range;
 
 use super::NoiseDrawer;
-use super::drawer::{DrawerState, values_of_lanes};
-use super::snapshot::{read_exactly, read_values, write_values};
+use super::drawer::DrawerState;
+use super::snapshot::{read_beginning, read_exactly};
 use crate::error::{Error, Result};
-use crate::kernel::{LaneState, state_values};
+use crate::kernel::state_range;
 use crate::limits::{BLOCK_LANES, MAX_STEPS_AHEAD, TILE_LANES};
 
 const MAGIC: &[u8; 13] = b"noised drawn\n";
 
 /// Goes up when a reader of the last version would read this one wrongly.
 const VERSION: u32 = 1;
+
+/// No head of a part is longer.
+const MAX_HEAD_BYTES: usize = 128;
 
 /// A step that a session could never come to; a damaged state is not believed past it.
 const MAX_STEP: u64 = 1 << 48;
@@ -50,7 +53,7 @@ impl NoiseDrawer {
 
     /// Bytes of the state of one tile.
     pub fn tile_state_bytes(&self) -> usize {
-        state_values(TILE_LANES, self.resolved.plan().planes()) * self.resolved.spec().precision.size()
+        self.bytes_of(&(0..1)).len()
     }
 
     /// The state of these tiles before [`next_step`](Self::next_step), as a part of what
@@ -58,8 +61,8 @@ impl NoiseDrawer {
     pub fn state_of_tiles(&self, tiles: Range<usize>) -> Vec<u8> {
         let DrawerState::Kept(state) = &self.state else { return Vec::new() };
         let tiles = tiles.start.min(self.state_tiles())..tiles.end.min(self.state_tiles());
-        let values = self.values_of(&tiles);
-        let mut part = Vec::with_capacity(128 + values.len() * self.resolved.spec().precision.size());
+        let bytes = &state.bytes()[self.bytes_of(&tiles)];
+        let mut part = Vec::with_capacity(MAX_HEAD_BYTES + bytes.len());
         part.extend(MAGIC);
         part.extend(VERSION.to_le_bytes());
         for number in self.shape() {
@@ -68,11 +71,7 @@ impl NoiseDrawer {
         for number in [tiles.start as u64, tiles.len() as u64, self.next_step()] {
             part.extend(number.to_le_bytes());
         }
-        let written = match state {
-            LaneState::F32(state) => write_values(&mut part, &state[values], |v| v.to_le_bytes()),
-            LaneState::F64(state) => write_values(&mut part, &state[values], |v| v.to_le_bytes()),
-        };
-        debug_assert!(written.is_ok(), "memory takes what is written to it");
+        part.extend_from_slice(bytes);
         part
     }
 
@@ -103,15 +102,9 @@ impl NoiseDrawer {
                 return Err(Error::damaged(format!("a part has tiles {:?} of {all}", head.tiles)));
             }
             next = head.tiles.end;
-            let values = self.values_of(&head.tiles);
-            match &mut self.state {
-                DrawerState::Kept(LaneState::F32(state)) => {
-                    read_values(input, &mut state[values], f32::from_le_bytes)?;
-                }
-                DrawerState::Kept(LaneState::F64(state)) => {
-                    read_values(input, &mut state[values], f64::from_le_bytes)?;
-                }
-                DrawerState::Replayed { .. } => {}
+            let bytes = self.bytes_of(&head.tiles);
+            if let DrawerState::Kept(state) = &mut self.state {
+                read_exactly(input, &mut state.bytes_mut()[bytes])?;
             }
             parts.push(head);
         }
@@ -124,19 +117,9 @@ impl NoiseDrawer {
     }
 
     fn read_head(&self, input: &mut impl Read) -> Result<Head> {
-        let mut magic = [0; MAGIC.len()];
-        read_exactly(input, &mut magic)?;
-        if &magic != MAGIC {
-            return Err(Error::damaged("it does not begin as a drawer's state does"));
-        }
-        let mut version = [0; 4];
-        read_exactly(input, &mut version)?;
-        let version = u32::from_le_bytes(version);
-        if version != VERSION {
-            return Err(Error::damaged(format!("version {version}, this build reads version {VERSION}")));
-        }
+        read_beginning(input, MAGIC, VERSION, "a drawer's state")?;
         let mut numbers = [0_u64; 9];
-        read_values(input, &mut numbers, u64::from_le_bytes)?;
+        read_exactly(input, bytemuck::cast_slice_mut(&mut numbers))?;
         let [shape @ .., first, tiles, step] = numbers;
         if shape != self.shape() {
             return Err(Error::damaged(format!(
@@ -174,8 +157,10 @@ impl NoiseDrawer {
         tiles.start * TILE_LANES..self.layout.lanes().min(tiles.end * TILE_LANES)
     }
 
-    /// The place of the state of these tiles in the values of all.
-    fn values_of(&self, tiles: &Range<usize>) -> Range<usize> {
-        values_of_lanes(&self.lanes_of(tiles), self.resolved.plan().planes())
+    /// The place of the state of these tiles in the bytes of all.
+    fn bytes_of(&self, tiles: &Range<usize>) -> Range<usize> {
+        let values = state_range(&self.lanes_of(tiles), self.resolved.plan().planes());
+        let size = self.resolved.spec().precision.size();
+        values.start * size..values.end * size
     }
 }

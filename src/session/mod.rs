@@ -77,7 +77,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::kernel::{
-    Aligned, Backend, Data, LaneState, Pass, PassState, Program, Real, StepIo, Steps, state_values,
+    Aligned, Backend, Data, LaneState, Pass, PassState, Program, Real, StepIo, Steps, state_range,
 };
 use crate::limits::TILE_LANES;
 use kept::Rewinds;
@@ -247,9 +247,8 @@ impl StepProgram {
 
 /// One step of the lanes of `pass`, with the state of all lanes at hand.
 fn run<T: Real>(pass: Pass<'_>, state: &mut Aligned<T>, step: StepIo<'_, T>) {
-    let first = pass.lanes.start * pass.planes;
-    let values = state_values(pass.lanes.len(), pass.planes);
+    let values = state_range(&pass.lanes, pass.planes);
     let mut steps = Steps::new();
     steps.push(step);
-    pass.run(PassState::Kept(&mut state[first..first + values]), steps);
+    pass.run(PassState::Kept(&mut state[values]), steps);
 }

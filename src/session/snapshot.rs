@@ -22,7 +22,6 @@ use serde::{Deserialize, Serialize};
 use super::{Session, SessionSpec, Source};
 use crate::dtype::Precision;
 use crate::error::{Error, Result};
-use crate::kernel::LaneState;
 use crate::limits::{BLOCK_LANES, MAX_STEPS_AHEAD, TILE_LANES};
 use crate::matrix::MatrixSpec;
 use crate::tree::{Leaf, Shard, Tree};
@@ -36,9 +35,6 @@ const VERSION: u32 = 3;
 /// session is not written, so that whatever is written can be read. The length of a damaged state is not
 /// believed past this.
 const MAX_HEADER_BYTES: u64 = 1 << 30;
-
-/// Values converted at a time.
-const BUFFER_VALUES: usize = 8 * 1024;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -72,11 +68,8 @@ impl Session {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         out.write_digest()?;
-        match &self.state {
-            LaneState::F32(values) => write_values(&mut out, values, |v| v.to_le_bytes())?,
-            LaneState::F64(values) => write_values(&mut out, values, |v| v.to_le_bytes())?,
-        }
-        write_values(&mut out, &self.track.digests, |v| v.to_le_bytes())?;
+        out.write_all(self.state.bytes())?;
+        out.write_all(bytemuck::cast_slice(&self.track.digests))?;
         for piece in self.track.outputs.iter() {
             out.write_all(piece)?;
         }
@@ -130,11 +123,8 @@ impl Session {
         {
             return Err(Error::damaged("the step is not one of this session"));
         }
-        match &mut session.state {
-            LaneState::F32(values) => read_values(&mut input, values, f32::from_le_bytes)?,
-            LaneState::F64(values) => read_values(&mut input, values, f64::from_le_bytes)?,
-        }
-        read_values(&mut input, &mut session.track.digests, u64::from_le_bytes)?;
+        read_exactly(&mut input, session.state.bytes_mut())?;
+        read_exactly(&mut input, bytemuck::cast_slice_mut(&mut session.track.digests))?;
         let middle = session.track.output_bytes(&(0..tiles_done)).end;
         // The ring of outputs begins with the oldest.
         let kept = if step > first_step { session.track.resolved.layout.byte_len() } else { middle };
@@ -187,18 +177,24 @@ impl Session {
     }
 }
 
+/// Reads what a kind of bytes begins with: its magic, and the one version that this build reads.
+pub(super) fn read_beginning(input: &mut impl Read, magic: &[u8], version: u32, what: &str) -> Result<()> {
+    let mut found = vec![0; magic.len()];
+    read_exactly(input, &mut found)?;
+    if found != magic {
+        return Err(Error::damaged(format!("it does not begin as {what} does")));
+    }
+    let mut found = [0; 4];
+    read_exactly(input, &mut found)?;
+    let found = u32::from_le_bytes(found);
+    if found != version {
+        return Err(Error::damaged(format!("version {found}, this build reads version {version}")));
+    }
+    Ok(())
+}
+
 fn read_header(input: &mut Hashing<impl Read>) -> Result<Header> {
-    let mut magic = [0; MAGIC.len()];
-    read_exactly(input, &mut magic)?;
-    if &magic != MAGIC {
-        return Err(Error::damaged("it does not begin as a session does"));
-    }
-    let mut version = [0; 4];
-    read_exactly(input, &mut version)?;
-    let version = u32::from_le_bytes(version);
-    if version != VERSION {
-        return Err(Error::damaged(format!("version {version}, this build reads version {VERSION}")));
-    }
+    read_beginning(input, MAGIC, VERSION, "a session")?;
     let mut length = [0; 8];
     read_exactly(input, &mut length)?;
     let length = u64::from_le_bytes(length);
@@ -212,36 +208,6 @@ fn read_header(input: &mut Hashing<impl Read>) -> Result<Header> {
     }
     input.check_digest()?;
     serde_json::from_slice(&header).map_err(|e| Error::damaged(format!("the header does not read: {e}")))
-}
-
-pub(super) fn write_values<T: Copy, const N: usize>(
-    out: &mut impl Write,
-    values: &[T],
-    convert: impl Fn(T) -> [u8; N],
-) -> io::Result<()> {
-    let mut buffer = Vec::with_capacity(BUFFER_VALUES * N);
-    for values in values.chunks(BUFFER_VALUES) {
-        buffer.clear();
-        buffer.extend(values.iter().flat_map(|&value| convert(value)));
-        out.write_all(&buffer)?;
-    }
-    Ok(())
-}
-
-pub(super) fn read_values<T, const N: usize>(
-    input: &mut impl Read,
-    values: &mut [T],
-    convert: impl Fn([u8; N]) -> T,
-) -> Result<()> {
-    let mut buffer = vec![0; BUFFER_VALUES * N];
-    for values in values.chunks_mut(BUFFER_VALUES) {
-        let buffer = &mut buffer[..values.len() * N];
-        read_exactly(input, buffer)?;
-        for (value, bytes) in values.iter_mut().zip(buffer.as_chunks::<N>().0) {
-            *value = convert(*bytes);
-        }
-    }
-    Ok(())
 }
 
 pub(super) fn read_exactly(input: &mut impl Read, bytes: &mut [u8]) -> Result<()> {
