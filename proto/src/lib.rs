@@ -10,7 +10,8 @@
 //! | [`access`] | roles, rights, and the names of callers and tenants |
 //! | [`token`] | tokens, and the hashes that servers keep of them |
 //! | [`parts`] | messages that are too long for one, in parts |
-//! | [`error`] | the one table from errors to gRPC statuses, and the way back |
+//! | [`error`] | what keeps the service from answering a call |
+//! | [`status`] | the one table from errors to gRPC statuses, and the way back |
 
 pub mod access;
 pub mod carry;
@@ -19,6 +20,7 @@ mod convert;
 pub mod error;
 pub mod name;
 pub mod parts;
+pub mod status;
 pub mod token;
 
 pub use convert::{
@@ -27,7 +29,8 @@ pub use convert::{
     required_matrix, session_spec, session_spec_to_wire, session_summary_to_wire, session_to_wire,
     way_from_wire,
 };
-pub use error::{ErrorReport, ServiceError};
+pub use error::ServiceError;
+pub use status::ErrorReport;
 
 /// The generated messages, clients and servers.
 #[allow(
