@@ -1,15 +1,15 @@
 //! The two programs together: `noisectl` asks a `noised` of its own, and is killed in the middle of its work.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is a failed test")]
 
+mod bench;
+mod noise;
+
 use std::io::{BufRead, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output};
 
-use noised::noise::MasterKey;
-use noised::{DType, SessionSpec, Tree};
-use noised_client::{Client, ClientBuilder, CreateOptions, Error, GivenKey, RetryPolicy};
+use noised_client::{ClientBuilder, RetryPolicy};
 use noised_tests::programs::program;
-use noised_tests::{noises, specs};
 use tempfile::TempDir;
 
 /// A server of its own, killed with the test.
@@ -63,6 +63,13 @@ fn run(command: &mut Command) -> String {
     let Output { status, stdout, stderr } = command.output().unwrap();
     assert!(status.success(), "{command:?}: {}", String::from_utf8_lossy(&stderr));
     String::from_utf8(stdout).unwrap()
+}
+
+fn sessions(server: &Server) -> usize {
+    let list =
+        run(program("noisectl").args(["session", "list", "--format", "json", "--server", &server.target]));
+    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
+    list["sessions"].as_array().unwrap().len()
 }
 
 const MATRIX: &str = r#"{"kind":"product","factors":[{"kind":"prefix_sum"},
@@ -212,138 +219,6 @@ fn sessions_are_made_shown_listed_and_ended() {
     assert!(!run(&mut noisectl(&["session", "list"])).contains("sessions/a"));
 }
 
-/// `noisectl bench` with a server's answers in JSON.
-fn bench(server: &Server, arguments: &[&str]) -> Command {
-    let mut command = program("noisectl");
-    command.args(["bench", "--format", "json", "--server", &server.target]).args(arguments);
-    command
-}
-
-fn sessions(server: &Server) -> usize {
-    let list =
-        run(program("noisectl").args(["session", "list", "--format", "json", "--server", &server.target]));
-    let list: serde_json::Value = serde_json::from_str(&list).unwrap();
-    list["sessions"].as_array().unwrap().len()
-}
-
-#[test]
-fn a_bench_reports_every_case_and_leaves_nothing() {
-    let server = Server::start();
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let (report, svg, png) = (path("report.json"), path("plot.svg"), path("plot.png"));
-
-    let few = ["--lanes", "100,5000", "--sessions", "3", "--steps", "7", "--warm-up", "2", "--dtype", "bf16"];
-    for mode in ["stream", "unary"] {
-        let more =
-            ["--mode", mode, "--precision", "f64", "--matrix", MATRIX, "--report", &report, "--plot", &svg];
-        let printed: serde_json::Value =
-            serde_json::from_str(&run(&mut bench(&server, &[&few[..], &more].concat()))).unwrap();
-        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap();
-        assert_eq!(printed, written);
-        assert_eq!(printed["server"], server.target.as_str());
-        assert_eq!(printed["version"], env!("CARGO_PKG_VERSION"));
-        let started = printed["started"].as_str().unwrap();
-        assert!(started.len() == 20 && started.ends_with('Z'), "{started}");
-        let cases = printed["cases"].as_array().unwrap();
-        assert_eq!(cases.len(), 2);
-        for (case, lanes) in cases.iter().zip([100, 5000]) {
-            assert_eq!(case["lanes"], lanes);
-            assert_eq!(case["step_bytes"], 2 * lanes);
-            assert_eq!((&case["dtype"], &case["precision"]), (&"bf16".into(), &"f64".into()));
-            assert_eq!(case["matrix"]["kind"], "product");
-            assert_eq!((case["mode"].as_str(), case["sessions"].as_u64()), (Some(mode), Some(3)));
-            assert_eq!(case["chunk_bytes"].as_u64(), (mode == "stream").then_some(512 << 10));
-            assert_eq!((case["warm_up"].as_u64(), case["steps_asked"].as_u64()), (Some(2), Some(7)));
-            assert!(case["duration_asked_seconds"].is_null());
-            assert_eq!(case["steps"], 3 * 7);
-            let number = |name: &str| case[name].as_f64().unwrap();
-            let (rate, per_step) = (number("steps_per_second"), number("seconds") / 21.0);
-            assert!((rate * per_step - 1.0).abs() < 1e-6);
-            assert!((number("lanes_per_second") / rate / number("lanes") - 1.0).abs() < 1e-6);
-            assert!((number("gigabytes_per_second") * 1e9 / rate / number("step_bytes") - 1.0).abs() < 1e-6);
-            let latency = |name: &str| case["latency_ms"][name].as_f64().unwrap();
-            let rising = ["p50", "p90", "p99", "p99.9", "max"].map(latency);
-            assert!(rising.is_sorted() && rising[0] > 0.0, "{rising:?}");
-            // What a session waited for in all, it waited for within the measurement.
-            let under_way = if mode == "stream" { 2.0 } else { 1.0 };
-            assert!(latency("mean") * 7.0 / 1e3 <= number("seconds") * under_way * 1.01);
-            assert!(latency("mean") <= latency("max"));
-        }
-        assert_eq!(sessions(&server), 0);
-    }
-    let svg = std::fs::read_to_string(&svg).unwrap();
-    assert!(
-        svg.starts_with("<svg ") && svg.trim_end().ends_with("</svg>") && svg.contains("5k lanes, unary")
-    );
-
-    // A table and a PNG; a case that ends by the clock, and one that ends with the matrix.
-    let table = run(program("noisectl").args([
-        "bench",
-        "--server",
-        &server.target,
-        "--lanes",
-        "300",
-        "--duration",
-        "50ms",
-        "--plot",
-        &png,
-    ]));
-    assert!(table.contains("GB/s each way") && table.contains("unary"), "{table}");
-    let png = std::fs::read(&png).unwrap();
-    assert!(png.starts_with(b"\x89PNG\r\n\x1a\n") && png.ends_with(b"IEND\xae\x42\x60\x82"));
-    let dense = r#"{"kind":"dense","rows":[[1],[0.5,1],[0.25,0.5,1]]}"#;
-    let short = ["--lanes", "10", "--warm-up", "1", "--matrix", dense];
-    let ended: serde_json::Value = serde_json::from_str(&run(&mut bench(&server, &short))).unwrap();
-    assert_eq!(ended["cases"][0]["steps"], 2);
-    assert_eq!(sessions(&server), 0);
-}
-
-#[test]
-fn a_bench_that_does_not_end_well_leaves_nothing_either() {
-    let server = Server::start_with(&["--max-message-bytes", "64KiB"]);
-    let fails = |command: &mut Command, status: i32| {
-        let Output { status: found, stdout, stderr } = command.output().unwrap();
-        let stderr = String::from_utf8(stderr).unwrap();
-        assert_eq!(found.code(), Some(status), "{stderr}");
-        assert!(stdout.is_empty() && stderr.lines().count() == 1, "{stderr}");
-        stderr
-    };
-    // Its second case is more than the server takes.
-    let unary = ["--mode", "unary", "--lanes", "100,100000", "--steps", "5", "--sessions", "2"];
-    fails(&mut bench(&server, &unary), 1);
-    assert_eq!(sessions(&server), 0);
-    let dense = r#"{"kind":"dense","rows":[[1],[0.5,1],[0.25,0.5,1]]}"#;
-    let long = ["--lanes", "10", "--warm-up", "1", "--steps", "3", "--matrix", dense];
-    assert!(fails(&mut bench(&server, &long), 2).contains("steps: "));
-
-    for (signal, ended) in [("-INT", 130), ("-TERM", 143)] {
-        let arguments = ["--lanes", "1000", "--sessions", "2", "--duration", "10m"];
-        let mut child = bench(&server, &arguments).spawn().unwrap();
-        while sessions(&server) < 2 {
-            assert!(child.try_wait().unwrap().is_none());
-        }
-        run(Command::new("kill").args([signal, &child.id().to_string()]));
-        let Output { status, stdout, stderr } = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8(stderr).unwrap();
-        assert_eq!(status.code(), Some(ended), "{stderr}");
-        assert!(stdout.is_empty() && stderr.starts_with("noisectl: interrupted: 0 of 1 sizes"), "{stderr}");
-        assert_eq!(sessions(&server), 0);
-    }
-}
-
-#[test]
-fn a_bench_ends_with_its_server() {
-    let server = Server::start();
-    let child = bench(&server, &["--lanes", "1000", "--duration", "10m", "--retry", "0"]).spawn().unwrap();
-    while sessions(&server) < 1 {}
-    drop(server);
-    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
-    let stderr = String::from_utf8(stderr).unwrap();
-    assert_eq!(status.code(), Some(1), "{stderr}");
-    assert!(stderr.contains("left on the server: bench-"), "{stderr}");
-}
-
 /// Bytes of the files of a directory that are not finished.
 fn unfinished(directory: &Path) -> u64 {
     let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap());
@@ -445,176 +320,6 @@ fn a_run_deletes_the_session_that_it_made_up() {
         .args(["session", "run", "--local", "--matrix", MATRIX, "--lanes", "5000"])
         .args(["--seed", "7", "--steps", "400", "--out", &path("here.npy")]));
     assert!(std::fs::read(&out).unwrap() == std::fs::read(path("here.npy")).unwrap());
-}
-
-/// A session on a server, to the end of a run, back, and to its end again.
-#[test]
-fn noise_of_a_server_is_that_of_this_process_also_after_going_back() {
-    let server = Server::start();
-    let directory = tempfile::tempdir().unwrap();
-    let path = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let json = |arguments: &[&str]| -> serde_json::Value {
-        let mut command = program("noisectl");
-        command.args(arguments).args(["--format", "json"]);
-        serde_json::from_str(&run(&mut command)).unwrap()
-    };
-    let there = |arguments: &[&str]| json(&[arguments, &["--server", &server.target]].concat());
-    let hex = noises::hex(&noises::KEY);
-    let draw = ["session", "run", "--source", "gaussian", "--stddev", "2", "--noise-key-hex", &hex];
-    let draw =
-        [&draw[..], &["--lanes", "70000", "--steps", "6", "--matrix", r#"{"kind":"prefix_sum"}"#]].concat();
-    let (out, local) = (path("out.npy"), path("local.npy"));
-    let named = [&draw[..], &["--id", "test", "--out", &out]].concat();
-    let same = || std::fs::read(&out).unwrap() == std::fs::read(&local).unwrap();
-    assert_eq!(json(&[&draw[..], &["--local", "--out", &local]].concat())["next_step"], 6);
-    assert_eq!(there(&named)["next_step"], 6);
-    assert!(same());
-    assert_eq!(there(&["session", "keep", "test", "6"])["next_step"], 6);
-    assert_eq!(there(&["session", "get", "test"])["source"]["gaussian"]["key"], "given");
-    assert_eq!(there(&["session", "rewind", "test", "3"])["next_step"], 3);
-    // The first steps are in the file, and the others come again.
-    let again = there(&named);
-    assert_eq!((&again["steps"], &again["next_step"]), (&3.into(), &6.into()));
-    assert!(same());
-}
-
-#[test]
-fn noise_of_a_server_is_verified_and_its_session_deleted() {
-    let server = Server::start();
-    let verify = ["noise", "verify", "--lanes", "20000", "--steps", "8", "--server", &server.target];
-    assert!(run(program("noisectl").args(verify)).contains("0 of "));
-    assert_eq!(sessions(&server), 0);
-}
-
-/// A directory with a master key in it, and what makes a server use it and remember.
-struct Master {
-    directory: TempDir,
-    arguments: [String; 4],
-}
-
-impl Master {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let [key, ledger] = ["master.key", "ledger"].map(|name| directory.path().join(name));
-        noises::write_master_key(&key, noises::hex(&noises::MASTER_KEY));
-        let path = |path: PathBuf| path.to_str().unwrap().to_owned();
-        let arguments =
-            ["--master-key-file".to_owned(), path(key), "--noise-ledger".to_owned(), path(ledger)];
-        Self { directory, arguments }
-    }
-
-    fn arguments(&self) -> Vec<&str> {
-        self.arguments.iter().map(String::as_str).collect()
-    }
-}
-
-async fn connect(server: &Server) -> Client {
-    ClientBuilder::new(&server.target).unwrap().retry(RetryPolicy::NEVER).connect().await.unwrap()
-}
-
-/// A server that is killed does not come to note how far a noise was drawn: whoever begins it again says so.
-#[tokio::test]
-async fn a_noise_that_was_drawn_when_the_server_was_killed_counts_as_used() {
-    let master = Master::new();
-    let tree = || Tree::flat(5000, DType::F32).unwrap();
-    let spec = noises::gaussian(noises::derived("run"), specs::noising(), tree());
-    let unused = noises::gaussian(noises::derived("unused"), specs::noising(), tree());
-    let fingerprint = spec.clone().resolve().unwrap().noise_fingerprint();
-    let key = || MasterKey::from_bytes(noises::MASTER_KEY).derive("run", &fingerprint);
-    let expected = noises::drawn(&spec, key(), 6);
-    let again = || CreateOptions { start_noise_over: true, ..CreateOptions::default() };
-    let refused = async |client: &Client, spec: &SessionSpec| {
-        let refused = client.create_session(spec, CreateOptions::default()).await.unwrap_err();
-        assert!(matches!(&refused, Error::NoiseUsed { next_step: None, .. }), "{refused:?}");
-    };
-    // Released in the first life and the third; not at all in the second, which makes nothing known.
-    for (life, steps) in [6, 0, 3, 0].into_iter().enumerate() {
-        let server = Server::start_with(&master.arguments());
-        let client = connect(&server).await;
-        if life > 0 {
-            refused(&client, &spec).await;
-        }
-        let mut session = client.create_session(&spec, again()).await.unwrap();
-        assert_eq!(session.info().noise_started_over, life > 0);
-        for step in 0..steps {
-            assert!(session.fetch(step).await.unwrap() == expected[step as usize]);
-        }
-        if life == 1 {
-            client.delete_session(session.name()).await.unwrap();
-            refused(&client, &spec).await;
-        }
-        let made = client.create_session(&unused, CreateOptions::default()).await.unwrap();
-        client.delete_session(made.name()).await.unwrap();
-        server.kill();
-    }
-    // A line that was being written then is passed over.
-    let ledger = master.directory.path().join("ledger");
-    let text = std::fs::read_to_string(&ledger).unwrap();
-    std::fs::write(&ledger, text + "{\"noise_id\":\"un").unwrap();
-    let server = Server::start_with(&master.arguments());
-    let client = connect(&server).await;
-    refused(&client, &spec).await;
-    client.create_session(&unused, CreateOptions::default()).await.unwrap();
-}
-
-/// Whatever a server is made to tell of what it does, down to the frames on the network, keys are not in it.
-#[tokio::test]
-async fn keys_are_in_no_log() {
-    let master = Master::new();
-    let arguments = [&master.arguments()[..], &["--log", "trace"]].concat();
-    for format in ["text", "json"] {
-        let (lines, log) = std::sync::mpsc::channel();
-        let arguments = [&arguments[..], &["--log-format", format]].concat();
-        let server = Server::start_logging(&arguments, |log| {
-            std::thread::spawn(move || log.map_while(Result::ok).for_each(|line| lines.send(line).unwrap()));
-        });
-        let client = connect(&server).await;
-        let tree = || Tree::flat(5000, DType::F32).unwrap();
-        let given = noises::gaussian(noises::given(), specs::noising(), tree());
-        let derived = noises::gaussian(noises::derived("run"), specs::noising(), tree());
-        let private = noises::privatize(noises::given(), specs::noising(), tree(), None);
-        for (id, spec) in [("given", &given), ("derived", &derived), ("private", &private)] {
-            let noise_key = (id != "derived").then(|| GivenKey::from_bytes(noises::KEY));
-            let options = CreateOptions {
-                id: id.into(),
-                noise_key,
-                start_noise_over: true,
-                resume: true,
-                ..CreateOptions::default()
-            };
-            let mut session = client.create_session(spec, options.clone()).await.unwrap();
-            for step in 0..3 {
-                match id {
-                    "private" => {
-                        let gradient = noises::gradients(&tree(), step + 1).pop().unwrap();
-                        session.privatize(step, gradient).await.unwrap();
-                    }
-                    _ => drop(session.fetch(step).await.unwrap()),
-                }
-            }
-            session.keep_state(3, noised_client::WhenFull::Refuse).await.unwrap();
-            session.rewind(1, false, |_, _| ()).await.unwrap();
-            client.create_session(spec, options.clone()).await.unwrap();
-            let other = GivenKey::from_bytes([0x5c; 32]);
-            let wrong = CreateOptions { noise_key: Some(other), ..options };
-            client.create_session(&given, wrong).await.unwrap_err();
-            client.delete_session(id).await.unwrap();
-        }
-        run(Command::new("kill").args(["-TERM", &server.child.id().to_string()]));
-        drop(client);
-        // Elsewhere, since the connection ends here.
-        let lines = tokio::task::spawn_blocking(move || log.iter().collect::<Vec<_>>()).await.unwrap();
-        // JSON has two of each backslash.
-        let text = lines.join("\n").replace(r"\\", r"\");
-        assert!(text.contains("session opened") && text.contains("session rewound"), "{text}");
-        for key in [noises::KEY, noises::MASTER_KEY] {
-            for trace in noises::traces_of(&key).into_iter().filter_map(|trace| String::from_utf8(trace).ok())
-            {
-                assert!(!text.contains(&trace), "a key is in the log: {trace}");
-            }
-        }
-        drop(server);
-    }
 }
 
 /// What programs call, in process and of a server.
