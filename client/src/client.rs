@@ -184,7 +184,7 @@ impl Client {
         let deleted = asking(way, &request, |server: Arc<Server>, request| async move {
             server.sessions().delete_session(request).await
         });
-        deleted.await
+        deleted.await.inspect(|()| self.fleet.forget(&request.name))
     }
 }
 

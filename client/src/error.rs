@@ -159,7 +159,7 @@ pub enum Error {
         retry_after: Option<Duration>,
     },
     /// Another server of the same store has the session, and this client does not know its address.
-    #[error("{message}; {owner} is none of the addresses that this client was given")]
+    #[error("{message}; this client was not given the address {owner}")]
     Elsewhere {
         /// What the server said.
         message: String,

@@ -225,6 +225,11 @@ impl Fleet {
         }
     }
 
+    /// Forgets where a session was found, which is deleted.
+    pub(crate) fn forget(&self, key: &str) {
+        self.homes().remove(key);
+    }
+
     /// Connects to the first server that answers.
     ///
     /// # Errors
@@ -305,7 +310,10 @@ mod tests {
         assert_eq!(first(&fleet, "sessions/x").await, last);
         fleet.forget_home("sessions/x", &last);
         assert_eq!(first(&fleet, "sessions/x").await, order[0].target);
-        // What is no address of the client's is none.
+        fleet.note_home("sessions/x", &last);
+        fleet.forget("sessions/x");
+        assert_eq!(first(&fleet, "sessions/x").await, order[0].target);
+        // An address that the client was not given leads nowhere.
         assert!(fleet.at("http://b:1").is_some());
         for unknown in ["http://d:1", "https://b:1", "b", ""] {
             assert!(fleet.at(unknown).is_none(), "{unknown}");

@@ -34,7 +34,7 @@ impl Credential {
     /// The token in a text, such as that of an environment variable.
     ///
     /// # Errors
-    /// [`Error::Invalid`] on `token` where the text is none. The error does not show the text.
+    /// [`Error::Invalid`] on `token` where the text is not a token. The error does not show the text.
     pub fn from_text(text: &str) -> Result<Self> {
         Ok(Self::Token(Token::parse("token", text)?))
     }

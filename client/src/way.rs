@@ -156,8 +156,8 @@ fn has(servers: &[Arc<Server>], server: &Arc<Server>) -> bool {
 
 /// Sends a request until there is an answer, a refusal, or no time left.
 //
-// A closure that gives a future, and not an async closure: whether the future of one of those may go to
-// another thread cannot be told where the caller spawns it.
+// The closure returns a future. An async closure would not do: the compiler cannot tell that its future is
+// `Send` where a caller spawns it.
 pub(crate) async fn asking<R: Clone, T, F>(
     mut way: Way,
     request: &R,

@@ -15,7 +15,8 @@ use crate::output::Format;
 /// The server that is asked where none is named.
 const DEFAULT_SERVER: &str = "http://127.0.0.1:7467";
 
-/// Holds the token itself. A token is no argument: those are read by whoever lists the processes.
+/// Holds the token itself. The token cannot be an argument: every user of a machine can list the arguments of
+/// its processes.
 const TOKEN_VARIABLE: &str = "NOISED_TOKEN";
 
 /// Which matrix.

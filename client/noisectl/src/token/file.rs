@@ -1,7 +1,8 @@
 //! Adding an entry to a tokens file.
 //!
-//! The server reads the file whenever it changes, so the file is replaced as a whole. Whoever adds an entry
-//! locks the file before it is read, so that of two at once no entry is lost.
+//! The server may read the file at any moment, so this program writes a new file and renames it over the old
+//! one. It locks the old file before it reads the file, so that two programs do not overwrite each other's
+//! entries.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -77,7 +78,7 @@ fn lock(path: &Path) -> io::Result<(File, PathBuf)> {
         file.lock()?;
         let path_now = fs::canonicalize(path)?;
         let (locked, there) = (file.metadata()?, fs::metadata(&path_now)?);
-        // Whoever had the lock before has put another file in its place.
+        // The program that had the lock before may have renamed another file over this one.
         if (locked.dev(), locked.ino()) == (there.dev(), there.ino()) {
             return Ok((file, path_now));
         }
