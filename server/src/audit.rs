@@ -22,7 +22,7 @@ use crate::identity::{Caller, SessionKey};
 const STANDARD_OUTPUT: &str = "-";
 
 /// Calls of callers who are not known, or may not make the call, that are noted in [`REFUSALS_TIME`].
-/// Whoever reaches the server can make any number of them.
+/// A stranger can make any number of such calls.
 const MOST_REFUSALS: u64 = 20;
 const REFUSALS_TIME: Duration = Duration::from_secs(10);
 

@@ -1,4 +1,4 @@
-//! What every call goes through first: the bound on its metadata, and its deadline.
+//! What every call goes through first: the bound on its metadata, who makes it, and its deadline.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -12,6 +12,8 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use crate::identity::Door;
+
 /// What a header counts beside its name and value: RFC 9113, section 6.5.2.
 const HEADER_BYTES: usize = 32;
 
@@ -20,16 +22,29 @@ const HEADER_BYTES: usize = 32;
 pub(crate) const METADATA_CEILING: u32 = 256 << 10;
 
 /// The gate, as a layer around the services.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Gate {
     pub(crate) max_metadata_bytes: usize,
+    /// Who may come in.
+    pub(crate) door: Door,
+}
+
+impl Gate {
+    /// Lets a call in, of which nothing but the headers was read.
+    fn check(&self, request: &mut Request<Body>) -> Result<(), ServiceError> {
+        let (size, limit) = (metadata_bytes(request.headers()), self.max_metadata_bytes);
+        if size > limit {
+            return Err(ServiceError::MetadataTooLarge { size, limit });
+        }
+        self.door.check(request)
+    }
 }
 
 impl<S> Layer<S> for Gate {
     type Service = Gated<S>;
 
     fn layer(&self, inner: S) -> Gated<S> {
-        Gated { inner, gate: *self }
+        Gated { inner, gate: self.clone() }
     }
 }
 
@@ -53,10 +68,9 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let (size, limit) = (metadata_bytes(request.headers()), self.gate.max_metadata_bytes);
-        if size > limit {
-            return Box::pin(ready(Ok(refused(ServiceError::MetadataTooLarge { size, limit }))));
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        if let Err(error) = self.gate.check(&mut request) {
+            return Box::pin(ready(Ok(refused(error))));
         }
         let deadline = deadline(request.headers());
         let answer = self.inner.call(request);

@@ -8,7 +8,7 @@ use noised::session::{KeyOrigin, ResolvedSpec, Source};
 use noised_proto::ServiceError;
 use zeroize::Zeroizing;
 
-use crate::durable::Durable;
+use crate::durable::{Durable, Place};
 use crate::entry::Entry;
 use crate::identity::SessionKey;
 use crate::ledger::{Claim, Ledger, Wanted};
@@ -19,8 +19,6 @@ use crate::registry::{AskedNoise, Resumed};
 pub(crate) struct Keys {
     master: Option<MasterKey>,
     ledger: Arc<Ledger>,
-    /// What remembers noises in the ledger's place, where sessions are stored.
-    store: Option<Arc<Durable>>,
 }
 
 /// A session's key, and its right to draw with it.
@@ -43,8 +41,8 @@ impl Keyed {
 }
 
 impl Keys {
-    pub(crate) fn new(master: Option<MasterKey>, ledger: Arc<Ledger>, store: Option<Arc<Durable>>) -> Self {
-        Self { master, ledger, store }
+    pub(crate) fn new(master: Option<MasterKey>, ledger: Arc<Ledger>) -> Self {
+        Self { master, ledger }
     }
 
     /// Which noises were drawn.
@@ -52,14 +50,14 @@ impl Keys {
         Arc::clone(&self.ledger)
     }
 
-    /// The key of a session; `None` where the server draws nothing for it. `uid` is what the store calls the
-    /// session.
+    /// The key of a session; `None` where the server draws nothing for it. Where sessions are stored, the
+    /// store remembers noises in the ledger's place, and the session has a place there.
     ///
     /// The store may have to be asked: call this on a thread that may block.
     pub(crate) fn key_of(
         &self,
         holder: &SessionKey,
-        uid: &str,
+        place: Option<(&Durable, &Place)>,
         resolved: &ResolvedSpec,
         asked: AskedNoise,
     ) -> Result<Option<Keyed>, ServiceError> {
@@ -83,10 +81,9 @@ impl Keys {
                 }
                 // Going on draws no noise for other gradients than before: it is not begun again.
                 let goes_on = resumed.is_some();
-                let is_stored = false;
-                let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored };
-                let (started_over, claim) = match &self.store {
-                    Some(store) => (store.claim_noise(&wanted, uid)?, None),
+                let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on };
+                let (started_over, claim) = match place {
+                    Some((store, place)) => (store.claim_noise(&wanted, place)?, None),
                     None => self.ledger.claim(wanted).map(|claim| (claim.started_over, Some(claim)))?,
                 };
                 Keyed { key, is_derived: true, started_over, claim }
@@ -95,12 +92,13 @@ impl Keys {
         Ok(Some(keyed))
     }
 
-    /// The key of a session that a store has, which goes on with its noise; `None` where the server draws
-    /// nothing for it. `stored` is the key, where it was stored.
+    /// The key of a session of a store, which goes on with its noise; `None` where the server draws nothing
+    /// for it. `stored` is the key, where it was stored.
     ///
     /// The store has to be asked: call this on a thread that may block.
     pub(crate) fn key_of_stored(
         &self,
+        store: &Durable,
         holder: &SessionKey,
         uid: &str,
         resolved: &ResolvedSpec,
@@ -114,13 +112,10 @@ impl Keys {
         let master = self.master.as_ref().ok_or(ServiceError::NoMasterKey)?;
         let (fingerprint, lanes) = (resolved.noise_fingerprint(), resolved.lanes());
         let key = master.of_tenant(holder.tenant.name()).derive(noise_id, &fingerprint);
-        let (start_over, goes_on, is_stored) = (false, true, true);
-        let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored };
-        let claim = match &self.store {
-            Some(store) => store.check_noise(&wanted, uid).map(|()| None)?,
-            None => Some(self.ledger.claim(wanted)?),
-        };
-        Ok(Some(Keyed { key, is_derived: true, started_over: false, claim }))
+        let (start_over, goes_on) = (false, true);
+        let wanted = Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on };
+        store.check_noise(&wanted, uid)?;
+        Ok(Some(Keyed { key, is_derived: true, started_over: false, claim: None }))
     }
 
     /// Checks that a session which is found goes on with the key that is given.

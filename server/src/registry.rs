@@ -10,7 +10,7 @@ use noised::session::{AnySession, Drawing, NoiseOptions, NoiseState, ResolvedSpe
 use noised_proto::ServiceError;
 use tokio_util::sync::CancellationToken;
 
-use crate::durable::{Durable, Made, Past, StateReader, Stored, StoredSource};
+use crate::durable::{Begun, Durable, Made, Past, Place, StateReader, Stored, StoredSource, elsewhere};
 use crate::entry::{Entry, NoiseHalf, Progress, StoredHere};
 use crate::identity::{Quota, SessionKey, Tenant};
 use crate::keys::{Keyed, Keys};
@@ -75,7 +75,7 @@ pub(crate) struct Opened {
     /// Whether it was found.
     pub(crate) resumed: bool,
     /// What is to be stored of one that was made, before anybody is told of it.
-    pub(crate) to_store: Option<Box<Made>>,
+    pub(crate) to_store: Option<Box<Begun>>,
 }
 
 /// A session that a store has.
@@ -168,11 +168,17 @@ impl Registry {
     }
 
     /// Makes a session, or finds the one of that name where `resume` is set and it was made for the same.
-    /// Nothing is allocated for a session before its memory is promised.
+    /// Where sessions are stored, one that is made has a place in the store. Nothing is allocated for a session
+    /// before its memory is promised.
     ///
     /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait
     /// for a [turn](Self::turn_to_create) first.
-    pub(crate) fn create(&self, key: SessionKey, asked: Asked) -> Result<Opened, ServiceError> {
+    pub(crate) fn create(
+        &self,
+        key: SessionKey,
+        place: Option<Place>,
+        asked: Asked,
+    ) -> Result<Opened, ServiceError> {
         if let Some(entry) = self.find(&self.sessions(), &key, &asked)? {
             Keys::check_same(&entry, asked.noise.given_key.as_ref())?;
             entry.last_use.note();
@@ -183,14 +189,20 @@ impl Registry {
         let resumed = noise.resumed;
         let (options, reservation) = self.reserve(&resolved, noise.lookahead, noise.state)?;
         self.check_quota(&key.tenant, quota, reservation.bytes())?;
-        let uid = Durable::new_uid();
-        let keyed = self.keys.key_of(&key, &uid, &resolved, noise)?;
+        let place = match (&self.durable, place) {
+            (None, _) => None,
+            (Some(store), Some(place)) => Some((&**store, place)),
+            // It was found when its maker looked for it, and is gone.
+            (Some(_), None) => return Err(elsewhere()),
+        };
+        let of = place.as_ref().map(|(store, place)| (*store, place));
+        let keyed = self.keys.key_of(&key, of, &resolved, noise)?;
         let started_over = keyed.as_ref().is_some_and(|keyed| keyed.started_over);
         let resumed_at = resumed.map(|Resumed { step, proof: _ }| step);
-        let (stored, to_store) = self.durable.as_ref().map_or((None, None), |durable| {
+        let (stored, to_store) = place.map_or((None, None), |(store, place)| {
             let to_keep = keyed.as_ref().filter(|keyed| !keyed.is_derived).map(|keyed| &keyed.key);
-            let (stored, made) = durable.begin(uid, &key, &resolved, options, to_keep, resumed_at);
-            (Some(stored), Some(Box::new(made)))
+            let (stored, begun) = store.begin(place, &key, &resolved, options, to_keep, resumed_at);
+            (Some(stored), Some(begun))
         });
         let resolved = Arc::new(resolved);
         let (drawing, keyed) = split(keyed, options, resumed_at);
@@ -200,7 +212,7 @@ impl Registry {
         let noise = keyed.zip(drawer).map(|((key_check, claim), drawer)| {
             NoiseHalf::new(drawer, options, key_check, claim, started_over)
         });
-        let to_store = to_store.map(|made| made.asked_by(named, &request_id, started_over));
+        let to_store = to_store.map(|begun| begun.asked_by(named, &request_id, started_over));
         let entry = self.enter(Entering { key, named, request_id, session, noise, reservation, stored });
         Ok(Opened { entry, resumed: false, to_store: to_store.map(Box::new) })
     }
@@ -237,6 +249,7 @@ impl Registry {
     /// the session is taken. Call it on a thread that may block.
     pub(crate) fn prepare(
         &self,
+        store: &Durable,
         key: &SessionKey,
         made: &Made,
         resolved: &ResolvedSpec,
@@ -245,7 +258,7 @@ impl Registry {
             return Err(ServiceError::SessionQuota { limit: self.max_sessions });
         }
         let memory = self.memory.reserve(self.bytes_of(resolved, made.options()))?;
-        Ok((memory, self.keys.key_of_stored(key, &made.uid, resolved, made.key()?)?))
+        Ok((memory, self.keys.key_of_stored(store, key, &made.uid, resolved, made.key()?)?))
     }
 
     /// What a session takes. Where its steps are stored, it holds a whole gradient.
@@ -445,7 +458,7 @@ mod tests {
     }
 
     fn registry(max_sessions: usize, max_session_bytes: u64) -> Registry {
-        Registry::new(max_sessions, max_session_bytes, Keys::new(None, Ledger::in_memory(10), None), None)
+        Registry::new(max_sessions, max_session_bytes, Keys::new(None, Ledger::in_memory(10)), None)
     }
 
     fn key(name: &str) -> SessionKey {
@@ -466,20 +479,20 @@ mod tests {
     #[test]
     fn memory_is_promised_and_given_back() {
         let registry = registry(10, bytes(1000) + bytes(500));
-        let Opened { entry: held, .. } = registry.create(key("a"), asked(1000, false)).unwrap();
-        let refused = registry.create(key("b"), asked(501, false)).unwrap_err();
+        let Opened { entry: held, .. } = registry.create(key("a"), None, asked(1000, false)).unwrap();
+        let refused = registry.create(key("b"), None, asked(501, false)).unwrap_err();
         let expected = ServiceError::MemoryQuota {
             needed: bytes(501),
             free: bytes(500),
             limit: bytes(1000) + bytes(500),
         };
         assert_eq!(refused, expected);
-        registry.create(key("b"), asked(500, false)).unwrap();
+        registry.create(key("b"), None, asked(500, false)).unwrap();
         // What a step under way holds is not free yet.
         registry.delete(&key("a")).unwrap();
-        assert!(registry.create(key("c"), asked(1000, false)).is_err());
+        assert!(registry.create(key("c"), None, asked(1000, false)).is_err());
         drop(held);
-        registry.create(key("c"), asked(1000, false)).unwrap();
+        registry.create(key("c"), None, asked(1000, false)).unwrap();
     }
 
     #[test]
@@ -496,7 +509,7 @@ mod tests {
             let noise = AskedNoise { state, ..AskedNoise::default() };
             let asked = Asked { resolved: resolved(), noise, ..asked(1, false) };
             registry(10, room)
-                .create(key("a"), asked)
+                .create(key("a"), None, asked)
                 .map(|opened| opened.entry.noise.as_ref().unwrap().options.state)
         };
         assert_eq!(state_of(kept, None).unwrap(), NoiseState::Kept);
@@ -508,38 +521,38 @@ mod tests {
     #[test]
     fn a_session_that_no_memory_could_hold_is_refused_before_it_is_taken() {
         let registry = registry(10, 1 << 20);
-        let error = registry.create(key("a"), asked(1 << 40, false)).unwrap_err();
+        let error = registry.create(key("a"), None, asked(1 << 40, false)).unwrap_err();
         assert!(matches!(error, ServiceError::MemoryQuota { .. }));
     }
 
     #[test]
     fn names_are_taken_once_and_resumed_for_the_same() {
         let registry = registry(2, 1 << 20);
-        assert!(!registry.create(key("a"), asked(5, false)).unwrap().resumed);
+        assert!(!registry.create(key("a"), None, asked(5, false)).unwrap().resumed);
         assert!(matches!(
-            registry.create(key("a"), asked(5, false)),
+            registry.create(key("a"), None, asked(5, false)),
             Err(ServiceError::SessionExists { .. })
         ));
-        assert!(registry.create(key("a"), asked(5, true)).unwrap().resumed);
+        assert!(registry.create(key("a"), None, asked(5, true)).unwrap().resumed);
         assert_eq!(
-            registry.create(key("a"), asked(6, true)).unwrap_err(),
+            registry.create(key("a"), None, asked(6, true)).unwrap_err(),
             Error::FingerprintMismatch { field: "tree" }.into()
         );
         let gone = Asked { must_exist: true, ..asked(5, true) };
         let missing = ServiceError::SessionNotFound { name: "b".into() };
-        assert_eq!(registry.create(key("b"), gone).unwrap_err(), missing);
+        assert_eq!(registry.create(key("b"), None, gone).unwrap_err(), missing);
         // A request that is repeated is answered as it was the first time.
         let by = |id: &str, lanes| Asked { request_id: id.into(), ..asked(lanes, false) };
-        assert!(!registry.create(key("b"), by("one", 5)).unwrap().resumed);
-        assert!(!registry.create(key("b"), by("one", 5)).unwrap().resumed);
-        let other = registry.create(key("b"), by("one", 6)).unwrap_err();
+        assert!(!registry.create(key("b"), None, by("one", 5)).unwrap().resumed);
+        assert!(!registry.create(key("b"), None, by("one", 5)).unwrap().resumed);
+        let other = registry.create(key("b"), None, by("one", 6)).unwrap_err();
         assert_eq!(other, Error::FingerprintMismatch { field: "tree" }.into());
         for id in ["two", ""] {
-            let taken = registry.create(key("b"), by(id, 5)).unwrap_err();
+            let taken = registry.create(key("b"), None, by(id, 5)).unwrap_err();
             assert_eq!(taken, ServiceError::SessionExists { name: "b".into() });
         }
         assert_eq!(
-            registry.create(key("c"), asked(5, false)).unwrap_err(),
+            registry.create(key("c"), None, asked(5, false)).unwrap_err(),
             ServiceError::SessionQuota { limit: 2 }
         );
     }

@@ -138,7 +138,7 @@ pub async fn run_with(
         registry: Arc::new(Registry::new(
             config.max_sessions,
             config.max_session_bytes,
-            Keys::new(master_key, ledger, durable.clone()),
+            Keys::new(master_key, ledger),
             durable,
         )),
         compute,
@@ -166,8 +166,8 @@ pub async fn run_with(
         .add_service(analysis)
         .prepare();
     let intake = Intake::new(limit, config.body_timeout, lifecycle.clone());
-    let gate = Gate { max_metadata_bytes: config.max_metadata_bytes };
-    let services = gate.layer(door.layer(intake.layer(routes)));
+    let gate = Gate { max_metadata_bytes: config.max_metadata_bytes, door };
+    let services = gate.layer(intake.layer(routes));
     let services = MapResponseLayer::new(ServiceError::restate::<Body>).layer(services);
 
     let address = listener.local_addr().context("the listener has no address")?;

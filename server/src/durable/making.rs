@@ -15,54 +15,77 @@ use super::taking::Found;
 use super::{Durable, told};
 use crate::identity::SessionKey;
 
+/// Where a session is about to be made. One object decides whether it is: `made-{number}` of its name, which
+/// is this session's, or another's, or nobody's.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(super) folder: String,
+    pub(super) uid: String,
+    pub(super) number: u64,
+}
+
+/// A session that was begun, and is to be stored.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    made: Made,
+    number: u64,
+}
+
+impl Begun {
+    /// The same with what its creation asked for.
+    pub(crate) fn asked_by(self, named: bool, request_id: &str, started_over: bool) -> Self {
+        Self { made: self.made.asked_by(named, request_id, started_over), ..self }
+    }
+}
+
 impl Durable {
-    /// What tells a session that is about to be made from all others.
-    pub(crate) fn new_uid() -> String {
-        Uuid::new_v4().simple().to_string()
+    /// A place for a session that is about to be made.
+    pub(crate) async fn place(&self, key: &SessionKey) -> Result<Place, ServiceError> {
+        let folder = folder_of(key);
+        let (last, number) = self.last_session(&folder).await?;
+        // The caller found that there is none, unless another server has made one since.
+        if last.is_some_and(|(_, _, owner)| !owner.ended) {
+            return Err(elsewhere());
+        }
+        Ok(Place { folder, uid: Uuid::new_v4().simple().to_string(), number })
     }
 
     /// A session that is about to be made, and what is to be stored of it. Its acts wait until it is.
     pub(crate) fn begin(
         &self,
-        uid: String,
+        place: Place,
         key: &SessionKey,
         resolved: &ResolvedSpec,
         options: NoiseOptions,
         noise_key: Option<&NoiseKey>,
         first_step: Option<u64>,
-    ) -> (Arc<Stored>, Made) {
+    ) -> (Arc<Stored>, Begun) {
+        let Place { folder, uid, number } = place;
         let made = Made::new(uid.clone(), key, resolved, options, noise_key);
         let source = StoredSource::of(&resolved.spec().source);
         let past = first_step.map_or_else(Past::default, Past::at);
-        let place = (folder_of(key), uid, 0);
-        let stored = Stored::new(place, source, past, false, self.journal(), self.snapshot_every);
-        (Arc::new(stored), made)
+        let stored = Stored::new((folder, uid, 0), source, past, false, self.journal(), self.snapshot_every);
+        (Arc::new(stored), Begun { made, number })
     }
 
     /// Stores a session that was begun.
-    pub(crate) async fn make(&self, stored: &Arc<Stored>, made: &Made) -> Result<(), ServiceError> {
-        let Stored { folder, uid, .. } = &**stored;
-        let owner = stored.first_owner;
-        let number = match self.last_made(folder).await? {
-            None => 0,
-            // The caller found that this session has ended, unless another server has made one since.
-            Some((number, last)) if self.has_ended(folder, &last.uid).await? => number + 1,
-            Some(_) => return Err(elsewhere()),
-        };
+    pub(crate) async fn make(&self, stored: &Arc<Stored>, begun: &Begun) -> Result<(), ServiceError> {
+        let (Stored { folder, uid, .. }, &Begun { ref made, number }) = (&**stored, begun);
         let past = stored.beginning();
         let first = Owner { journal: Some(stored.journal_id().to_owned()), past, ended: false };
-        let owned = owner_object(folder, uid, owner);
+        let (owned, named) = (owner_object(folder, uid, stored.first_owner), made_object(folder, number));
         if self.create(&owned, &first).await? == Created::Taken {
-            // Another session wanted the noise, and took this one for left behind.
             return Err(elsewhere());
         }
-        if self.create(&made_object(folder, number), made).await? == Created::Taken {
+        if self.create(&named, made).await? == Created::Taken {
+            // Another session has the name, or wanted the noise and took this one for left behind.
             self.store.delete(&owned).await.map_err(told)?;
             return Err(elsewhere());
         }
         // Objects of earlier sessions are deleted: this may have been made in the place of one of them.
-        let last = self.last_made(folder).await?.map(|(last, _)| last);
-        if last != Some(number) || self.last_owner(folder, uid).await?.0 != owner {
+        if self.last_made(folder).await?.1 != number + 1 {
+            self.store.delete(&named).await.map_err(told)?;
+            self.store.delete(&owned).await.map_err(told)?;
             return Err(elsewhere());
         }
         self.keep(stored)?;
@@ -73,12 +96,27 @@ impl Durable {
         Ok(())
     }
 
+    /// Makes sure that a session is not made any more whose making broke off. Tells whether that is so.
+    pub(super) async fn break_off(&self, place: &Place) -> Result<bool, ServiceError> {
+        let Place { folder, uid, number } = place;
+        let nobody: Option<Made> = None;
+        if self.create(&made_object(folder, *number), &nobody).await? == Created::Taken {
+            return Ok(false);
+        }
+        for object in self.store.list(&format!("{folder}/{uid}")).await.map_err(told)? {
+            self.store.delete(&object.name).await.map_err(told)?;
+        }
+        Ok(true)
+    }
+
     /// Deletes what says that an earlier session of a name has ended.
     async fn delete_made(&self, folder: &str, number: u64) {
         let deleted = async {
             let name = made_object(folder, number);
             let Some(bytes) = self.store.read(&name).await? else { return Ok(()) };
-            let before: Made = decode(&name, &bytes)?;
+            let Some(before) = decode::<Option<Made>>(&name, &bytes)? else {
+                return self.store.delete(&name).await;
+            };
             let refused = |error: &dyn std::fmt::Display| StoreError::Refused(error.to_string());
             if let Some(noise) = before.noise().map_err(|error| refused(&error))? {
                 self.close_claim(&noise, &before.uid).await.map_err(|error| refused(&error))?;

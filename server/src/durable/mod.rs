@@ -47,6 +47,7 @@ use tokio::runtime::Handle;
 use self::leases::{Leases, Own};
 use crate::config::SnapshotEvery;
 use crate::identity::SessionKey;
+pub(crate) use making::{Begun, Place};
 pub(crate) use objects::Made;
 use objects::{Acts, Owner, decode, encode, made_number, made_object, owner_number, owner_object};
 pub(crate) use past::{Past, Snapshot, StoredSource};
@@ -212,15 +213,15 @@ impl Durable {
         self.store.create(name, bytes).await.map_err(told)
     }
 
-    /// The last session that was made of a name.
-    async fn last_made(&self, folder: &str) -> Result<Option<(u64, Made)>, ServiceError> {
+    /// The last session that was made of a name, and the number that the next one gets.
+    async fn last_made(&self, folder: &str) -> Result<(Option<Made>, u64), ServiceError> {
         for _ in 0..LOOKS {
             let listed = self.store.list(folder).await.map_err(told)?;
             let last = listed.iter().filter_map(|object| made_number(folder, &object.name)).max();
-            let Some(number) = last else { return Ok(None) };
+            let Some(number) = last else { return Ok((None, 0)) };
             let name = made_object(folder, number);
             if let Some(bytes) = self.store.read(&name).await.map_err(told)? {
-                return Ok(Some((number, decode(&name, &bytes).map_err(told)?)));
+                return Ok((decode(&name, &bytes).map_err(told)?, number + 1));
             }
             // Whoever makes a session of that name deletes an object once the next one is there.
             tokio::time::sleep(LOOK_PAUSE).await;
@@ -228,21 +229,41 @@ impl Durable {
         Err(damaged(folder, "the session of the name is missing"))
     }
 
+    /// The last session that was made of a name, its last owner with its number, and the number that the next
+    /// session gets.
+    async fn last_session(&self, folder: &str) -> Result<(Option<(Made, u64, Owner)>, u64), ServiceError> {
+        for _ in 0..LOOKS {
+            let (made, next) = self.last_made(folder).await?;
+            let Some(made) = made else { return Ok((None, next)) };
+            if let Some((number, owner)) = self.owner_if_any(folder, &made.uid).await? {
+                return Ok((Some((made, number, owner)), next));
+            }
+            // They are deleted once the next session of the name is there.
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+        Err(damaged(folder, "nobody is known to have had the session of the name"))
+    }
+
     /// The last owner of a session, with its number.
     async fn last_owner(&self, folder: &str, uid: &str) -> Result<(u64, Owner), ServiceError> {
+        let missing = || damaged(&format!("{folder}/{uid}"), "nobody is known to have had the session");
+        self.owner_if_any(folder, uid).await?.ok_or_else(missing)
+    }
+
+    /// The same of a session that may not have been made.
+    async fn owner_if_any(&self, folder: &str, uid: &str) -> Result<Option<(u64, Owner)>, ServiceError> {
         for _ in 0..LOOKS {
             let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
             let last = listed.iter().filter_map(|object| owner_number(&object.name)).max();
-            if let Some(number) = last {
-                let object = owner_object(folder, uid, number);
-                if let Some(bytes) = self.store.read(&object).await.map_err(told)? {
-                    return Ok((number, decode(&object, &bytes).map_err(told)?));
-                }
+            let Some(number) = last else { return Ok(None) };
+            let object = owner_object(folder, uid, number);
+            if let Some(bytes) = self.store.read(&object).await.map_err(told)? {
+                return Ok(Some((number, decode(&object, &bytes).map_err(told)?)));
             }
             // Whoever has the session deletes an object once the next one is there.
             tokio::time::sleep(LOOK_PAUSE).await;
         }
-        Err(damaged(&format!("{folder}/{uid}"), "nobody is known to have had the session"))
+        Err(damaged(&format!("{folder}/{uid}"), "the owner of the session is missing"))
     }
 
     async fn has_ended(&self, folder: &str, uid: &str) -> Result<bool, ServiceError> {

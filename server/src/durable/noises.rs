@@ -14,12 +14,12 @@
 //! session is handed over, taken or deleted.
 
 use noised_proto::ServiceError;
-use noised_store::{Created, JournalId};
+use noised_store::Created;
 use serde::{Deserialize, Serialize};
 
-use super::objects::{Made, Owner, decode, folder_of, noise_folder, owner_number, owner_object};
-use super::past::Past;
-use super::{Durable, damaged, elsewhere, told};
+use super::making::Place;
+use super::objects::{Made, Owner, decode, folder_of, noise_folder};
+use super::{Durable, LOOK_PAUSE, LOOKS, damaged, elsewhere, told};
 use crate::identity::SessionKey;
 use crate::ledger::{Remembered, RememberedUse, Wanted};
 
@@ -41,9 +41,10 @@ struct Claims {
 struct Claim {
     /// From the first lane to the one behind the last.
     lanes: (u64, u64),
-    /// The session's folder, what tells it from others of its name, and its name.
+    /// Where the session is made, and its name.
     folder: String,
     uid: String,
+    number: u64,
     session: String,
     /// Whether nobody has noticed the end of the session yet.
     open: bool,
@@ -109,6 +110,12 @@ impl Claims {
         Ok(start_over)
     }
 
+    /// Whether a session was the last to begin any of these lanes; `None` where nobody did.
+    fn is_last(&self, lanes: (u64, u64), holder: &SessionKey, uid: &str) -> Option<bool> {
+        let last = self.claims.iter().rfind(|claim| claim.overlaps(lanes))?;
+        Some(last.is_of(holder, uid))
+    }
+
     /// Takes what a ledger knew of lanes: those that no claim has come before all others, and of the rest the
     /// furthest that their noise came is remembered. Tells whether that changes anything.
     fn take_over(&mut self, known: &[Claim]) -> bool {
@@ -131,11 +138,13 @@ impl Claims {
 
     /// Adds a claim, which takes the place of earlier ones of the same lanes: it remembers the furthest that
     /// their noise ever came.
-    fn add(&mut self, lanes: (u64, u64), holder: &SessionKey, uid: &str, started_over: bool) {
+    fn add(&mut self, lanes: (u64, u64), holder: &SessionKey, place: &Place, started_over: bool) {
+        let Place { folder, uid, number } = place.clone();
         let mut claim = Claim {
             lanes,
-            folder: folder_of(holder),
-            uid: uid.to_owned(),
+            folder,
+            uid,
+            number,
             session: holder.name.clone(),
             open: true,
             released: 0,
@@ -166,7 +175,7 @@ enum Change<'a> {
         noise_id: &'a str,
         lanes: (u64, u64),
         holder: &'a SessionKey,
-        uid: &'a str,
+        place: &'a Place,
         start_over: bool,
         goes_on: bool,
     },
@@ -190,11 +199,11 @@ impl Durable {
     /// before and begins again.
     ///
     /// Call it on a thread that may block.
-    pub(crate) fn claim_noise(&self, wanted: &Wanted<'_>, uid: &str) -> Result<bool, ServiceError> {
-        let &Wanted { noise_id, fingerprint, ref lanes, holder, start_over, goes_on, is_stored: _ } = wanted;
+    pub(crate) fn claim_noise(&self, wanted: &Wanted<'_>, place: &Place) -> Result<bool, ServiceError> {
+        let &Wanted { noise_id, fingerprint, ref lanes, holder, start_over, goes_on } = wanted;
         let folder = noise_folder(holder.tenant.name(), noise_id, &fingerprint.to_string());
         let lanes = (lanes.start, lanes.end);
-        let claim = Change::Claim { noise_id, lanes, holder, uid, start_over, goes_on };
+        let claim = Change::Claim { noise_id, lanes, holder, place, start_over, goes_on };
         self.runtime.block_on(self.change_claims(&folder, claim)).map(|changed| changed.started_over)
     }
 
@@ -207,11 +216,13 @@ impl Durable {
         let folder = noise_folder(holder.tenant.name(), noise_id, &fingerprint.to_string());
         let lanes = (lanes.start, lanes.end);
         let claims = self.runtime.block_on(self.last_claims(&folder))?.map(|(_, claims)| claims);
-        let mut overlapping = claims.iter().flat_map(|claims| &claims.claims);
-        match overlapping.rfind(|claim| claim.overlaps(lanes)) {
-            Some(last) if last.is_of(holder, uid) => Ok(()),
-            Some(_) => Err(used(noise_id, None)),
-            None => self.claim_noise(wanted, uid).map(drop),
+        match claims.and_then(|claims| claims.is_last(lanes, holder, uid)) {
+            Some(true) => Ok(()),
+            Some(false) => Err(used(noise_id, None)),
+            None => {
+                let (folder, uid) = (folder_of(holder), uid.to_owned());
+                self.claim_noise(wanted, &Place { folder, uid, number: 0 }).map(drop)
+            }
         }
     }
 
@@ -224,6 +235,7 @@ impl Durable {
                     lanes: (used.lanes.start, used.lanes.end),
                     folder: folder_of(&SessionKey::named(&tenant, &session)),
                     uid: String::new(),
+                    number: 0,
                     open: used.session.is_some(),
                     session,
                     released: used.next_step,
@@ -254,15 +266,15 @@ impl Durable {
         change: &Change<'_>,
     ) -> Result<Changed, ServiceError> {
         match change {
-            &Change::Claim { noise_id, lanes, holder, uid, start_over, goes_on } => {
-                if let Some(own) = claims.claims.iter().find(|claim| claim.open && claim.uid == uid) {
+            &Change::Claim { noise_id, lanes, holder, place, start_over, goes_on } => {
+                if let Some(own) = claims.claims.iter().find(|claim| claim.open && claim.uid == place.uid) {
                     // An earlier try has made it.
                     return Ok(Changed { is_new: false, started_over: start_over && own.started_over });
                 }
                 self.close_ended(noise, claims, lanes, holder).await?;
                 let started_over = claims.check(noise_id, lanes, start_over, goes_on)?;
                 noise_id.clone_into(&mut claims.noise_id);
-                claims.add(lanes, holder, uid, started_over);
+                claims.add(lanes, holder, place, started_over);
                 Ok(Changed { is_new: true, started_over })
             }
             Change::Close { uid } => {
@@ -306,52 +318,41 @@ impl Durable {
 
     /// What has become of the session of a claim on a noise. One that was not made cannot be made after this.
     async fn fate(&self, noise: &str, claim: &Claim) -> Result<Fate, ServiceError> {
-        let Claim { folder, uid, session, .. } = claim;
-        let made = self.last_made(folder).await?.map(|(_, made)| made);
+        let Claim { folder, uid, number, session, .. } = claim;
         if uid.is_empty() {
             // Of a ledger that was taken over.
             let of_noise = |made: &Made| made.noise().is_ok_and(|of| of.as_deref() == Some(noise));
-            let Some(made) = made.filter(|made| made.name == *session && of_noise(made)) else {
-                // What the ledger knew of its end is in the claim.
-                return Ok(Fate::Ended { released: 0, unknown: false });
-            };
-            return Ok(fate_of(&self.last_owner(folder, &made.uid).await?.1));
+            let last = self.last_session(folder).await?.0;
+            let last = last.filter(|(made, _, _)| made.name == *session && of_noise(made));
+            // What the ledger knew of its end is in the claim.
+            let ended = Fate::Ended { released: 0, unknown: false };
+            return Ok(last.map_or(ended, |(_, _, owner)| fate_of(&owner)));
         }
-        if made.is_some_and(|made| made.uid == *uid) {
-            return Ok(fate_of(&self.last_owner(folder, uid).await?.1));
-        }
-        let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
-        let last = listed.iter().filter_map(|object| owner_number(&object.name)).max();
-        let mut journal = None;
-        if let Some(number) = last {
-            let name = owner_object(folder, uid, number);
-            if let Some(bytes) = self.store.read(&name).await.map_err(told)? {
-                let owner: Owner = decode(&name, &bytes).map_err(told)?;
-                if owner.ended {
-                    return Ok(fate_of(&owner));
-                }
-                journal = owner.journal;
+        let place = Place { folder: folder.clone(), uid: uid.clone(), number: *number };
+        let mut looks = 0;
+        loop {
+            let (made, next) = self.last_made(folder).await?;
+            if made.is_some_and(|made| made.uid == *uid) {
+                return Ok(fate_of(&self.last_owner(folder, uid).await?.1));
+            }
+            let owner = self.owner_if_any(folder, uid).await?;
+            if let Some((_, owner)) = owner.as_ref().filter(|(_, owner)| owner.ended) {
+                return Ok(fate_of(owner));
+            }
+            // Another session has the name by now. This one has not ended, so it was not made.
+            if next > *number {
+                return Ok(Fate::NeverMade);
+            }
+            looks += 1;
+            if looks < LOOKS {
+                // Whoever makes it may be about to come to its end.
+                tokio::time::sleep(LOOK_PAUSE).await;
+            } else if owner.is_some_and(|(number, _)| number > 0) {
+                return Err(damaged(folder, "the session that claims a noise is missing"));
+            } else if self.break_off(&place).await? {
+                return Ok(Fate::NeverMade);
             }
         }
-        // Whoever is about to make it finds that it has ended before it began.
-        let next = owner_object(folder, uid, last.map_or(0, |last| last + 1));
-        let end = Owner { journal: None, past: Past::ended(0, true), ended: true };
-        if self.create(&next, &end).await? == Created::Taken {
-            return Ok(Fate::Alive);
-        }
-        let made = self.last_made(folder).await?.is_some_and(|(_, made)| made.uid == *uid);
-        if !made {
-            return Ok(Fate::NeverMade);
-        }
-        // It was made in this moment, and has ended: its server must not go on with it.
-        if let Some(journal) = journal {
-            let here = self.users().get(uid).cloned();
-            match here {
-                Some(here) => here.lost.cancel(),
-                None => drop(self.acts_of(&JournalId::parse(&journal).map_err(told)?, uid).await?),
-            }
-        }
-        Ok(Fate::Ended { released: 0, unknown: true })
     }
 
     /// Changes the claims of a noise, as they are once nobody else changes them at the same time.
@@ -406,4 +407,95 @@ fn fate_of(owner: &Owner) -> Fate {
     }
     let (released, is_known) = owner.past.ended_at();
     Fate::Ended { released, unknown: !is_known }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(id: &str) -> SessionKey {
+        SessionKey::named("", &format!("sessions/{id}"))
+    }
+
+    fn place(id: &str) -> Place {
+        Place { folder: String::new(), uid: id.to_owned(), number: 0 }
+    }
+
+    /// A session claims lanes as the store would have it, and ends where `released` says how far it came.
+    fn claim(claims: &mut Claims, lanes: (u64, u64), id: &str, start_over: bool, released: Option<u64>) {
+        let over = claims.check("run", lanes, start_over, false).unwrap();
+        claims.add(lanes, &holder(id), &place(id), over);
+        if let Some(released) = released {
+            claims.claims.last_mut().unwrap().end(released, false);
+        }
+    }
+
+    fn known(lanes: (u64, u64), id: &str, released: u64, unknown: bool) -> Claim {
+        let SessionKey { tenant: _, name: session } = holder(id);
+        let Place { folder, uid, number } = place("");
+        Claim { lanes, folder, uid, number, session, open: true, released, unknown, started_over: false }
+    }
+
+    #[test]
+    fn lanes_are_begun_once_unless_somebody_says_so() {
+        let mut claims = Claims::default();
+        let asked = |claims: &Claims, lanes, over, on| claims.check("run", lanes, over, on);
+        claim(&mut claims, (0, 10), "a", false, None);
+        let session = "sessions/a".to_owned();
+        let in_use = ServiceError::NoiseInUse { noise_id: "run".into(), session };
+        assert_eq!(asked(&claims, (9, 12), true, false), Err(in_use));
+        assert_eq!(asked(&claims, (10, 12), false, false), Ok(false));
+        // Nothing was released of it, so it is free.
+        claims.claims[0].end(0, false);
+        assert_eq!(asked(&claims, (0, 10), false, false), Ok(false));
+        claims.claims[0].end(7, false);
+        assert_eq!(asked(&claims, (0, 10), false, false), Err(used("run", Some(7))));
+        assert_eq!(asked(&claims, (0, 10), true, false), Ok(true));
+        assert_eq!(asked(&claims, (0, 10), false, true), Ok(false));
+        // Whoever begins it again does not make it forget how far it came.
+        claim(&mut claims, (0, 10), "b", true, Some(2));
+        assert_eq!((claims.claims.len(), claims.claims[0].started_over), (1, true));
+        assert_eq!(asked(&claims, (5, 6), false, false), Err(used("run", Some(7))));
+        claims.claims[0].end(0, true);
+        assert_eq!(asked(&claims, (5, 6), false, false), Err(used("run", None)));
+    }
+
+    #[test]
+    fn who_began_last_goes_on() {
+        let mut claims = Claims::default();
+        assert_eq!(claims.is_last((0, 10), &holder("mine"), "mine"), None);
+        claim(&mut claims, (0, 10), "mine", false, Some(3));
+        claim(&mut claims, (20, 30), "early", false, Some(1));
+        claim(&mut claims, (10, 20), "late", false, Some(1));
+        claim(&mut claims, (10, 30), "whole", true, Some(2));
+        for (lanes, id, is_last) in [
+            ((0, 10), "mine", true),
+            ((0, 10), "other", false),
+            ((20, 30), "early", false),
+            ((10, 30), "whole", true),
+        ] {
+            assert_eq!(claims.is_last(lanes, &holder(id), id), Some(is_last), "{id}");
+        }
+        claim(&mut claims, (5, 6), "other", true, Some(1));
+        assert_eq!(claims.is_last((0, 10), &holder("mine"), "mine"), Some(false));
+    }
+
+    /// Each of two ledgers knew a shard, and the store knows a third and one of theirs.
+    #[test]
+    fn ledgers_are_taken_over_lane_by_lane_and_once() {
+        let mut claims = Claims::default();
+        claim(&mut claims, (20, 30), "store", false, None);
+        claim(&mut claims, (0, 10), "new", false, Some(1));
+        let ledgers = [[known((0, 10), "old", 5, false)], [known((10, 20), "shard", 4, true)]];
+        for (is_new, ledger) in
+            [(true, &ledgers[0]), (true, &ledgers[1]), (false, &ledgers[0]), (false, &ledgers[1])]
+        {
+            assert_eq!(claims.take_over(ledger), is_new);
+        }
+        let lanes: Vec<_> = claims.claims.iter().map(|claim| (claim.lanes.0, claim.released)).collect();
+        assert_eq!(lanes, [(10, 4), (20, 0), (0, 5)]);
+        // A session of a ledger is known by its name alone.
+        assert_eq!(claims.is_last((10, 20), &holder("shard"), "of the store"), Some(true));
+        assert_eq!(claims.is_last((0, 10), &holder("old"), "of the store"), Some(false));
+    }
 }

@@ -1,7 +1,8 @@
 //! The objects of a session in a store, and what is in them.
 //!
 //! ```text
-//! sessions/{folder}/made-{number}               which session has this name: what it is bound to, its key
+//! sessions/{folder}/made-{number}               which session has this name: what it is bound to, its key;
+//!                                               or that no session is made here any more
 //! sessions/{folder}/{uid}/owner-{number}        who has it, and what had become of it by then
 //! sessions/{folder}/{uid}/state-{id}-{part}     its state, where it is the only copy
 //! ```

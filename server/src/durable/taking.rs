@@ -34,8 +34,7 @@ impl Durable {
         let folder = folder_of(key);
         let mut gone = None;
         loop {
-            let Some((_, made)) = self.last_made(&folder).await? else { return Ok(None) };
-            let (number, owner) = self.last_owner(&folder, &made.uid).await?;
+            let Some((made, number, owner)) = self.last_session(&folder).await?.0 else { return Ok(None) };
             if owner.ended {
                 return Ok(None);
             }

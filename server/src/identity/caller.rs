@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use http::Extensions;
-use noised_proto::access::{DEFAULT_TENANT, Right, Role};
+use noised_proto::access::{Right, Role};
 use noised_proto::{ServiceError, name};
 
 use super::{Identity, Peer, Quota, SessionKey, Tenant};
@@ -40,7 +40,6 @@ impl Caller {
         let (tenant, session) = name::split_tenant(name)?;
         let tenant = match tenant {
             None => return Ok(self.key(session)),
-            Some(DEFAULT_TENANT) => Tenant::default(),
             Some(tenant) => Tenant::named(tenant),
         };
         if tenant != self.tenant && !self.sees_all_tenants() {
@@ -80,6 +79,8 @@ impl Caller {
 
 #[cfg(test)]
 mod tests {
+    use noised_proto::access::DEFAULT_TENANT;
+
     use super::*;
 
     fn caller(tenant: &str, role: Role) -> Caller {

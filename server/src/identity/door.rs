@@ -1,21 +1,15 @@
 //! The door: finds out who makes a call, before anything of the call's messages is read, and refuses
 //! whoever may not make the call.
 
-use std::convert::Infallible;
-use std::future::ready;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use http::header::AUTHORIZATION;
-use http::{Extensions, HeaderMap, Request, Response};
+use http::{Extensions, HeaderMap, Request};
 use noised_proto::ServiceError;
 use noised_proto::access::Stranger;
 use noised_proto::token::{SCHEME, Token};
-use tonic::Status;
 use tonic::body::Body;
-use tower::{Layer, Service};
 
 use super::methods::roles;
 use super::quota::Rates;
@@ -26,7 +20,7 @@ use crate::reread::Reread;
 /// How the paths begin of the calls that nobody has to be known for: probes ask how the server is.
 const OPEN: &str = "/grpc.health.";
 
-/// The door, as a layer around the services.
+/// Who may come in. The gate asks it about each call.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
     /// Who is known; `None` where the server has no tokens file, and everybody may do everything.
@@ -40,6 +34,18 @@ pub(crate) struct Door {
 impl Door {
     pub(crate) fn new(tokens: Option<Arc<Reread<Tokens>>>, audit: Audit, insecure: bool) -> Self {
         Self { tokens, audit, insecure, rates: Rates::default() }
+    }
+
+    /// Lets a call in, of which nothing but the headers was read.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, PERMISSION_DENIED or RESOURCE_EXHAUSTED, which the audit log is told of as well.
+    pub(crate) fn check(&self, request: &mut Request<Body>) -> Result<(), ServiceError> {
+        self.admit(request).inspect_err(|error| {
+            let caller = Caller::of(request.extensions());
+            tracing::debug!(peer = %caller.peer, %error, "a call was refused");
+            self.audit.call_refused(&caller, request.uri().path(), error);
+        })
     }
 
     /// Finds out who makes a call, puts that among the request's extensions, and takes the token out of the
@@ -89,46 +95,5 @@ impl Door {
         }
         let token = Token::parse("authorization", token).map_err(|_| Stranger::Malformed)?;
         tokens.of_token(&token, SystemTime::now())
-    }
-}
-
-impl<S> Layer<S> for Door {
-    type Service = Guarded<S>;
-
-    fn layer(&self, inner: S) -> Guarded<S> {
-        Guarded { inner, door: self.clone() }
-    }
-}
-
-/// Services behind the door.
-#[derive(Clone, Debug)]
-pub(crate) struct Guarded<S> {
-    inner: S,
-    door: Door,
-}
-
-impl<S> Service<Request<Body>> for Guarded<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match self.door.admit(&mut request) {
-            Ok(()) => Box::pin(self.inner.call(request)),
-            Err(error) => {
-                let caller = Caller::of(request.extensions());
-                tracing::debug!(peer = %caller.peer, %error, "a call was refused");
-                self.door.audit.call_refused(&caller, request.uri().path(), &error);
-                Box::pin(ready(Ok(Status::from(error).into_http())))
-            }
-        }
     }
 }

@@ -7,7 +7,7 @@
 //! | `tokens` | [`Tokens`]: the tokens file, and who has which token or certificate |
 //! | `names` | [`TlsPeer`]: the names in a client's certificate |
 //! | `methods` | which role may call which method |
-//! | `door` | [`Door`]: the layer that finds out who calls, and refuses whoever may not |
+//! | `door` | [`Door`]: finds out who calls, and refuses whoever may not |
 //! | `quota` | what a tenant may have: sessions, memory, calls in a second |
 //! | `tenant`, `session_key` | tenants, and what a session is found by |
 //! | `peer` | where a call comes from |

@@ -73,8 +73,6 @@ pub(crate) struct Wanted<'a> {
     /// Whether the session goes on with a noise that was drawn before, and draws none of it for other
     /// gradients.
     pub(crate) goes_on: bool,
-    /// Whether a store has the session, which goes on with its own noise: nobody may have begun it since.
-    pub(crate) is_stored: bool,
 }
 
 /// What a ledger remembers of one noise.
@@ -193,7 +191,7 @@ impl Ledger {
 
     /// Begins to draw lanes of a noise from step 0.
     pub(crate) fn claim(self: &Arc<Self>, wanted: Wanted<'_>) -> Result<Claim, ServiceError> {
-        let Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on, is_stored } = wanted;
+        let Wanted { noise_id, fingerprint, lanes, holder, start_over, goes_on } = wanted;
         let tenant = holder.tenant.name().to_owned();
         let noise = NoiseName { tenant, noise_id: noise_id.to_owned(), fingerprint: fingerprint.to_string() };
         let mut inner = self.inner();
@@ -202,12 +200,6 @@ impl Ledger {
             Prior::Unused => false,
             Prior::InUse { session } => {
                 return Err(ServiceError::NoiseInUse { noise_id: noise_id.to_owned(), session });
-            }
-            Prior::Used { next_step } if is_stored => {
-                if uses.is_begun_by_others(&noise, &lanes, &holder.name) {
-                    return Err(ServiceError::NoiseUsed { noise_id: noise_id.to_owned(), next_step });
-                }
-                false
             }
             Prior::Used { next_step } if !start_over && !goes_on => {
                 return Err(ServiceError::NoiseUsed { noise_id: noise_id.to_owned(), next_step });

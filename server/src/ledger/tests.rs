@@ -29,7 +29,6 @@ fn wanted(noise_id: &str, lanes: Range<u64>) -> Wanted<'_> {
         holder: key("sessions/a"),
         start_over: false,
         goes_on: false,
-        is_stored: false,
     }
 }
 
@@ -511,37 +510,34 @@ fn noises_are_counted_and_one_too_many_is_refused() {
     claim(&ledger, 2..3, "sessions/b", false).unwrap().end(1);
 }
 
-/// A session that a store has goes on with its noise, unless another session began it since; and whoever
-/// asks for that does not have to say so.
+/// What a store takes over: who drew which lanes last, in the order of beginnings, and how far each came.
 #[test]
-fn a_stored_session_goes_on_with_its_own_noise_alone() {
+fn what_is_remembered_is_told_in_the_order_of_beginnings() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("noises");
-    let stored = |ledger: &Arc<Ledger>, session: &str| {
-        let holder = key(session);
-        ledger.claim(Wanted { holder, goes_on: true, is_stored: true, ..wanted("run", 0..10) })
+    let told = |ledger: &Arc<Ledger>| -> Vec<(Range<u64>, Option<String>, u64, bool)> {
+        let [Remembered { tenant, noise_id, fingerprint: found, uses }] =
+            ledger.remembered().unwrap().try_into().unwrap();
+        assert_eq!((tenant.as_str(), noise_id.as_str(), found), ("", "run", fingerprint(5).to_string()));
+        let of_use = |used: RememberedUse| (used.lanes, used.session, used.next_step, used.unknown);
+        uses.into_iter().map(of_use).collect()
     };
+    let by = |session: &str| Some(format!("sessions/{session}"));
     let ledger = Ledger::open(&path, 10).unwrap().unwrap();
+    assert!(ledger.remembered().unwrap().is_empty());
     claim(&ledger, 0..10, "sessions/mine", false).unwrap().end(3);
-    stored(&ledger, "sessions/mine").unwrap().end(5);
-    assert!(matches!(stored(&ledger, "sessions/other"), Err(ServiceError::NoiseUsed { .. })));
-    drop(ledger);
-    // Over a restart.
-    for _ in 0..2 {
-        let ledger = Ledger::open(&path, 10).unwrap().unwrap();
-        let claim = stored(&ledger, "sessions/mine").unwrap();
-        assert!(!claim.started_over);
-        claim.end(7);
-    }
-    let ledger = Ledger::open(&path, 10).unwrap().unwrap();
-    // Others that began before do not matter, whatever lanes they had.
     claim(&ledger, 20..30, "sessions/early", false).unwrap().end(1);
     claim(&ledger, 10..20, "sessions/late", false).unwrap().end(1);
     claim(&ledger, 10..30, "sessions/whole", true).unwrap().end(2);
-    let whole = |ledger: &Arc<Ledger>| {
-        let holder = key("sessions/whole");
-        ledger.claim(Wanted { holder, goes_on: true, is_stored: true, ..wanted("run", 10..30) })
-    };
+    claim(&ledger, 0..10, "sessions/other", true).unwrap().end(1);
+    let expected = vec![
+        (20..30, by("early"), 1, false),
+        (10..20, by("late"), 1, false),
+        (10..30, by("whole"), 2, false),
+        // It is remembered for the furthest that its noise came.
+        (0..10, by("other"), 3, false),
+    ];
+    assert_eq!(told(&ledger), expected);
     {
         let mut inner = ledger.inner();
         let Inner { uses, file } = &mut *inner;
@@ -549,10 +545,15 @@ fn a_stored_session_goes_on_with_its_own_noise_alone() {
     }
     drop(ledger);
     let ledger = Ledger::open(&path, 10).unwrap().unwrap();
-    whole(&ledger).unwrap().end(3);
-    claim(&ledger, 0..10, "sessions/other", true).unwrap().end(1);
-    let refused = stored(&ledger, "sessions/mine");
-    assert!(matches!(refused, Err(ServiceError::NoiseUsed { .. })), "{refused:?}");
+    assert_eq!(told(&ledger), expected);
+    // A server that is killed does not come to note the end.
+    std::mem::forget(claim(&ledger, 30..40, "sessions/killed", false).unwrap());
+    let copy = directory.path().join("copy");
+    std::fs::copy(&path, &copy).unwrap();
+    let found = told(&Ledger::open(&copy, 10).unwrap().unwrap());
+    assert_eq!(found[..4], expected);
+    assert_eq!(found[4..], [(30..40, by("killed"), 0, true)]);
+    assert!(Ledger::in_memory(10).remembered().unwrap().is_empty());
 }
 
 /// The noise of a tenant is another noise, also in a file; lines of the default tenant name no tenant.

@@ -106,17 +106,6 @@ impl Uses {
         prior
     }
 
-    /// Whether another session has begun to draw any of these lanes since this one did.
-    pub(super) fn is_begun_by_others(&self, noise: &NoiseName, lanes: &Range<u64>, session: &str) -> bool {
-        let key = Key::new(noise, lanes);
-        let Some(own) = self.uses.get(&key).filter(|own| own.last.as_deref() == Some(session)) else {
-            return true;
-        };
-        let before = Key { start: 0, end: 0, ..key }..Key { start: lanes.end, end: 0, ..key };
-        let mut others = self.uses.range(before).filter(|(other, _)| lanes.start < other.end);
-        others.any(|(_, other)| other.begun > own.begun)
-    }
-
     /// One use for the same lanes: a noise that was started over is remembered for the furthest that it ever
     /// came.
     pub(super) fn begin(&mut self, noise: &NoiseName, lanes: &Range<u64>, session: &str, started_over: bool) {

@@ -14,7 +14,8 @@ use tokio::runtime::Handle;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-use crate::audit::What;
+use crate::audit::{Audit, What};
+use crate::durable::Place;
 use crate::entry::Entry;
 use crate::given_key::GivenKey;
 use crate::identity::{Caller, SessionKey};
@@ -89,7 +90,7 @@ impl SessionsService {
         }
         let session_key = caller.key(name::session_name(&id));
         let (service, key, quota) = (self.clone(), session_key.clone(), caller.quota());
-        let make = move |key: SessionKey, registry: &Registry| {
+        let make = move |key: SessionKey, place: Option<Place>, registry: &Registry| {
             let AskedSession { spec, lookahead, noise_state } = asked_session(session)?;
             let given_key =
                 (!noise_key.is_empty()).then(|| NoiseKey::from_slice("noise_key", &noise_key)).transpose()?;
@@ -97,7 +98,7 @@ impl SessionsService {
             let noise = AskedNoise { lookahead, state: noise_state, given_key, start_over, resumed: goes_on };
             let resolved = spec.resolve()?;
             let asked = Asked { resolved, resume, named, must_exist, request_id, noise, quota };
-            registry.create(key, asked)
+            registry.create(key, place, asked)
         };
         // A task of its own: a session that is made is stored or let go of, whether or not its caller waits.
         // What came of it is noted there as well.
@@ -173,28 +174,30 @@ impl SessionsService {
         &self,
         key: SessionKey,
         named: bool,
-        make: impl FnOnce(SessionKey, &Registry) -> Result<Opened, ServiceError> + Send + 'static,
+        make: impl FnOnce(SessionKey, Option<Place>, &Registry) -> Result<Opened, ServiceError> + Send + 'static,
     ) -> Result<(Arc<Entry>, bool, Option<Untold>), ServiceError> {
         let _key_turn = self.turn(&key).await;
-        if named {
-            // A session of that name may be in the store alone.
-            self.find_in_turn(&key).await?;
-        }
-        let registry = Arc::clone(&self.registry);
+        // A session of that name may be in the store alone.
+        let is_there = named && self.find_in_turn(&key).await?.is_some();
+        let place = match self.registry.durable().filter(|_| !is_there) {
+            Some(durable) => Some(durable.place(&key).await?),
+            None => None,
+        };
+        let (registry, audit) = (Arc::clone(&self.registry), self.audit.clone());
         let turn = registry.turn_to_create().await;
         // A description may hold millions of numbers, each of which is checked, and a session gigabytes, each
         // of which is cleared. No step waits behind that: there is a thread for it, and no more than one,
         // since creations take turns.
         let made = tokio::task::spawn_blocking(move || {
             let _turn = turn;
-            let opened = make(key, &registry)?;
-            let untold = (!named).then(|| Untold::new(registry, Arc::clone(&opened.entry)));
+            let opened = make(key, place, &registry)?;
+            let untold = (!named).then(|| Untold::new(registry, audit, Arc::clone(&opened.entry)));
             Ok::<_, ServiceError>((opened, untold))
         });
         let (Opened { entry, resumed, to_store }, untold) =
             made.await.map_err(|_| ServiceError::Internal)??;
-        if let Some(made) = to_store {
-            self.store(&entry, &made).await?;
+        if let Some(begun) = to_store {
+            self.store(&entry, &begun).await?;
         }
         Ok((entry, resumed, untold))
     }
@@ -210,14 +213,15 @@ pub(super) struct Untold(Arc<Naming>);
 #[derive(Debug)]
 struct Naming {
     registry: Arc<Registry>,
+    audit: Audit,
     /// There until this is dropped.
     entry: Option<Arc<Entry>>,
     told: AtomicBool,
 }
 
 impl Untold {
-    fn new(registry: Arc<Registry>, entry: Arc<Entry>) -> Self {
-        Self(Arc::new(Naming { registry, entry: Some(entry), told: AtomicBool::new(false) }))
+    fn new(registry: Arc<Registry>, audit: Audit, entry: Arc<Entry>) -> Self {
+        Self(Arc::new(Naming { registry, audit, entry: Some(entry), told: AtomicBool::new(false) }))
     }
 
     /// The answer is written: from here on its caller is told, unless the connection breaks.
@@ -232,6 +236,7 @@ impl Drop for Naming {
         if !*self.told.get_mut() {
             tracing::info!(session = %entry.key, "session taken back: its caller is gone");
             self.registry.take_back(&entry);
+            self.audit.done(What::SessionDeleted, None, &entry.key, json!({ "caller_is_gone": true }));
             if let (Some(here), Ok(runtime)) = (entry.stored.clone(), Handle::try_current()) {
                 let standing = entry.progress().standing.clone();
                 runtime.spawn(async move {

@@ -57,7 +57,8 @@ pub(crate) struct SessionsService {
 
 impl SessionsService {
     async fn entry(&self, caller: &Caller, session_name: &str) -> Result<Arc<Entry>, ServiceError> {
-        self.open(&caller.find(session_name)?).await
+        let key = caller.find(session_name)?;
+        self.open(&key).await.inspect_err(|error| self.note_refusal(What::Step, error, &key, caller))
     }
 
     /// The same for a call that uses the session, and does not only look at it.
@@ -239,7 +240,7 @@ mod tests {
 
     /// A service of its own, for the tests of its operations.
     pub(super) fn service() -> SessionsService {
-        let keys = Keys::new(None, Ledger::in_memory(10), None);
+        let keys = Keys::new(None, Ledger::in_memory(10));
         SessionsService {
             registry: Arc::new(Registry::new(10, 1 << 30, keys, None)),
             compute: Arc::new(Compute::new("step", 1).unwrap()),

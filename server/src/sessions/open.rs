@@ -6,7 +6,7 @@ use noised_proto::ServiceError;
 use tokio::sync::OwnedMutexGuard;
 
 use super::SessionsService;
-use crate::durable::{Durable, Made, delete_state, told};
+use crate::durable::{Begun, Durable, delete_state, told};
 use crate::entry::Entry;
 use crate::identity::SessionKey;
 use crate::lifecycle::Lifecycle;
@@ -51,10 +51,10 @@ impl SessionsService {
         let Some(found) = durable.find(key).await? else { return Ok(None) };
         self.lifecycle.check_open()?;
         // A description may hold millions of numbers, each of which is checked.
-        let (registry, of) = (Arc::clone(&self.registry), key.clone());
+        let (registry, store, of) = (Arc::clone(&self.registry), Arc::clone(durable), key.clone());
         let preparing = tokio::task::spawn_blocking(move || {
             let resolved = Arc::new(found.made.resolved()?);
-            let (memory, keyed) = registry.prepare(&of, &found.made, &resolved)?;
+            let (memory, keyed) = registry.prepare(&store, &of, &found.made, &resolved)?;
             Ok::<_, ServiceError>((found, resolved, memory, keyed))
         });
         let (found, resolved, memory, keyed) = preparing.await.map_err(|_| ServiceError::Internal)??;
@@ -95,9 +95,9 @@ impl SessionsService {
 
     /// Stores a session that was made, before anybody is told of it. One that cannot be stored is let go of.
     /// For a task that has the session's turn.
-    pub(super) async fn store(&self, entry: &Arc<Entry>, made: &Made) -> Result<(), ServiceError> {
+    pub(super) async fn store(&self, entry: &Arc<Entry>, begun: &Begun) -> Result<(), ServiceError> {
         let Some(here) = &entry.stored else { return Ok(()) };
-        let done = here.durable.make(&here.stored, made).await;
+        let done = here.durable.make(&here.stored, begun).await;
         if done.is_err() {
             self.let_go(Arc::clone(entry)).await;
         }

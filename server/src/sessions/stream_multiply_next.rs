@@ -92,7 +92,7 @@ impl SessionsService {
         check_fingerprint(&entry, &frame.message.fingerprint)?;
         let mut assembler = Assembler::new(entry.resolved.input_layout().clone());
         loop {
-            let served = self.serve_frame(&entry, &mut assembler, frame, answers).await;
+            let served = self.serve_frame(&entry, caller, &mut assembler, frame, answers).await;
             if !served.inspect_err(|error| self.note_refusal(What::Step, error, &entry.key, caller))? {
                 return Ok(());
             }
@@ -144,6 +144,7 @@ impl SessionsService {
     async fn serve_frame(
         &self,
         entry: &Arc<Entry>,
+        caller: &Caller,
         assembler: &mut Assembler,
         frame: Frame,
         answers: &mpsc::Sender<Answer>,
@@ -151,7 +152,8 @@ impl SessionsService {
         entry.last_use.note();
         let Carried { message, payload } = frame;
         let v1::StreamMultiplyNextRequest { name, step, offset, payload: _, fingerprint: _ } = message;
-        if !name.is_empty() && name != entry.key.name {
+        // The name of another tenant's form means the same session.
+        if !name.is_empty() && name != entry.key.name && caller.find(&name)? != entry.key {
             return Err(Error::invalid("name", "must be that of the stream's first message, or empty").into());
         }
         if entry.draws_all() {

@@ -1,17 +1,12 @@
 //! Stores that are damaged, and stores that two servers have.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use noised::session::Source;
 use noised_client::Error;
 
-use super::house::House;
+use super::house::{House, files};
 use super::{Undisturbed, create, privatize, sources, spec, take};
-
-fn files(directory: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
-}
 
 fn folders(house: &House) -> Vec<PathBuf> {
     std::fs::read_dir(house.state().join("sessions")).unwrap().map(|entry| entry.unwrap().path()).collect()

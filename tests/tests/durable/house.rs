@@ -37,18 +37,9 @@ impl House {
 
     /// The objects of sessions whose name begins with this.
     pub(crate) fn objects(&self, prefix: &str) -> Vec<PathBuf> {
-        let (mut left, mut found) = (vec![self.state().join("sessions")], Vec::new());
-        while let Some(directory) = left.pop() {
-            for entry in std::fs::read_dir(&directory).into_iter().flatten().map_while(Result::ok) {
-                let path = entry.path();
-                if path.is_dir() {
-                    left.push(path);
-                } else if entry.file_name().to_string_lossy().starts_with(prefix) {
-                    found.push(path);
-                }
-            }
-        }
-        found
+        let named =
+            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
+        files(&self.state().join("sessions")).into_iter().filter(named).collect()
     }
 
     fn socket(&self) -> PathBuf {
@@ -183,4 +174,12 @@ fn terminate(child: &Child) {
 pub(crate) fn signal(child: &Child, name: &str) {
     let pid = child.id().to_string();
     assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+}
+
+/// All files in a directory and in those in it.
+pub(crate) fn files(directory: &Path) -> Vec<PathBuf> {
+    // A server may delete some meanwhile.
+    let entries = std::fs::read_dir(directory).into_iter().flatten().map_while(Result::ok);
+    let within = |path: PathBuf| if path.is_dir() { files(&path) } else { vec![path] };
+    entries.flat_map(|entry| within(entry.path())).collect()
 }

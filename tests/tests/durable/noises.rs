@@ -6,7 +6,7 @@ use noised::session::{KeyOrigin, Noise, Source};
 use noised_client::{Client, CreateOptions, Error, Session};
 use noised_tests::noises::STDDEV;
 
-use super::house::House;
+use super::house::{House, files};
 use super::{spec, take};
 
 const LANES: u64 = 500;
@@ -106,6 +106,28 @@ async fn a_session_that_was_not_made_holds_no_noise() {
             assert!(matches!(refused, Error::NoiseInUse { .. }), "{refused}");
         }
     }
+}
+
+/// A server was killed before it wrote the object that decides whether a session is made.
+#[tokio::test]
+async fn a_session_whose_making_broke_off_is_never_made() {
+    let house = House::new(&[]);
+    create(&house.client(), "first", "run", false).await.unwrap();
+    house.kill();
+    let sessions = std::fs::read_dir(house.state().join("sessions")).unwrap();
+    let folder = sessions.map(|entry| entry.unwrap().path()).next().unwrap();
+    std::fs::remove_file(folder.join("made-0000000000")).unwrap();
+    house.start();
+    let client = house.client();
+    let gone = client.open_session("sessions/first").await.unwrap_err();
+    assert!(matches!(gone, Error::NotFound { .. }), "{gone}");
+    let mut session = create(&client, "second", "run", false).await.unwrap();
+    take(&mut session, 0).await.unwrap();
+    // Nothing is left of the first but that nobody can make it.
+    assert_eq!(files(&folder), [folder.join("made-0000000000")]);
+    let refused = create(&client, "first", "run", false).await.unwrap_err();
+    assert!(matches!(refused, Error::NoiseInUse { .. }), "{refused}");
+    create(&client, "first", "another", false).await.unwrap();
 }
 
 /// What a ledger's file remembers is in the store from then on.
