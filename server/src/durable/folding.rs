@@ -53,6 +53,17 @@ impl Durable {
         stored.fold(make).await
     }
 
+    /// Folds the whole journal, once no session of this server needs it: all of them were handed over.
+    pub(crate) async fn end_journal(&self) {
+        if !self.users().is_empty() {
+            return;
+        }
+        let journal = self.journal();
+        if let Err(error) = journal.fold(journal.stats().objects + 1).await {
+            tracing::warn!(%error, "objects of the journal that nobody needs stay in the store");
+        }
+    }
+
     /// Keeps the journal short: where it has many objects, what they say is put into the sessions' own, and
     /// they are deleted.
     pub(crate) async fn fold_journals(self: Arc<Self>) {
