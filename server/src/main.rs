@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use noised_server::config::{DEFAULT_PORT, LogFormat, Options, Sources};
+use noised_server::state::StateCommand;
 use noised_server::{Config, ListenAddr, Listener, Memories, secrets};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
@@ -47,12 +48,36 @@ enum Command {
         #[command(flatten)]
         options: Box<Options>,
     },
+    /// Look at a store of sessions, also while servers have it; nothing is changed.
+    State {
+        #[command(flatten)]
+        store: Box<StoreOptions>,
+        #[command(subcommand)]
+        command: StateCommand,
+    },
     /// Ask a server how it is: exits with 0 where it serves, with 1 where it does not.
     Health {
         /// Where it listens: host:port, or unix:///path [default: 127.0.0.1:7467]
         #[arg(long, env = "NOISED_LISTEN", value_name = "ADDRESS")]
         listen: Option<ListenAddr>,
     },
+}
+
+/// Which store, as for `noised serve`.
+#[derive(Args, Clone, Debug)]
+struct StoreOptions {
+    /// A TOML file with the settings of the server
+    #[arg(long, env = "NOISED_CONFIG", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    /// The store: a directory, or an object store such as s3://bucket/prefix
+    #[arg(long, env = "NOISED_STATE", value_name = "URL", global = true)]
+    state: Option<String>,
+    /// What the object store needs to be told, such as endpoint=http://127.0.0.1:9000; may be repeated
+    #[arg(long, env = "NOISED_STATE_OPTION", value_name = "KEY=VALUE", value_delimiter = ',', global = true)]
+    state_option: Option<Vec<String>>,
+    /// A file with the master key, where it does not lie in the store's directory
+    #[arg(long, env = "NOISED_MASTER_KEY_FILE", value_name = "FILE", global = true)]
+    master_key_file: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -75,6 +100,7 @@ fn main() -> ExitCode {
                 Err(error) => return fail(&error, 2),
             }
         }
+        Command::State { store, command } => look(*store, command, sources),
         Command::Health { listen } => health(listen),
     };
     match result {
@@ -266,6 +292,14 @@ fn stop_signal() -> anyhow::Result<impl Future<Output = ()> + Send> {
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn look(store: StoreOptions, command: StateCommand, sources: Sources) -> anyhow::Result<()> {
+    let StoreOptions { config, state, state_option, master_key_file } = store;
+    let options = Options { state, state_option, master_key_file, ..Options::default() };
+    let config = Config::load(options, config.as_deref(), sources)?;
+    noised_server::state::look(&config, command, std::io::stdout().lock()).await
 }
 
 #[tokio::main(flavor = "current_thread")]

@@ -99,6 +99,21 @@ fn server_object(id: &JournalId) -> String {
     format!("servers/{}", id.as_str())
 }
 
+/// The address of the server of a journal, where others share its store.
+///
+/// # Errors
+/// Those of the store.
+pub(super) async fn address_of(store: &SealedStore, id: &JournalId) -> Result<Option<String>, StoreError> {
+    let name = server_object(id);
+    let Some(bytes) = store.read(&name).await? else { return Ok(None) };
+    Ok(Some(decode::<Beat>(&name, &bytes)?.address))
+}
+
+/// Checks the object of a lease.
+pub(super) fn check_beat(name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    decode::<Beat>(name, bytes).map(drop)
+}
+
 impl Leases {
     pub(crate) fn new(store: SealedStore, own: Option<Own>, default_lease: Duration) -> Self {
         let (written, watches) = (tokio::sync::Mutex::default(), Mutex::default());

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `objects` | the objects of a session, and what is in them |
 //! | `digits` | digests of gradients as text |
+//! | `looking` | which session has a name, and who has the session |
 //! | `making` | making and ending sessions |
 //! | `taking` | finding sessions, taking them, and giving them up |
 //! | `folding` | keeping the journal short |
@@ -13,6 +14,7 @@
 //! | `snapshots` | states of sessions of the client's input |
 //! | `rolling` | states of sessions whose noise is drawn, in parts beside their steps |
 //! | `settings` | which store, sealed with which key |
+//! | `census` | all that a store has, for whoever looks at it without serving it |
 //! | `leases` | which servers of the store are alive, and where clients reach them |
 //!
 //! A server has one journal for the acts of all its sessions. A session has a list of owners' objects, and
@@ -21,9 +23,11 @@
 //! an object only under a name that is free, so one of two servers that try succeeds. A server whose journal
 //! is fenced can store nothing more, and so gives no answer that has to be stored before.
 
+mod census;
 mod digits;
 mod folding;
 mod leases;
+mod looking;
 mod making;
 mod noises;
 mod objects;
@@ -47,12 +51,15 @@ use tokio::runtime::Handle;
 use self::leases::{Leases, Own};
 use crate::config::SnapshotEvery;
 use crate::identity::SessionKey;
+pub(crate) use census::Census;
+pub use census::{Damage, Holding, StoredSession, StoredState, Totals};
+use looking::Held;
 pub(crate) use making::{Begun, Place};
 pub(crate) use objects::Made;
-use objects::{Acts, Owner, decode, encode, made_number, made_object, owner_number, owner_object};
+use objects::{Acts, Owner, encode};
 pub(crate) use past::{Past, Snapshot, StoredSource};
 use rolling::PARTS_AT_ONCE;
-pub(crate) use settings::State;
+pub(crate) use settings::{State, open_to_look};
 pub(crate) use snapshots::{Due, StateReader, delete_state, write_state};
 pub(crate) use stored::{Binding, Stored, elsewhere};
 
@@ -61,12 +68,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// Between two tries to begin a journal.
 const JOURNAL_PAUSE: Duration = Duration::from_secs(1);
-
-/// Looks at who has a session, where its objects change meanwhile.
-const LOOKS: usize = 10;
-
-/// Between two of them.
-const LOOK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The acts that a journal has, by session.
 type ActsOf = HashMap<String, Vec<Acts>>;
@@ -213,35 +214,14 @@ impl Durable {
         self.store.create(name, bytes).await.map_err(told)
     }
 
-    /// The last session that was made of a name, and the number that the next one gets.
+    /// As [`looking::last_made`].
     async fn last_made(&self, folder: &str) -> Result<(Option<Made>, u64), ServiceError> {
-        for _ in 0..LOOKS {
-            let listed = self.store.list(folder).await.map_err(told)?;
-            let last = listed.iter().filter_map(|object| made_number(folder, &object.name)).max();
-            let Some(number) = last else { return Ok((None, 0)) };
-            let name = made_object(folder, number);
-            if let Some(bytes) = self.store.read(&name).await.map_err(told)? {
-                return Ok((decode(&name, &bytes).map_err(told)?, number + 1));
-            }
-            // Whoever makes a session of that name deletes an object once the next one is there.
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-        Err(damaged(folder, "the session of the name is missing"))
+        looking::last_made(&self.store, folder).await.map_err(told)
     }
 
-    /// The last session that was made of a name, its last owner with its number, and the number that the next
-    /// session gets.
-    async fn last_session(&self, folder: &str) -> Result<(Option<(Made, u64, Owner)>, u64), ServiceError> {
-        for _ in 0..LOOKS {
-            let (made, next) = self.last_made(folder).await?;
-            let Some(made) = made else { return Ok((None, next)) };
-            if let Some((number, owner)) = self.owner_if_any(folder, &made.uid).await? {
-                return Ok((Some((made, number, owner)), next));
-            }
-            // They are deleted once the next session of the name is there.
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-        Err(damaged(folder, "nobody is known to have had the session of the name"))
+    /// As [`looking::last_session`].
+    async fn last_session(&self, folder: &str) -> Result<(Option<Held>, u64), ServiceError> {
+        looking::last_session(&self.store, folder).await.map_err(told)
     }
 
     /// The last owner of a session, with its number.
@@ -250,20 +230,9 @@ impl Durable {
         self.owner_if_any(folder, uid).await?.ok_or_else(missing)
     }
 
-    /// The same of a session that may not have been made.
+    /// As [`looking::owner_if_any`].
     async fn owner_if_any(&self, folder: &str, uid: &str) -> Result<Option<(u64, Owner)>, ServiceError> {
-        for _ in 0..LOOKS {
-            let listed = self.store.list(&format!("{folder}/{uid}")).await.map_err(told)?;
-            let last = listed.iter().filter_map(|object| owner_number(&object.name)).max();
-            let Some(number) = last else { return Ok(None) };
-            let object = owner_object(folder, uid, number);
-            if let Some(bytes) = self.store.read(&object).await.map_err(told)? {
-                return Ok(Some((number, decode(&object, &bytes).map_err(told)?)));
-            }
-            // Whoever has the session deletes an object once the next one is there.
-            tokio::time::sleep(LOOK_PAUSE).await;
-        }
-        Err(damaged(&format!("{folder}/{uid}"), "the owner of the session is missing"))
+        looking::owner_if_any(&self.store, folder, uid).await.map_err(told)
     }
 
     async fn has_ended(&self, folder: &str, uid: &str) -> Result<bool, ServiceError> {

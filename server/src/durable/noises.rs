@@ -14,12 +14,13 @@
 //! session is handed over, taken or deleted.
 
 use noised_proto::ServiceError;
-use noised_store::Created;
+use noised_store::{Created, StoreError};
 use serde::{Deserialize, Serialize};
 
+use super::looking::{LOOK_PAUSE, LOOKS};
 use super::making::Place;
 use super::objects::{Made, Owner, decode, folder_of, noise_folder};
-use super::{Durable, LOOK_PAUSE, LOOKS, damaged, elsewhere, told};
+use super::{Durable, damaged, elsewhere, told};
 use crate::identity::SessionKey;
 use crate::ledger::{Remembered, RememberedUse, Wanted};
 
@@ -399,6 +400,11 @@ impl Durable {
         }
         Err(damaged(folder, "the claims of a noise are missing"))
     }
+}
+
+/// Checks an object of claims.
+pub(super) fn check_claims(name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+    decode::<Claims>(name, bytes).map(drop)
 }
 
 fn fate_of(owner: &Owner) -> Fate {

@@ -23,10 +23,10 @@ use super::past::{Act, Past, StoredSource};
 use crate::identity::SessionKey;
 
 /// Where all sessions lie.
-const SESSIONS: &str = "sessions";
+pub(super) const SESSIONS: &str = "sessions";
 
 /// Where all claims on noises lie.
-const CLAIMS: &str = "claims";
+pub(super) const CLAIMS: &str = "claims";
 
 /// A session that was made.
 #[derive(Serialize, Deserialize)]

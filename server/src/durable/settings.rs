@@ -14,6 +14,9 @@ use zeroize::Zeroizing;
 use crate::config::{Advertise, SnapshotEvery, StateSettings};
 use crate::secrets;
 
+/// Where the master key of a directory lies, where no other is set.
+const KEY_FILE: &str = "master.key";
+
 /// A store that is open.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -69,9 +72,35 @@ impl State {
     }
 }
 
+/// Opens a store to look at it: nothing is made.
+///
+/// # Errors
+/// Where there is no such directory, the store cannot be opened, or no master key is known.
+pub(crate) fn open_to_look(
+    settings: &StateSettings,
+    master_key: Option<MasterKey>,
+) -> anyhow::Result<SealedStore> {
+    let StateSettings { url, options, .. } = settings;
+    let path = Path::new(url.strip_prefix("file://").unwrap_or(url));
+    ensure!(
+        url.contains("://") && !url.starts_with("file://") || path.is_dir(),
+        "state: {url} is no directory"
+    );
+    let store = Store::open(url, options).context("state")?;
+    let master_key = match (master_key, store.directory()) {
+        (Some(key), _) => key,
+        (None, Some(directory)) => secrets::key_of_file(&directory.join(KEY_FILE))?,
+        (None, None) => anyhow::bail!(
+            "state: {} is sealed with a master key: set master_key_file or NOISED_MASTER_KEY",
+            store.describe()
+        ),
+    };
+    Ok(SealedStore::new(store, SealKey::derive(&master_key.sealing_secret())))
+}
+
 /// The master key of a directory, which is made where there is none.
 fn key_in(directory: &Path) -> anyhow::Result<MasterKey> {
-    let path = directory.join("master.key");
+    let path = directory.join(KEY_FILE);
     if !path.exists() {
         make_key(directory, &path).with_context(|| format!("state: cannot make {}", path.display()))?;
     }

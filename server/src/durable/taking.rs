@@ -7,11 +7,12 @@ use noised::session::Standing;
 use noised_proto::ServiceError;
 use noised_store::{Created, JournalId, SealedStore, StoreError, fence, inspect};
 
+use super::looking::damaged;
 use super::objects::{Acts, Made, Owner, decode, folder_of, owner_number, owner_object, state_id};
 use super::past::Past;
 use super::snapshots::StateReader;
 use super::stored::{Stored, elsewhere};
-use super::{Durable, damaged, told};
+use super::{Durable, told};
 use crate::identity::SessionKey;
 
 /// A session that a store has.
@@ -65,16 +66,11 @@ impl Durable {
         last: Owner,
         journal: Option<JournalId>,
     ) -> Result<Found, ServiceError> {
-        let Owner { journal: _, mut past, ended: _ } = last;
-        if let Some(id) = &journal {
-            // An act that an earlier owner noted and did not come to write is none of this one's.
-            let acts = self.acts_of(id, &made.uid).await?;
-            for Acts { first, acts, .. } in acts.into_iter().filter(|acts| acts.owner == owner) {
-                if !past.take(first, acts) {
-                    return Err(damaged(&made.name, "an act of the session is missing, or does not read"));
-                }
-            }
-        }
+        let acts = match &journal {
+            Some(id) => self.acts_of(id, &made.uid).await?,
+            None => Vec::new(),
+        };
+        let past = past_of(&made, (owner, last), acts).map_err(told)?;
         Ok(Found { made, past, folder, owner, journal })
     }
 
@@ -184,8 +180,24 @@ async fn delete_all(store: &SealedStore, names: Vec<String>) {
     }
 }
 
+/// What has become of a session: what its last owner's object says, and the acts in the owner's journal.
+pub(super) fn past_of(
+    made: &Made,
+    (number, owner): (u64, Owner),
+    acts: Vec<Acts>,
+) -> Result<Past, StoreError> {
+    let mut past = owner.past;
+    // An act that an earlier owner noted and did not come to write is none of this one's.
+    for Acts { first, acts, .. } in acts.into_iter().filter(|acts| acts.owner == number) {
+        if !past.take(first, acts) {
+            return Err(damaged(&made.name, "an act of the session is missing, or does not read"));
+        }
+    }
+    Ok(past)
+}
+
 /// The acts in the payloads of a journal.
-fn by_session(
+pub(super) fn by_session(
     id: &JournalId,
     payloads: Vec<(u64, bytes::Bytes)>,
 ) -> Result<HashMap<String, Vec<Acts>>, StoreError> {

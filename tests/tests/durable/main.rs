@@ -10,6 +10,7 @@ mod house;
 mod kills;
 mod members;
 mod noises;
+mod state_command;
 mod steps;
 mod still;
 

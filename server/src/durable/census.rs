@@ -1,0 +1,326 @@
+//! All that a store has, for whoever looks at it without serving it. Nothing is changed, and servers may have
+//! the store meanwhile.
+
+use std::collections::{BTreeMap, HashMap};
+
+use noised::MatrixSpec;
+use noised_store::{JournalId, Listed, SealedStore, StoreError, inspect};
+use serde::Serialize;
+
+use super::leases::{address_of, check_beat};
+use super::looking::{Held, damaged, last_session};
+use super::noises::check_claims;
+use super::objects::{Acts, CLAIMS, Made, Owner, SESSIONS, decode, folder_of, state_id, state_object};
+use super::taking::{by_session, past_of};
+use super::{ActsOf, Snapshot};
+use crate::identity::SessionKey;
+
+/// Where the leases of servers lie.
+const SERVERS: &str = "servers";
+
+/// Where the journals of servers lie.
+const JOURNALS: &str = "journals";
+
+/// Readings of a session whose server writes meanwhile.
+const TRIES: usize = 3;
+
+/// Who has a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holding {
+    /// A server, which may be gone by now.
+    Held,
+    /// Nobody: its last server gave it up.
+    Free,
+    /// It was deleted. What is left says so until its name is used again.
+    Ended,
+}
+
+/// A session as its store knows it.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoredSession {
+    /// Its name, `sessions/{id}`.
+    pub name: String,
+    /// Its tenant.
+    pub tenant: String,
+    /// Tells it from other sessions of its name.
+    pub uid: String,
+    /// Where its objects lie.
+    pub folder: String,
+    /// Who has it.
+    pub holding: Holding,
+    /// The address of the server that has it, where the server advertises one.
+    pub owner: Option<String>,
+    /// The journal of that server.
+    pub journal: Option<String>,
+    /// The kind of its matrix.
+    pub matrix: &'static str,
+    /// The kind of its source.
+    pub source: &'static str,
+    /// Its lanes.
+    pub lanes: u64,
+    /// What its matrix, tree and source come to.
+    pub fingerprint: String,
+    /// The step at which it goes on, as far as the store knows.
+    pub next_step: u64,
+    /// Whether it may be further: the steps of `gaussian` are not stored one by one.
+    pub may_be_further: bool,
+    /// Steps that were released.
+    pub released_steps: u64,
+    /// How often it went back.
+    pub rewinds: u64,
+    /// Its stored state, from which it goes on.
+    pub state: Option<StoredState>,
+    /// Its objects.
+    pub objects: u64,
+    /// Their bytes, sealed.
+    pub bytes: u64,
+}
+
+/// The stored state of a session.
+#[derive(Clone, Debug, Serialize)]
+pub struct StoredState {
+    /// What its objects are named by.
+    pub id: String,
+    /// The step that comes next on it.
+    pub step: u64,
+    /// Its objects.
+    pub parts: u32,
+    /// Their bytes, sealed.
+    pub bytes: u64,
+}
+
+/// What there is in a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Totals {
+    /// Names of sessions, those of sessions that have ended among them.
+    pub sessions: u64,
+    /// Journals of servers.
+    pub journals: u64,
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes, sealed.
+    pub bytes: u64,
+}
+
+/// What is wrong with an object, a session or a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Damage {
+    /// The name of what is damaged.
+    pub name: String,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+/// A look at a store.
+#[derive(Debug)]
+pub(crate) struct Census {
+    store: SealedStore,
+    /// The acts of journals that were read.
+    journals: HashMap<JournalId, ActsOf>,
+}
+
+impl Census {
+    pub(crate) fn new(store: SealedStore) -> Self {
+        Self { store, journals: HashMap::new() }
+    }
+
+    /// All sessions of the store in the order of tenant and name, and what is damaged.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    pub(crate) async fn sessions(&mut self) -> Result<(Vec<StoredSession>, Vec<Damage>), StoreError> {
+        let (mut sessions, mut damages) = (Vec::new(), Vec::new());
+        for (folder, objects) in by_folder(self.store.list(SESSIONS).await?) {
+            match self.session_in(&folder, &objects).await {
+                Ok(session) => sessions.extend(session.map(|(session, _)| session)),
+                Err(error) => damages.push(damage_of(&folder, error)?),
+            }
+        }
+        sessions.sort_by(|one, other| (&one.tenant, &one.name).cmp(&(&other.tenant, &other.name)));
+        Ok((sessions, damages))
+    }
+
+    /// One session, with its matrix.
+    ///
+    /// # Errors
+    /// Those of the store; `Damaged` where an object of the session is.
+    pub(crate) async fn session(
+        &mut self,
+        key: &SessionKey,
+    ) -> Result<Option<(StoredSession, MatrixSpec)>, StoreError> {
+        let folder = folder_of(key);
+        let objects = self.store.list(&folder).await?;
+        self.session_in(&folder, &objects).await
+    }
+
+    async fn session_in(
+        &mut self,
+        folder: &str,
+        objects: &[Listed],
+    ) -> Result<Option<(StoredSession, MatrixSpec)>, StoreError> {
+        let mut tries = 0;
+        loop {
+            let Some(held) = last_session(&self.store, folder).await?.0 else { return Ok(None) };
+            let journal = held.2.journal.as_deref().map(JournalId::parse).transpose()?;
+            tries += 1;
+            match self.session_of(folder, held, journal.as_ref(), objects).await {
+                // Its server has folded the journal between the two readings.
+                Err(StoreError::Damaged { .. }) if tries < TRIES => {
+                    self.journals.retain(|id, _| Some(id) != journal.as_ref());
+                }
+                done => return done.map(Some),
+            }
+        }
+    }
+
+    async fn session_of(
+        &mut self,
+        folder: &str,
+        (made, number, owner): Held,
+        journal: Option<&JournalId>,
+        objects: &[Listed],
+    ) -> Result<(StoredSession, MatrixSpec), StoreError> {
+        let resolved = made.resolved().map_err(|error| damaged(&made.name, &error.to_string()))?;
+        let (acts, address) = match journal {
+            Some(id) => (self.acts_of(id, &made.uid).await?, address_of(&self.store, id).await?),
+            None => (Vec::new(), None),
+        };
+        let holding = match journal {
+            _ if owner.ended => Holding::Ended,
+            Some(_) => Holding::Held,
+            None => Holding::Free,
+        };
+        let past = past_of(&made, (number, owner), acts)?;
+        let recovered = past.recovered(made.source());
+        let state = match past.state(made.source()).filter(|_| holding != Holding::Ended) {
+            Some(state) => Some(self.state_of(folder, &made, state).await?),
+            None => None,
+        };
+        let spec = resolved.spec();
+        let matrix = spec.matrix.clone();
+        let session = StoredSession {
+            tenant: SessionKey::named(&made.tenant, "").tenant.to_string(),
+            name: made.name,
+            uid: made.uid,
+            folder: folder.to_owned(),
+            holding,
+            owner: address,
+            journal: journal.map(|id| id.as_str().to_owned()),
+            matrix: spec.matrix.kind(),
+            source: spec.source.kind(),
+            lanes: resolved.layout().lanes() as u64,
+            fingerprint: resolved.fingerprint().to_string(),
+            next_step: recovered.next_step,
+            may_be_further: recovered.may_be_further && holding != Holding::Ended,
+            released_steps: recovered.released_steps,
+            rewinds: recovered.rewind_count,
+            state,
+            objects: objects.len() as u64,
+            bytes: objects.iter().map(|object| object.size).sum(),
+        };
+        Ok((session, matrix))
+    }
+
+    async fn state_of(&self, folder: &str, made: &Made, state: &Snapshot) -> Result<StoredState, StoreError> {
+        let listed = self.store.list(&format!("{folder}/{}", made.uid)).await?;
+        let sizes: HashMap<_, _> = listed.iter().map(|object| (object.name.as_str(), object.size)).collect();
+        let mut bytes = 0;
+        for part in 0..state.parts {
+            let name = state_object(folder, &made.uid, &state.id, part);
+            bytes +=
+                sizes.get(name.as_str()).ok_or_else(|| damaged(&name, "a part of the state is missing"))?;
+        }
+        Ok(StoredState { id: state.id.clone(), step: state.step, parts: state.parts, bytes })
+    }
+
+    async fn acts_of(&mut self, id: &JournalId, uid: &str) -> Result<Vec<Acts>, StoreError> {
+        if !self.journals.contains_key(id) {
+            let past = inspect(&self.store, id).await?;
+            self.journals.insert(id.clone(), by_session(id, past.payloads)?);
+        }
+        Ok(self.journals.get(id).and_then(|acts| acts.get(uid)).cloned().unwrap_or_default())
+    }
+
+    /// Reads every object: whether its seal holds, it is under the name it was written for, and it says what
+    /// an object of its kind says; and whether anything is missing that others refer to.
+    ///
+    /// # Errors
+    /// Where the store does not answer.
+    pub(crate) async fn verify(&mut self) -> Result<(Totals, Vec<Damage>), StoreError> {
+        let (mut totals, mut damages) = (Totals::default(), Vec::new());
+        for folder in [SESSIONS, CLAIMS, SERVERS] {
+            for Listed { name, size } in self.store.list(folder).await? {
+                (totals.objects, totals.bytes) = (totals.objects + 1, totals.bytes + size);
+                if let Err(error) = self.check_object(&name).await {
+                    damages.push(damage_of(&name, error)?);
+                }
+            }
+        }
+        for id in JournalId::all(&self.store).await? {
+            let listed = self.store.list(&format!("{JOURNALS}/{}", id.as_str())).await?;
+            totals.journals += 1;
+            totals.objects += listed.len() as u64;
+            totals.bytes += listed.iter().map(|object| object.size).sum::<u64>();
+            let checked = async { by_session(&id, inspect(&self.store, &id).await?.payloads) };
+            if let Err(error) = checked.await {
+                damages.push(damage_of(&format!("{JOURNALS}/{}", id.as_str()), error)?);
+            }
+        }
+        // What is damaged by itself was told.
+        for (folder, objects) in by_folder(self.store.list(SESSIONS).await?) {
+            totals.sessions += 1;
+            if let Err(error) = self.session_in(&folder, &objects).await {
+                let damage = damage_of(&folder, error)?;
+                if damages.iter().all(|known| known.name != damage.name) {
+                    damages.push(damage);
+                }
+            }
+        }
+        Ok((totals, damages))
+    }
+
+    /// Checks one object; one that was deleted meanwhile is fine.
+    async fn check_object(&self, name: &str) -> Result<(), StoreError> {
+        let Some(bytes) = self.store.read(name).await? else { return Ok(()) };
+        if name.starts_with(CLAIMS) {
+            return check_claims(name, &bytes);
+        }
+        if name.starts_with(SERVERS) {
+            return check_beat(name, &bytes);
+        }
+        let last = name.rsplit('/').next().unwrap_or_default();
+        if last.starts_with("made-") {
+            let made: Option<Made> = decode(name, &bytes)?;
+            let resolved = made.map_or(Ok(()), |made| made.resolved().map(drop));
+            return resolved.map_err(|error| damaged(name, &error.to_string()));
+        }
+        if last.starts_with("owner-") {
+            return decode::<Owner>(name, &bytes).map(drop);
+        }
+        if state_id(name).is_some() { Ok(()) } else { Err(damaged(name, "no object has such a name")) }
+    }
+}
+
+/// The objects of each name of sessions.
+fn by_folder(listed: Vec<Listed>) -> BTreeMap<String, Vec<Listed>> {
+    let mut folders: BTreeMap<String, Vec<Listed>> = BTreeMap::new();
+    for object in listed {
+        let mut segments = object.name.split('/');
+        if let (Some(first), Some(second), Some(_)) = (segments.next(), segments.next(), segments.next()) {
+            folders.entry(format!("{first}/{second}")).or_default().push(object);
+        }
+    }
+    folders
+}
+
+/// What is damaged; an error where that is not what is wrong.
+fn damage_of(of: &str, error: StoreError) -> Result<Damage, StoreError> {
+    match error {
+        StoreError::Damaged { name, what } => Ok(Damage { name, what }),
+        error @ StoreError::OtherKey { .. } => Ok(Damage { name: of.to_owned(), what: error.to_string() }),
+        error @ (StoreError::Unavailable(_) | StoreError::Refused(_) | StoreError::Invalid { .. }) => {
+            Err(error)
+        }
+    }
+}
