@@ -18,7 +18,7 @@
 //! | [`secrets`] | where the master key comes from, and what keeps secrets within the process |
 //! | `identity` | who makes a call and what the caller may do; the key of a session |
 //! | `audit` | the audit log: who did what to sessions and noises |
-//! | [`state`] | `noised state`: looks at a store |
+//! | [`state`] | `noised state`: looks at a store, and cleans it |
 //! | `registry` | the sessions by tenant and name, and the memory promised to them |
 //! | `last_use` | when a session was last used |
 //! | `compute` | the threads that multiply, and how an async task waits for them |

@@ -48,7 +48,7 @@ enum Command {
         #[command(flatten)]
         options: Box<Options>,
     },
-    /// Look at a store of sessions, also while servers have it; nothing is changed.
+    /// Look at a store of sessions, or clean it, also while servers have it.
     State {
         #[command(flatten)]
         store: Box<StoreOptions>,

@@ -1,4 +1,4 @@
-//! `noised state`: looks at a store of sessions, also while servers have it. Nothing is changed.
+//! `noised state`: looks at a store of sessions, and cleans it, also while servers have it.
 
 use std::io::Write;
 
@@ -12,10 +12,10 @@ use serde_json::json;
 
 use crate::Config;
 use crate::durable::{Census, open_to_look};
-pub use crate::durable::{Damage, Holding, StoredSession, StoredState, Totals};
+pub use crate::durable::{Collected, Damage, Holding, StoredSession, StoredState, Totals};
 use crate::identity::{Caller, SessionKey};
 
-/// What to look at.
+/// What to do with a store.
 #[derive(Clone, Debug, Subcommand)]
 pub enum StateCommand {
     /// List the sessions of the store
@@ -38,6 +38,8 @@ pub enum StateCommand {
         #[arg(long, value_name = "FORMAT", default_value = "text")]
         format: StateFormat,
     },
+    /// Delete what servers that are gone have left in their journals, where no session needs it
+    Gc,
 }
 
 /// How something is written.
@@ -49,11 +51,11 @@ pub enum StateFormat {
     Json,
 }
 
-/// Looks at the store of a configuration, and writes what it finds.
+/// Looks at the store of a configuration, or cleans it, and writes what it finds.
 ///
 /// # Errors
 /// Where there is no such store or session, where the store does not answer, and where something is damaged.
-pub async fn look(config: &Config, command: StateCommand, out: impl Write) -> anyhow::Result<()> {
+pub async fn look(config: &Config, command: StateCommand, mut out: impl Write) -> anyhow::Result<()> {
     let settings = config.state.as_ref().context("state: is missing: which store?")?;
     let mut census = Census::new(open_to_look(settings, config.master_key.clone())?);
     match command {
@@ -80,6 +82,11 @@ pub async fn look(config: &Config, command: StateCommand, out: impl Write) -> an
                 StateFormat::Text => write_verdict(out, totals, &damages)?,
             }
             sound(&damages)
+        }
+        StateCommand::Gc => {
+            let Collected { objects, journals, needed, in_use } = census.collect(settings.lease).await?;
+            writeln!(out, "deleted {objects} objects; {journals} journals have ended")?;
+            Ok(writeln!(out, "kept {needed} journals that sessions need, {in_use} that servers may have")?)
         }
     }
 }

@@ -34,7 +34,7 @@ mod store;
 
 pub use backend::{Created, Listed};
 pub use error::StoreError;
-pub use journal::{Journal, JournalError, JournalId, JournalStats, Past, fence, inspect};
+pub use journal::{Journal, JournalError, JournalId, JournalStats, Past, fence, inspect, retire};
 pub use name::{MAX_NAME_BYTES, MAX_SEGMENT_BYTES};
 pub use seal::{SEAL_BYTES, SealKey};
 pub use sealed::SealedStore;

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use noised_store::{
-    Journal, JournalError, JournalId, SealKey, SealedStore, Store, StoreError, fence, inspect,
+    Journal, JournalError, JournalId, SealKey, SealedStore, Store, StoreError, fence, inspect, retire,
 };
 
 fn sealed() -> SealedStore {
@@ -33,6 +33,24 @@ async fn a_fencer_gets_what_was_committed_and_ends_it() {
     assert_eq!(journal.commit(payload("late")).await, Err(JournalError::Fenced));
     journal.fenced().await;
     assert_eq!(fence(&store, journal.id()).await, Ok(past));
+}
+
+#[tokio::test]
+async fn what_nobody_needs_is_deleted_and_the_fence_stays() {
+    let store = sealed();
+    let journal = begun(&store).await;
+    for step in 0..5_u64 {
+        journal.commit(payload(step)).await.unwrap();
+    }
+    journal.fold(3).await.unwrap();
+    for deleted in [4, 0] {
+        assert_eq!(retire(&store, journal.id()).await, Ok(deleted));
+        let left = inspect(&store, journal.id()).await.unwrap();
+        assert!(left.fenced && left.payloads.is_empty() && left.folded_below == left.end);
+        assert_eq!(fence(&store, journal.id()).await, Ok(left));
+    }
+    assert_eq!(journal.commit(payload("late")).await, Err(JournalError::Fenced));
+    assert_eq!(JournalId::all(&store).await.unwrap(), [journal.id().clone()]);
 }
 
 #[tokio::test]

@@ -1,13 +1,14 @@
-//! All that a store has, for whoever looks at it without serving it. Nothing is changed, and servers may have
-//! the store meanwhile.
+//! All that a store has, for whoever looks at it without serving it. Servers may have the store meanwhile.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
 
 use noised::MatrixSpec;
-use noised_store::{JournalId, Listed, SealedStore, StoreError, inspect};
+use noised_store::{JournalId, Listed, SealedStore, StoreError, inspect, retire};
 use serde::Serialize;
 
-use super::leases::{address_of, check_beat};
+use super::leases::{Leases, address_of, check_beat};
 use super::looking::{Held, damaged, last_session};
 use super::noises::check_claims;
 use super::objects::{Acts, CLAIMS, Made, Owner, SESSIONS, decode, folder_of, state_id, state_object};
@@ -110,6 +111,19 @@ pub struct Damage {
     pub name: String,
     /// What is wrong with it.
     pub what: String,
+}
+
+/// What was deleted of a store, and what may be later.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Collected {
+    /// Objects that were deleted.
+    pub objects: u64,
+    /// Journals of servers that are gone, of which nothing but the end is left.
+    pub journals: u64,
+    /// Journals that sessions need.
+    pub needed: u64,
+    /// Journals of servers that live, or that may: those which advertise no address do not say.
+    pub in_use: u64,
 }
 
 /// A look at a store.
@@ -278,6 +292,41 @@ impl Census {
             }
         }
         Ok((totals, damages))
+    }
+
+    /// Deletes what servers that are gone have left in their journals, where no session needs it any more.
+    ///
+    /// # Errors
+    /// `Damaged` where a session is: what it needs is not known. Those of the store.
+    pub(crate) async fn collect(&mut self, lease: Duration) -> Result<Collected, StoreError> {
+        let all = JournalId::all(&self.store).await?;
+        // A session that names a journal from now on is one of a server that lives.
+        let mut needed = HashSet::new();
+        for (folder, objects) in by_folder(self.store.list(SESSIONS).await?) {
+            let session = self.session_in(&folder, &objects).await?;
+            needed.extend(session.and_then(|(session, _)| session.journal));
+        }
+        let leases = Arc::new(Leases::new(self.store.clone(), None, lease));
+        let mut collected = Collected::default();
+        for id in all {
+            if needed.contains(id.as_str()) {
+                collected.needed += 1;
+                continue;
+            }
+            let has_lease = address_of(&self.store, &id).await?.is_some();
+            let is_gone = match inspect(&self.store, &id).await?.fenced {
+                true => true,
+                false => has_lease && leases.check_gone(&id, "").await.is_ok(),
+            };
+            if !is_gone {
+                collected.in_use += 1;
+                continue;
+            }
+            collected.objects += retire(&self.store, &id).await? + u64::from(has_lease);
+            collected.journals += 1;
+            leases.forget(&id).await;
+        }
+        Ok(collected)
     }
 
     /// Checks one object; one that was deleted meanwhile is fine.

@@ -52,7 +52,7 @@ use self::leases::{Leases, Own};
 use crate::config::SnapshotEvery;
 use crate::identity::SessionKey;
 pub(crate) use census::Census;
-pub use census::{Damage, Holding, StoredSession, StoredState, Totals};
+pub use census::{Collected, Damage, Holding, StoredSession, StoredState, Totals};
 use looking::Held;
 pub(crate) use making::{Begun, Place};
 pub(crate) use objects::Made;

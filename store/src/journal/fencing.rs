@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream;
 
-use super::entry::{Entry, decode_number};
+use super::entry::{Entry, decode_number, encode_number};
 use super::id::JournalId;
 use crate::backend::Created;
 use crate::error::StoreError;
@@ -61,6 +61,23 @@ pub async fn fence(store: &SealedStore, id: &JournalId) -> Result<Past, StoreErr
         }
     }
     Err(StoreError::Unavailable(format!("journal {id}: its owner wrote faster than it could be fenced")))
+}
+
+/// Fences a journal whose payloads nobody needs any more, and deletes them. The fence stays, so that the owner
+/// stays fenced, however late it wakes. Gives the number of objects that were deleted.
+///
+/// # Errors
+/// Those of [`fence`], and of deleting. It may be called again.
+pub async fn retire(store: &SealedStore, id: &JournalId) -> Result<u64, StoreError> {
+    let end = fence(store, id).await?.end;
+    // Whoever reads the journal after this reads none of what is about to be deleted.
+    store.put(&id.folded(), encode_number(end)).await?;
+    let mut deleted = 0;
+    for number in id.numbers(store).await?.into_iter().take_while(|&number| number < end) {
+        store.delete(&id.object(number)).await?;
+        deleted += 1;
+    }
+    Ok(deleted)
 }
 
 /// Gives what a journal holds, and leaves it as it is. Its owner may go on meanwhile.

@@ -16,7 +16,7 @@
 //! | `entry` | what one object of a journal says |
 //! | `queue` | payloads that wait for their object |
 //! | `writer` | [`Journal`]: the owner's side |
-//! | `fencing` | [`fence`] and [`inspect`]: everybody else's side |
+//! | `fencing` | [`fence`], [`inspect`] and [`retire`]: everybody else's side |
 
 mod entry;
 mod fencing;
@@ -24,7 +24,7 @@ mod id;
 mod queue;
 mod writer;
 
-pub use fencing::{Past, fence, inspect};
+pub use fencing::{Past, fence, inspect, retire};
 pub use id::JournalId;
 pub use queue::JournalError;
 pub use writer::{Journal, JournalStats, MAX_PAYLOAD_BYTES};

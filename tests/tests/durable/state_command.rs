@@ -7,7 +7,7 @@ use noised_tests::programs::program;
 use serde_json::Value;
 
 use super::house::{House, files};
-use super::{create, privatize, sources, spec, take};
+use super::{Undisturbed, create, privatize, sources, spec, take};
 
 /// What the program says: its standard output, its standard error, and whether it succeeded.
 fn look(state: &Path, arguments: &[&str]) -> (String, String, bool) {
@@ -131,6 +131,40 @@ async fn a_store_that_is_damaged_is_told_object_by_object() {
     noised_tests::noises::write_master_key(&key, [9; 32]);
     assert!(told().contains("key"));
     std::fs::write(&key, right).unwrap();
+}
+
+/// Nothing that a session needs is deleted, and nothing of a server that may live.
+#[tokio::test]
+async fn what_killed_servers_left_is_deleted() {
+    let house = House::new(&[]);
+    let (client, state, spec) = (house.client(), house.state(), spec(&privatize(), 500));
+    let mut undisturbed = Undisturbed::new(&spec);
+    let mut session = create(&client, "a", &spec).await;
+    let journals = || files(&state.join("journals")).len();
+    let collect = |told: &str| {
+        let (out, err, is_fine) = look(&state, &["gc"]);
+        assert!(is_fine && out.contains(told), "{out}{err}");
+    };
+    for step in 0..20 {
+        assert!(take(&mut session, step).await.unwrap() == undisturbed.answer(step));
+    }
+    collect("kept 1 journals that sessions need, 0 that");
+    house.kill();
+    collect("kept 1 journals that sessions need, 0 that");
+    house.start();
+    collect("kept 1 journals that sessions need, 1 that");
+    assert!(take(&mut session, 20).await.unwrap() == undisturbed.answer(20));
+    let before = journals();
+    collect("kept 1 journals that sessions need, 0 that");
+    assert!(before > 20 && journals() < 10, "{before} and {}", journals());
+    collect("deleted 0 objects; 1 journals have ended");
+    assert!(look(&state, &["verify"]).2);
+    for step in 21..24 {
+        house.kill();
+        house.start();
+        collect("deleted");
+        assert!(take(&mut session, step).await.unwrap() == undisturbed.answer(step));
+    }
 }
 
 #[test]
