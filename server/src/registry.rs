@@ -168,8 +168,8 @@ impl Registry {
     }
 
     /// Makes a session, or finds the one of that name where `resume` is set and it was made for the same.
-    /// Where sessions are stored, one that is made has a place in the store. Nothing is allocated for a session
-    /// before its memory is promised.
+    /// Where sessions are stored, one that is made has a place in the store. Nothing is allocated for a
+    /// session before its memory is promised.
     ///
     /// Clearing the memory of a large session takes a while: call this on a thread that may block, and wait
     /// for a [turn](Self::turn_to_create) first.

@@ -219,6 +219,7 @@ async fn hand_over(sessions: &SessionsService, keeping: &[tokio::task::JoinHandl
     if let Some(durable) = sessions.registry.durable() {
         // What was not handed over is taken at once as well.
         let _late = tokio::time::timeout(CUT_TIME, durable.end_lease()).await;
+        let _late = tokio::time::timeout(CUT_TIME, durable.fold_all()).await;
         let _late = tokio::time::timeout(CUT_TIME, durable.end_journal()).await;
     }
 }

@@ -86,7 +86,10 @@ pub async fn look(config: &Config, command: StateCommand, mut out: impl Write) -
         StateCommand::Gc => {
             let Collected { objects, journals, needed, in_use } = census.collect(settings.lease).await?;
             writeln!(out, "deleted {objects} objects; {journals} journals have ended")?;
-            Ok(writeln!(out, "kept {needed} journals that sessions need, {in_use} that servers may have")?)
+            Ok(writeln!(
+                out,
+                "kept {needed} journals of servers that are gone, which sessions need, and {in_use} of others"
+            )?)
         }
     }
 }

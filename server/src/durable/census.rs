@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use noised::MatrixSpec;
-use noised_store::{JournalId, Listed, SealedStore, StoreError, inspect, retire};
+use noised_store::{JournalId, Listed, SealedStore, StoreError, fence, inspect, retire};
 use serde::Serialize;
 
-use super::leases::{Leases, address_of, check_beat};
-use super::looking::{Held, damaged, last_session};
+use super::leases::{Leases, address_of, check_beat, server_object};
+use super::looking::{Held, LOOK_PAUSE, damaged, last_session};
 use super::noises::check_claims;
 use super::objects::{Acts, CLAIMS, Made, Owner, SESSIONS, decode, folder_of, state_id, state_object};
 use super::taking::{by_session, past_of};
@@ -23,7 +23,7 @@ const SERVERS: &str = "servers";
 const JOURNALS: &str = "journals";
 
 /// Readings of a session whose server writes meanwhile.
-const TRIES: usize = 3;
+const TRIES: usize = 20;
 
 /// Who has a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -120,7 +120,7 @@ pub struct Collected {
     pub objects: u64,
     /// Journals of servers that are gone, of which nothing but the end is left.
     pub journals: u64,
-    /// Journals that sessions need.
+    /// Journals of servers that are gone which sessions need.
     pub needed: u64,
     /// Journals of servers that live, or that may: those which advertise no address do not say.
     pub in_use: u64,
@@ -173,19 +173,25 @@ impl Census {
         folder: &str,
         objects: &[Listed],
     ) -> Result<Option<(StoredSession, MatrixSpec)>, StoreError> {
-        let mut tries = 0;
-        loop {
+        let mut before = None;
+        for _ in 0..TRIES {
             let Some(held) = last_session(&self.store, folder).await?.0 else { return Ok(None) };
+            let of = SessionKey::named(&held.0.tenant, &held.0.name);
             let journal = held.2.journal.as_deref().map(JournalId::parse).transpose()?;
-            tries += 1;
             match self.session_of(folder, held, journal.as_ref(), objects).await {
-                // Its server has folded the journal between the two readings.
-                Err(StoreError::Damaged { .. }) if tries < TRIES => {
+                // Its server may have folded the journal between two readings, or stored another state.
+                Err(StoreError::Damaged { name, what }) => {
+                    if before.as_ref() == Some(&name) {
+                        return Err(damaged(&name, &format!("{what} (of {of})")));
+                    }
                     self.journals.retain(|id, _| Some(id) != journal.as_ref());
+                    before = Some(name);
+                    tokio::time::sleep(LOOK_PAUSE).await;
                 }
                 done => return done.map(Some),
             }
         }
+        Err(StoreError::Unavailable(format!("{folder} changes faster than it can be read")))
     }
 
     async fn session_of(
@@ -195,9 +201,9 @@ impl Census {
         journal: Option<&JournalId>,
         objects: &[Listed],
     ) -> Result<(StoredSession, MatrixSpec), StoreError> {
-        let resolved = made.resolved().map_err(|error| damaged(&made.name, &error.to_string()))?;
+        let resolved = made.resolved().map_err(|error| damaged(folder, &error.to_string()))?;
         let (acts, address) = match journal {
-            Some(id) => (self.acts_of(id, &made.uid).await?, address_of(&self.store, id).await?),
+            Some(id) => (self.acts_of(id, &made.uid).await?, self.address_of(id).await?),
             None => (Vec::new(), None),
         };
         let holding = match journal {
@@ -205,7 +211,7 @@ impl Census {
             Some(_) => Holding::Held,
             None => Holding::Free,
         };
-        let past = past_of(&made, (number, owner), acts)?;
+        let past = past_of(folder, (number, owner), acts)?;
         let recovered = past.recovered(made.source());
         let state = match past.state(made.source()).filter(|_| holding != Holding::Ended) {
             Some(state) => Some(self.state_of(folder, &made, state).await?),
@@ -251,9 +257,23 @@ impl Census {
     async fn acts_of(&mut self, id: &JournalId, uid: &str) -> Result<Vec<Acts>, StoreError> {
         if !self.journals.contains_key(id) {
             let past = inspect(&self.store, id).await?;
+            if past.end == 0 {
+                return Err(damaged(
+                    &format!("{JOURNALS}/{}", id.as_str()),
+                    "the journal of an owner is missing",
+                ));
+            }
             self.journals.insert(id.clone(), by_session(id, past.payloads)?);
         }
         Ok(self.journals.get(id).and_then(|acts| acts.get(uid)).cloned().unwrap_or_default())
+    }
+
+    /// The address in a server's lease. A lease that does not read is that of a server which is gone.
+    async fn address_of(&self, id: &JournalId) -> Result<Option<String>, StoreError> {
+        match address_of(&self.store, id).await {
+            Err(StoreError::Damaged { .. } | StoreError::OtherKey { .. }) => Ok(None),
+            read => read,
+        }
     }
 
     /// Reads every object: whether its seal holds, it is under the name it was written for, and it says what
@@ -299,34 +319,39 @@ impl Census {
     /// # Errors
     /// `Damaged` where a session is: what it needs is not known. Those of the store.
     pub(crate) async fn collect(&mut self, lease: Duration) -> Result<Collected, StoreError> {
-        let all = JournalId::all(&self.store).await?;
-        // A session that names a journal from now on is one of a server that lives.
+        let leases = Arc::new(Leases::new(self.store.clone(), None, lease));
+        let (mut collected, mut gone) = (Collected::default(), Vec::new());
+        for id in JournalId::all(&self.store).await? {
+            let is_gone = match inspect(&self.store, &id).await?.fenced {
+                true => true,
+                false => self.has_lease(&id).await? && leases.check_gone(&id, "").await.is_ok(),
+            };
+            if is_gone { gone.push(id) } else { collected.in_use += 1 }
+        }
+        for id in &gone {
+            fence(&self.store, id).await?;
+            leases.forget(id).await;
+        }
+        // Nothing is added to these journals from here on. A session that does not need one now never will:
+        // what a journal says of a session counts under an owner's object that was made before.
         let mut needed = HashSet::new();
         for (folder, objects) in by_folder(self.store.list(SESSIONS).await?) {
             let session = self.session_in(&folder, &objects).await?;
             needed.extend(session.and_then(|(session, _)| session.journal));
         }
-        let leases = Arc::new(Leases::new(self.store.clone(), None, lease));
-        let mut collected = Collected::default();
-        for id in all {
+        for id in gone {
             if needed.contains(id.as_str()) {
                 collected.needed += 1;
-                continue;
+            } else {
+                collected.objects += retire(&self.store, &id).await?;
+                collected.journals += 1;
             }
-            let has_lease = address_of(&self.store, &id).await?.is_some();
-            let is_gone = match inspect(&self.store, &id).await?.fenced {
-                true => true,
-                false => has_lease && leases.check_gone(&id, "").await.is_ok(),
-            };
-            if !is_gone {
-                collected.in_use += 1;
-                continue;
-            }
-            collected.objects += retire(&self.store, &id).await? + u64::from(has_lease);
-            collected.journals += 1;
-            leases.forget(&id).await;
         }
         Ok(collected)
+    }
+
+    async fn has_lease(&self, id: &JournalId) -> Result<bool, StoreError> {
+        Ok(self.store.store().read(&server_object(id)).await?.is_some())
     }
 
     /// Checks one object; one that was deleted meanwhile is fine.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use noised_proto::ServiceError;
-use noised_store::Created;
+use noised_store::{Created, fence};
 
 use super::objects::{Owner, encode, owner_object};
 use super::past::Past;
@@ -54,13 +54,20 @@ impl Durable {
     }
 
     /// Folds the whole journal, once no session of this server needs it: all of them were handed over.
-    pub(crate) async fn end_journal(&self) {
+    pub(crate) async fn fold_all(&self) {
         if !self.users().is_empty() {
             return;
         }
         let journal = self.journal();
         if let Err(error) = journal.fold(journal.stats().objects + 1).await {
             tracing::warn!(%error, "objects of the journal that nobody needs stay in the store");
+        }
+    }
+
+    /// Ends the journal: nothing is written to it any more, and whoever cleans the store can tell.
+    pub(crate) async fn end_journal(&self) {
+        if let Err(error) = fence(&self.store, self.journal().id()).await {
+            tracing::warn!(%error, "the end of the journal was not noted");
         }
     }
 

@@ -95,7 +95,7 @@ struct Watch {
 }
 
 /// Where the objects of servers lie.
-fn server_object(id: &JournalId) -> String {
+pub(super) fn server_object(id: &JournalId) -> String {
     format!("servers/{}", id.as_str())
 }
 

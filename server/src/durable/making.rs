@@ -1,6 +1,7 @@
 //! Making and ending sessions of a store.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use noised::noise::NoiseKey;
 use noised::session::{NoiseOptions, ResolvedSpec, Standing};
@@ -22,6 +23,35 @@ pub(crate) struct Place {
     pub(super) folder: String,
     pub(super) uid: String,
     pub(super) number: u64,
+    /// The journal of the server that makes it.
+    pub(super) journal: String,
+    making: Arc<Making>,
+}
+
+impl Place {
+    /// A place, which is among `all` that a server is making as long as it is there, or what was begun at it.
+    pub(super) fn new(
+        (folder, uid, number): (String, String, u64),
+        journal: &str,
+        all: &Arc<Mutex<HashSet<String>>>,
+    ) -> Self {
+        all.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.clone());
+        let making = Arc::new(Making { uid: uid.clone(), all: Arc::clone(all) });
+        Self { folder, uid, number, journal: journal.to_owned(), making }
+    }
+}
+
+/// Says that this server is making a session, for as long as this is there.
+#[derive(Debug)]
+struct Making {
+    uid: String,
+    all: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uid);
+    }
 }
 
 /// A session that was begun, and is to be stored.
@@ -29,6 +59,7 @@ pub(crate) struct Place {
 pub(crate) struct Begun {
     made: Made,
     number: u64,
+    _making: Arc<Making>,
 }
 
 impl Begun {
@@ -47,7 +78,16 @@ impl Durable {
         if last.is_some_and(|(_, _, owner)| !owner.ended) {
             return Err(elsewhere());
         }
-        Ok(Place { folder, uid: Uuid::new_v4().simple().to_string(), number })
+        Ok(self.place_at(folder, Uuid::new_v4().simple().to_string(), number))
+    }
+
+    pub(super) fn place_at(&self, folder: String, uid: String, number: u64) -> Place {
+        Place::new((folder, uid, number), self.journal().id().as_str(), &self.making)
+    }
+
+    /// Whether this server is making a session, and has not come to an end with that.
+    pub(super) fn is_making(&self, uid: &str) -> bool {
+        self.making.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
     }
 
     /// A session that is about to be made, and what is to be stored of it. Its acts wait until it is.
@@ -60,17 +100,17 @@ impl Durable {
         noise_key: Option<&NoiseKey>,
         first_step: Option<u64>,
     ) -> (Arc<Stored>, Begun) {
-        let Place { folder, uid, number } = place;
+        let Place { folder, uid, number, journal: _, making } = place;
         let made = Made::new(uid.clone(), key, resolved, options, noise_key);
         let source = StoredSource::of(&resolved.spec().source);
         let past = first_step.map_or_else(Past::default, Past::at);
         let stored = Stored::new((folder, uid, 0), source, past, false, self.journal(), self.snapshot_every);
-        (Arc::new(stored), Begun { made, number })
+        (Arc::new(stored), Begun { made, number, _making: making })
     }
 
     /// Stores a session that was begun.
     pub(crate) async fn make(&self, stored: &Arc<Stored>, begun: &Begun) -> Result<(), ServiceError> {
-        let (Stored { folder, uid, .. }, &Begun { ref made, number }) = (&**stored, begun);
+        let (Stored { folder, uid, .. }, &Begun { ref made, number, _making: _ }) = (&**stored, begun);
         let past = stored.beginning();
         let first = Owner { journal: Some(stored.journal_id().to_owned()), past, ended: false };
         let (owned, named) = (owner_object(folder, uid, stored.first_owner), made_object(folder, number));
@@ -97,10 +137,9 @@ impl Durable {
     }
 
     /// Makes sure that a session is not made any more whose making broke off. Tells whether that is so.
-    pub(super) async fn break_off(&self, place: &Place) -> Result<bool, ServiceError> {
-        let Place { folder, uid, number } = place;
+    pub(super) async fn break_off(&self, folder: &str, uid: &str, number: u64) -> Result<bool, ServiceError> {
         let nobody: Option<Made> = None;
-        if self.create(&made_object(folder, *number), &nobody).await? == Created::Taken {
+        if self.create(&made_object(folder, number), &nobody).await? == Created::Taken {
             return Ok(false);
         }
         for object in self.store.list(&format!("{folder}/{uid}")).await.map_err(told)? {
@@ -152,11 +191,11 @@ impl Durable {
     async fn end_at(&self, folder: &str, uid: &str, number: u64, past: Past) -> Result<(), ServiceError> {
         let end = owner_object(folder, uid, number);
         let ended = Owner { journal: None, past, ended: true };
-        if self.create(&end, &ended).await? == Created::Taken && !self.has_ended(folder, uid).await? {
-            return Err(elsewhere());
-        }
+        let created = self.create(&end, &ended).await?;
+        // Nothing is left of a session that has ended and whose name is used again.
+        let Some((last, owner)) = self.owner_if_any(folder, uid).await? else { return Ok(()) };
         // A server that has it may have made later ones, and deleted the one in whose place this is.
-        if self.last_owner(folder, uid).await?.0 != number {
+        if last != number || created == Created::Taken && !owner.ended {
             return Err(elsewhere());
         }
         for object in self.store.list(&format!("{folder}/{uid}")).await.map_err(told)? {

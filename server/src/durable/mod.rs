@@ -37,8 +37,10 @@ mod settings;
 mod snapshots;
 mod stored;
 mod taking;
+#[cfg(test)]
+mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -92,6 +94,8 @@ pub(crate) struct Durable {
     /// One lock for each session that is being looked for or made.
     turns: Mutex<HashMap<SessionKey, Weak<tokio::sync::Mutex<()>>>>,
     leases: Arc<Leases>,
+    /// The uids of sessions that this server is making.
+    making: Arc<Mutex<HashSet<String>>>,
 }
 
 impl Durable {
@@ -122,6 +126,7 @@ impl Durable {
             rolling,
             turns,
             leases,
+            making: Arc::default(),
         }))
     }
 
@@ -224,19 +229,9 @@ impl Durable {
         looking::last_session(&self.store, folder).await.map_err(told)
     }
 
-    /// The last owner of a session, with its number.
-    async fn last_owner(&self, folder: &str, uid: &str) -> Result<(u64, Owner), ServiceError> {
-        let missing = || damaged(&format!("{folder}/{uid}"), "nobody is known to have had the session");
-        self.owner_if_any(folder, uid).await?.ok_or_else(missing)
-    }
-
     /// As [`looking::owner_if_any`].
     async fn owner_if_any(&self, folder: &str, uid: &str) -> Result<Option<(u64, Owner)>, ServiceError> {
         looking::owner_if_any(&self.store, folder, uid).await.map_err(told)
-    }
-
-    async fn has_ended(&self, folder: &str, uid: &str) -> Result<bool, ServiceError> {
-        Ok(self.last_owner(folder, uid).await?.1.ended)
     }
 
     /// Another server has a session, or nobody: nothing of this server's journal is needed for it.

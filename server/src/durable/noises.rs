@@ -14,7 +14,7 @@
 //! session is handed over, taken or deleted.
 
 use noised_proto::ServiceError;
-use noised_store::{Created, StoreError};
+use noised_store::{Created, JournalId, StoreError};
 use serde::{Deserialize, Serialize};
 
 use super::looking::{LOOK_PAUSE, LOOKS};
@@ -47,7 +47,9 @@ struct Claim {
     uid: String,
     number: u64,
     session: String,
-    /// Whether nobody has noticed the end of the session yet.
+    /// The journal of the server that makes it.
+    journal: String,
+    /// Until somebody sees that the session has ended.
     open: bool,
     /// Steps that sessions which have ended released of these lanes, as far as is known.
     released: u64,
@@ -63,6 +65,8 @@ enum Fate {
         released: u64,
         unknown: bool,
     },
+    /// A server that is alive is making it.
+    BeingMade,
     /// It was never made, and cannot be any more.
     NeverMade,
 }
@@ -140,13 +144,14 @@ impl Claims {
     /// Adds a claim, which takes the place of earlier ones of the same lanes: it remembers the furthest that
     /// their noise ever came.
     fn add(&mut self, lanes: (u64, u64), holder: &SessionKey, place: &Place, started_over: bool) {
-        let Place { folder, uid, number } = place.clone();
+        let Place { folder, uid, number, journal, .. } = place.clone();
         let mut claim = Claim {
             lanes,
             folder,
             uid,
             number,
             session: holder.name.clone(),
+            journal,
             open: true,
             released: 0,
             unknown: false,
@@ -221,8 +226,9 @@ impl Durable {
             Some(true) => Ok(()),
             Some(false) => Err(used(noise_id, None)),
             None => {
-                let (folder, uid) = (folder_of(holder), uid.to_owned());
-                self.claim_noise(wanted, &Place { folder, uid, number: 0 }).map(drop)
+                // It is made, at whatever number.
+                let place = self.place_at(folder_of(holder), uid.to_owned(), u64::MAX);
+                self.claim_noise(wanted, &place).map(drop)
             }
         }
     }
@@ -237,6 +243,7 @@ impl Durable {
                     folder: folder_of(&SessionKey::named(&tenant, &session)),
                     uid: String::new(),
                     number: 0,
+                    journal: String::new(),
                     open: used.session.is_some(),
                     session,
                     released: used.next_step,
@@ -268,11 +275,16 @@ impl Durable {
     ) -> Result<Changed, ServiceError> {
         match change {
             &Change::Claim { noise_id, lanes, holder, place, start_over, goes_on } => {
-                if let Some(own) = claims.claims.iter().find(|claim| claim.open && claim.uid == place.uid) {
+                let own = claims.claims.iter().find(|claim| claim.open && claim.uid == place.uid);
+                if let Some(own) = own {
                     // An earlier try has made it.
                     return Ok(Changed { is_new: false, started_over: start_over && own.started_over });
                 }
-                self.close_ended(noise, claims, lanes, holder).await?;
+                // A session that cannot be made any more must not end the making of others.
+                if self.last_made(&place.folder).await?.1 > place.number {
+                    return Err(elsewhere());
+                }
+                self.close_ended(noise, claims, lanes, place).await?;
                 let started_over = claims.check(noise_id, lanes, start_over, goes_on)?;
                 noise_id.clone_into(&mut claims.noise_id);
                 claims.add(lanes, holder, place, started_over);
@@ -282,7 +294,7 @@ impl Durable {
                 let own = claims.claims.iter_mut().find(|claim| claim.open && claim.uid == *uid);
                 let Some(own) = own else { return Ok(Changed::default()) };
                 match self.fate(noise, own).await? {
-                    Fate::Alive => return Ok(Changed::default()),
+                    Fate::Alive | Fate::BeingMade => return Ok(Changed::default()),
                     Fate::Ended { released, unknown } => own.end(released, unknown),
                     Fate::NeverMade => own.end(0, false),
                 }
@@ -301,20 +313,28 @@ impl Durable {
         noise: &str,
         claims: &mut Claims,
         lanes: (u64, u64),
-        holder: &SessionKey,
+        place: &Place,
     ) -> Result<(), ServiceError> {
+        let mut is_place_gone = false;
         for claim in claims.claims.iter_mut().filter(|claim| claim.open && claim.overlaps(lanes)) {
             match self.fate(noise, claim).await? {
                 Fate::Alive => {}
+                // An earlier try to make the same session may still succeed.
+                Fate::BeingMade if claim.folder == place.folder => return Err(elsewhere()),
+                Fate::BeingMade => {}
                 Fate::Ended { released, unknown } => claim.end(released, unknown),
                 Fate::NeverMade => {
                     let of = claim.session.as_str();
-                    tracing::warn!(session = %holder, of, "a session that was not made has left a claim");
+                    tracing::warn!(of, "a session that was not made has left a claim");
                     claim.end(0, false);
+                    if claim.folder == place.folder && claim.number >= place.number {
+                        // Nobody can be made at that number any more, and this was about to be.
+                        is_place_gone = true;
+                    }
                 }
             }
         }
-        Ok(())
+        if is_place_gone { Err(elsewhere()) } else { Ok(()) }
     }
 
     /// What has become of the session of a claim on a noise. One that was not made cannot be made after this.
@@ -329,30 +349,45 @@ impl Durable {
             let ended = Fate::Ended { released: 0, unknown: false };
             return Ok(last.map_or(ended, |(_, _, owner)| fate_of(&owner)));
         }
-        let place = Place { folder: folder.clone(), uid: uid.clone(), number: *number };
         let mut looks = 0;
         loop {
             let (made, next) = self.last_made(folder).await?;
-            if made.is_some_and(|made| made.uid == *uid) {
-                return Ok(fate_of(&self.last_owner(folder, uid).await?.1));
-            }
+            let is_its = made.is_some_and(|made| made.uid == *uid);
             let owner = self.owner_if_any(folder, uid).await?;
-            if let Some((_, owner)) = owner.as_ref().filter(|(_, owner)| owner.ended) {
-                return Ok(fate_of(owner));
+            match &owner {
+                Some((_, owner)) if is_its || owner.ended => return Ok(fate_of(owner)),
+                // Another session has the name by now. This one has not ended, so it was not made.
+                _ if !is_its && next > *number => return Ok(Fate::NeverMade),
+                _ => {}
             }
-            // Another session has the name by now. This one has not ended, so it was not made.
-            if next > *number {
-                return Ok(Fate::NeverMade);
+            if looks == 0 && !is_its && self.is_being_made(claim).await? {
+                return Ok(Fate::BeingMade);
             }
             looks += 1;
             if looks < LOOKS {
                 // Whoever makes it may be about to come to its end.
                 tokio::time::sleep(LOOK_PAUSE).await;
-            } else if owner.is_some_and(|(number, _)| number > 0) {
-                return Err(damaged(folder, "the session that claims a noise is missing"));
-            } else if self.break_off(&place).await? {
+            } else if looks > LOOKS && (is_its || owner.is_some_and(|(number, _)| number > 0)) {
+                return Err(damaged(folder, "the session that claims a noise is missing, or its owner"));
+            } else if looks > LOOKS && self.break_off(folder, uid, *number).await? {
                 return Ok(Fate::NeverMade);
             }
+        }
+    }
+
+    /// Whether the server is alive that makes a session, as far as it says so.
+    async fn is_being_made(&self, claim: &Claim) -> Result<bool, ServiceError> {
+        if self.is_making(&claim.uid) {
+            return Ok(true);
+        }
+        let journal = JournalId::parse(&claim.journal).map_err(told)?;
+        if *self.journal().id() == journal {
+            return Ok(false);
+        }
+        match self.leases.check_gone(&journal, &claim.session).await {
+            Ok(()) => Ok(false),
+            Err(ServiceError::SessionElsewhere { .. }) => Ok(true),
+            Err(error) => Err(error),
         }
     }
 
@@ -417,6 +452,8 @@ fn fate_of(owner: &Owner) -> Fate {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     fn holder(id: &str) -> SessionKey {
@@ -424,7 +461,7 @@ mod tests {
     }
 
     fn place(id: &str) -> Place {
-        Place { folder: String::new(), uid: id.to_owned(), number: 0 }
+        Place::new((String::new(), id.to_owned(), 0), "journal", &Arc::default())
     }
 
     /// A session claims lanes as the store would have it, and ends where `released` says how far it came.
@@ -438,8 +475,19 @@ mod tests {
 
     fn known(lanes: (u64, u64), id: &str, released: u64, unknown: bool) -> Claim {
         let SessionKey { tenant: _, name: session } = holder(id);
-        let Place { folder, uid, number } = place("");
-        Claim { lanes, folder, uid, number, session, open: true, released, unknown, started_over: false }
+        let Place { folder, uid, number, journal, .. } = place("");
+        Claim {
+            lanes,
+            folder,
+            uid,
+            number,
+            session,
+            journal,
+            open: true,
+            released,
+            unknown,
+            started_over: false,
+        }
     }
 
     #[test]

@@ -42,7 +42,16 @@ impl Durable {
             let journal = owner.journal.as_deref().map(JournalId::parse).transpose().map_err(told)?;
             let is_free = journal.is_none() || journal == gone || self.may_fence(journal.as_ref()).await;
             if is_free {
-                return self.found((folder, number), made, owner, journal).await.map(Some);
+                let uid = made.uid.clone();
+                let found = self.found((folder.clone(), number), made, owner, journal).await;
+                if found.is_err()
+                    && let Some((made, last, _)) = self.last_session(&folder).await?.0
+                    && (made.uid != uid || last != number)
+                {
+                    // Its owner has folded the journal between the two readings, or lost it.
+                    continue;
+                }
+                return found.map(Some);
             }
             // Another server may take the session while it is waited for.
             if let Some(id) = &journal {
@@ -70,7 +79,7 @@ impl Durable {
             Some(id) => self.acts_of(id, &made.uid).await?,
             None => Vec::new(),
         };
-        let past = past_of(&made, (owner, last), acts).map_err(told)?;
+        let past = past_of(&folder, (owner, last), acts).map_err(told)?;
         Ok(Found { made, past, folder, owner, journal })
     }
 
@@ -83,6 +92,9 @@ impl Durable {
         let mut fenced = self.fenced.lock().await;
         if !fenced.contains_key(id) {
             let past = fence(&self.store, id).await.map_err(told)?;
+            if past.end == 0 {
+                return Err(told(damaged(id.as_str(), "the journal of a session's owner is missing")));
+            }
             tracing::info!(journal = id.as_str(), entries = past.payloads.len(), "fenced a journal");
             fenced.insert(id.clone(), by_session(id, past.payloads).map_err(told)?);
             self.leases.forget(id).await;
@@ -102,7 +114,12 @@ impl Durable {
         }
         // Objects of earlier owners are deleted once there are later ones: this may have been made in the
         // place of one of them.
-        if self.last_owner(folder, &made.uid).await?.0 != number {
+        if self.owner_if_any(folder, &made.uid).await?.is_none_or(|(last, _)| last != number) {
+            return Err(elsewhere());
+        }
+        // All objects of a session that was deleted are gone once another has its name.
+        if self.last_made(folder).await?.0.is_none_or(|last| last.uid != made.uid) {
+            self.store.delete(&owner_object(folder, &made.uid, number)).await.map_err(told)?;
             return Err(elsewhere());
         }
         if let Some(before) = before
@@ -182,7 +199,7 @@ async fn delete_all(store: &SealedStore, names: Vec<String>) {
 
 /// What has become of a session: what its last owner's object says, and the acts in the owner's journal.
 pub(super) fn past_of(
-    made: &Made,
+    folder: &str,
     (number, owner): (u64, Owner),
     acts: Vec<Acts>,
 ) -> Result<Past, StoreError> {
@@ -190,7 +207,7 @@ pub(super) fn past_of(
     // An act that an earlier owner noted and did not come to write is none of this one's.
     for Acts { first, acts, .. } in acts.into_iter().filter(|acts| acts.owner == number) {
         if !past.take(first, acts) {
-            return Err(damaged(&made.name, "an act of the session is missing, or does not read"));
+            return Err(damaged(folder, "an act of the session is missing, or does not read"));
         }
     }
     Ok(past)

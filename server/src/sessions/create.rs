@@ -23,6 +23,9 @@ use crate::registry::{Asked, AskedNoise, Opened, Registry, Resumed};
 
 use super::{STATUS_BYTES, SessionsService, View};
 
+/// What making a session comes to.
+type Made = Result<Opened, ServiceError>;
+
 /// Bytes of a request's id.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
@@ -174,7 +177,7 @@ impl SessionsService {
         &self,
         key: SessionKey,
         named: bool,
-        make: impl FnOnce(SessionKey, Option<Place>, &Registry) -> Result<Opened, ServiceError> + Send + 'static,
+        make: impl FnOnce(SessionKey, Option<Place>, &Registry) -> Made + Send + 'static,
     ) -> Result<(Arc<Entry>, bool, Option<Untold>), ServiceError> {
         let _key_turn = self.turn(&key).await;
         // A session of that name may be in the store alone.

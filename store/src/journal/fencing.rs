@@ -63,15 +63,15 @@ pub async fn fence(store: &SealedStore, id: &JournalId) -> Result<Past, StoreErr
     Err(StoreError::Unavailable(format!("journal {id}: its owner wrote faster than it could be fenced")))
 }
 
-/// Fences a journal whose payloads nobody needs any more, and deletes them. The fence stays, so that the owner
-/// stays fenced, however late it wakes. Gives the number of objects that were deleted.
+/// Fences a journal whose payloads nobody needs any more, and deletes them. The fence stays, so that the
+/// owner stays fenced, however late it wakes. Gives the number of objects that were deleted.
 ///
 /// # Errors
 /// Those of [`fence`], and of deleting. It may be called again.
 pub async fn retire(store: &SealedStore, id: &JournalId) -> Result<u64, StoreError> {
     let end = fence(store, id).await?.end;
     // Whoever reads the journal after this reads none of what is about to be deleted.
-    store.put(&id.folded(), encode_number(end)).await?;
+    store.put(&id.retired(), encode_number(end)).await?;
     let mut deleted = 0;
     for number in id.numbers(store).await?.into_iter().take_while(|&number| number < end) {
         store.delete(&id.object(number)).await?;
@@ -114,7 +114,10 @@ async fn read(store: &SealedStore, id: &JournalId, number: u64) -> Result<Option
 }
 
 async fn folded(store: &SealedStore, id: &JournalId) -> Result<u64, StoreError> {
-    let name = id.folded();
+    number_in(store, id.folded()).await
+}
+
+async fn number_in(store: &SealedStore, name: String) -> Result<u64, StoreError> {
     store.read(&name).await?.map_or(Ok(0), |bytes| decode_number(&name, bytes))
 }
 
@@ -126,7 +129,7 @@ async fn down_from(
     end: u64,
 ) -> Result<(Vec<(u64, Bytes)>, u64), StoreError> {
     let mut payloads = Vec::new();
-    let mut floor = folded(store, id).await?;
+    let mut floor = folded(store, id).await?.max(number_in(store, id.retired()).await?);
     let numbers = stream::iter((0..end).rev());
     let mut entries =
         numbers.map(|number| async move { (number, read(store, id, number).await) }).buffered(READ_AHEAD);

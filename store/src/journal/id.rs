@@ -72,6 +72,12 @@ impl JournalId {
         format!("{JOURNALS}/{}/{FOLDED}", self.0)
     }
 
+    /// The object that says below which number somebody else than the owner has deleted everything. The owner
+    /// may still write the other one.
+    pub(super) fn retired(&self) -> String {
+        format!("{JOURNALS}/{}/retired", self.0)
+    }
+
     /// The numbers of the objects that are there, in order.
     pub(super) async fn numbers(&self, store: &SealedStore) -> Result<Vec<u64>, StoreError> {
         let listed = store.list(&self.folder()).await?;

@@ -42,7 +42,7 @@ async fn a_store_tells_of_its_sessions() {
         let found = sessions(&state, arguments);
         found.into_iter().find(|session| session["source"] == source).unwrap()
     };
-    // What was released of `privatize` is in the store while its server serves, and so is the state of `input`.
+    // What was released of `privatize` is in the store while its server serves, and the state of `input` is.
     let (held, input) = (of("privatize", &[]), of("input", &[]));
     assert_eq!(
         (&held["holding"], &held["next_step"], &held["released_steps"]),
@@ -55,7 +55,7 @@ async fn a_store_tells_of_its_sessions() {
     assert_eq!(of("gaussian", &[])["may_be_further"], true);
     house.drain();
     // Who hands everything over leaves of its journal where it ends, and no more.
-    assert_eq!(files(&state.join("journals")).len(), 2);
+    assert_eq!(files(&state.join("journals")).len(), 3);
     for session in sessions(&state, &[]) {
         let (name, source) = (&session["name"], session["source"].as_str().unwrap());
         assert_eq!(name, &format!("sessions/{source}"));
@@ -148,14 +148,14 @@ async fn what_killed_servers_left_is_deleted() {
     for step in 0..20 {
         assert!(take(&mut session, step).await.unwrap() == undisturbed.answer(step));
     }
-    collect("kept 1 journals that sessions need, 0 that");
+    collect("kept 0 journals of servers that are gone, which sessions need, and 1 of");
     house.kill();
-    collect("kept 1 journals that sessions need, 0 that");
+    collect("kept 0 journals of servers that are gone, which sessions need, and 1 of");
     house.start();
-    collect("kept 1 journals that sessions need, 1 that");
+    collect("kept 0 journals of servers that are gone, which sessions need, and 2 of");
     assert!(take(&mut session, 20).await.unwrap() == undisturbed.answer(20));
     let before = journals();
-    collect("kept 1 journals that sessions need, 0 that");
+    collect("kept 0 journals of servers that are gone, which sessions need, and 1 of");
     assert!(before > 20 && journals() < 10, "{before} and {}", journals());
     collect("deleted 0 objects; 1 journals have ended");
     assert!(look(&state, &["verify"]).2);
