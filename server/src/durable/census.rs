@@ -1,4 +1,4 @@
-//! All that a store has, for whoever looks at it without serving it. Servers may have the store meanwhile.
+//! Reads and cleans a whole store, for `noised state`. Servers may use the store at the same time.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
@@ -8,19 +8,13 @@ use noised::MatrixSpec;
 use noised_store::{JournalId, Listed, SealedStore, StoreError, fence, inspect, retire};
 use serde::Serialize;
 
-use super::leases::{Leases, address_of, check_beat, server_object};
+use super::leases::{Leases, SERVERS, address_of, check_beat, server_object};
 use super::looking::{Held, LOOK_PAUSE, damaged, last_session};
 use super::noises::check_claims;
 use super::objects::{Acts, CLAIMS, Made, Owner, SESSIONS, decode, folder_of, state_id, state_object};
 use super::taking::{by_session, past_of};
 use super::{ActsOf, Snapshot};
 use crate::identity::SessionKey;
-
-/// Where the leases of servers lie.
-const SERVERS: &str = "servers";
-
-/// Where the journals of servers lie.
-const JOURNALS: &str = "journals";
 
 /// Readings of a session whose server writes meanwhile.
 const TRIES: usize = 20;
@@ -258,10 +252,7 @@ impl Census {
         if !self.journals.contains_key(id) {
             let past = inspect(&self.store, id).await?;
             if past.end == 0 {
-                return Err(damaged(
-                    &format!("{JOURNALS}/{}", id.as_str()),
-                    "the journal of an owner is missing",
-                ));
+                return Err(damaged(&id.folder(), "the journal of an owner is missing"));
             }
             self.journals.insert(id.clone(), by_session(id, past.payloads)?);
         }
@@ -292,13 +283,13 @@ impl Census {
             }
         }
         for id in JournalId::all(&self.store).await? {
-            let listed = self.store.list(&format!("{JOURNALS}/{}", id.as_str())).await?;
+            let listed = self.store.list(&id.folder()).await?;
             totals.journals += 1;
             totals.objects += listed.len() as u64;
             totals.bytes += listed.iter().map(|object| object.size).sum::<u64>();
             let checked = async { by_session(&id, inspect(&self.store, &id).await?.payloads) };
             if let Err(error) = checked.await {
-                damages.push(damage_of(&format!("{JOURNALS}/{}", id.as_str()), error)?);
+                damages.push(damage_of(&id.folder(), error)?);
             }
         }
         // What is damaged by itself was told.

@@ -64,7 +64,7 @@ impl Durable {
         }
     }
 
-    /// Ends the journal: nothing is written to it any more, and whoever cleans the store can tell.
+    /// Fences this server's own journal, at its end: it tells `noised state gc` that the server is gone.
     pub(crate) async fn end_journal(&self) {
         if let Err(error) = fence(&self.store, self.journal().id()).await {
             tracing::warn!(%error, "the end of the journal was not noted");

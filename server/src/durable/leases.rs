@@ -95,8 +95,11 @@ struct Watch {
 }
 
 /// Where the objects of servers lie.
+pub(super) const SERVERS: &str = "servers";
+
+/// The object of the server of a journal.
 pub(super) fn server_object(id: &JournalId) -> String {
-    format!("servers/{}", id.as_str())
+    format!("{SERVERS}/{}", id.as_str())
 }
 
 /// The address of the server of a journal, where others share its store.

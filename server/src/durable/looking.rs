@@ -25,7 +25,7 @@ pub(super) async fn last_made(store: &SealedStore, folder: &str) -> Result<(Opti
         if let Some(bytes) = store.read(&name).await? {
             return Ok((decode(&name, &bytes)?, number + 1));
         }
-        // Whoever makes a session of that name deletes an object once the next one is there.
+        // The server that makes the next session of that name deletes this object afterwards.
         tokio::time::sleep(LOOK_PAUSE).await;
     }
     Err(damaged(folder, "the session of the name is missing"))
@@ -63,7 +63,7 @@ pub(super) async fn owner_if_any(
         if let Some(bytes) = store.read(&object).await? {
             return Ok(Some((number, decode(&object, &bytes)?)));
         }
-        // Whoever has the session deletes an object once the next one is there.
+        // The owner deletes this object after it has made the next one.
         tokio::time::sleep(LOOK_PAUSE).await;
     }
     Err(damaged(&within, "the owner of the session is missing"))

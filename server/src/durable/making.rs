@@ -74,7 +74,7 @@ impl Durable {
     pub(crate) async fn place(&self, key: &SessionKey) -> Result<Place, ServiceError> {
         let folder = folder_of(key);
         let (last, number) = self.last_session(&folder).await?;
-        // The caller found that there is none, unless another server has made one since.
+        // The caller looked for it and found none. Another server may have made it since.
         if last.is_some_and(|(_, _, owner)| !owner.ended) {
             return Err(elsewhere());
         }

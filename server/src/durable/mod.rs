@@ -14,7 +14,7 @@
 //! | `snapshots` | states of sessions of the client's input |
 //! | `rolling` | states of sessions whose noise is drawn, in parts beside their steps |
 //! | `settings` | which store, sealed with which key |
-//! | `census` | all that a store has, for whoever looks at it without serving it |
+//! | `census` | reads and cleans a whole store, for `noised state` |
 //! | `leases` | which servers of the store are alive, and where clients reach them |
 //!
 //! A server has one journal for the acts of all its sessions. A session has a list of owners' objects, and

@@ -315,7 +315,6 @@ impl Durable {
         lanes: (u64, u64),
         place: &Place,
     ) -> Result<(), ServiceError> {
-        let mut is_place_gone = false;
         for claim in claims.claims.iter_mut().filter(|claim| claim.open && claim.overlaps(lanes)) {
             match self.fate(noise, claim).await? {
                 Fate::Alive => {}
@@ -326,15 +325,15 @@ impl Durable {
                 Fate::NeverMade => {
                     let of = claim.session.as_str();
                     tracing::warn!(of, "a session that was not made has left a claim");
-                    claim.end(0, false);
                     if claim.folder == place.folder && claim.number >= place.number {
-                        // Nobody can be made at that number any more, and this was about to be.
-                        is_place_gone = true;
+                        // No session can be made at that number any more, and this one was to be.
+                        return Err(elsewhere());
                     }
+                    claim.end(0, false);
                 }
             }
         }
-        if is_place_gone { Err(elsewhere()) } else { Ok(()) }
+        Ok(())
     }
 
     /// What has become of the session of a claim on a noise. One that was not made cannot be made after this.
@@ -365,7 +364,7 @@ impl Durable {
             }
             looks += 1;
             if looks < LOOKS {
-                // Whoever makes it may be about to come to its end.
+                // Its server may be about to finish it.
                 tokio::time::sleep(LOOK_PAUSE).await;
             } else if looks > LOOKS && (is_its || owner.is_some_and(|(number, _)| number > 0)) {
                 return Err(damaged(folder, "the session that claims a noise is missing, or its owner"));
@@ -506,7 +505,7 @@ mod tests {
         assert_eq!(asked(&claims, (0, 10), false, false), Err(used("run", Some(7))));
         assert_eq!(asked(&claims, (0, 10), true, false), Ok(true));
         assert_eq!(asked(&claims, (0, 10), false, true), Ok(false));
-        // Whoever begins it again does not make it forget how far it came.
+        // A claim that begins the noise again still says how far the noise came before.
         claim(&mut claims, (0, 10), "b", true, Some(2));
         assert_eq!((claims.claims.len(), claims.claims[0].started_over), (1, true));
         assert_eq!(asked(&claims, (5, 6), false, false), Err(used("run", Some(7))));

@@ -93,7 +93,7 @@ impl Durable {
         if !fenced.contains_key(id) {
             let past = fence(&self.store, id).await.map_err(told)?;
             if past.end == 0 {
-                return Err(told(damaged(id.as_str(), "the journal of a session's owner is missing")));
+                return Err(told(damaged(&id.folder(), "the journal of a session's owner is missing")));
             }
             tracing::info!(journal = id.as_str(), entries = past.payloads.len(), "fenced a journal");
             fenced.insert(id.clone(), by_session(id, past.payloads).map_err(told)?);
@@ -220,7 +220,7 @@ pub(super) fn by_session(
 ) -> Result<HashMap<String, Vec<Acts>>, StoreError> {
     let mut sessions: HashMap<String, Vec<Acts>> = HashMap::new();
     for (number, payload) in payloads {
-        let acts: Acts = decode(&format!("journals/{}/{number}", id.as_str()), &payload)?;
+        let acts: Acts = decode(&format!("{}/{number}", id.folder()), &payload)?;
         sessions.entry(acts.session.clone()).or_default().push(acts);
     }
     Ok(sessions)

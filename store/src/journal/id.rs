@@ -59,7 +59,9 @@ impl JournalId {
         &self.0
     }
 
-    pub(super) fn folder(&self) -> String {
+    /// The folder of the journal's objects.
+    #[must_use]
+    pub fn folder(&self) -> String {
         format!("{JOURNALS}/{}", self.0)
     }
 
