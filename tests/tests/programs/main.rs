@@ -65,6 +65,13 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
+/// How `noisectl` refuses something: its exit code, and what it says.
+fn refusal(arguments: &[&str], place: &[&str]) -> (Option<i32>, String) {
+    let Output { status, stdout, stderr } = program("noisectl").args(arguments).args(place).output().unwrap();
+    assert!(stdout.is_empty(), "{arguments:?}");
+    (status.code(), String::from_utf8(stderr).unwrap())
+}
+
 fn sessions(server: &Server) -> usize {
     let list =
         run(program("noisectl").args(["session", "list", "--format", "json", "--server", &server.target]));
@@ -113,16 +120,10 @@ fn a_server_gives_what_noisectl_computes_by_itself() {
         &["row-norms", "-n", "2", "--matrix", r#"{"kind":"toeplitz","coef":[]}"#],
         &["describe", "--matrix", r#"{"kind":"circulant"}"#],
     ] {
-        let outcome = |place: &[&str]| {
-            let Output { status, stdout, stderr } =
-                program("noisectl").args(arguments).args(place).output().unwrap();
-            assert!(stdout.is_empty(), "{arguments:?}");
-            (status.code(), String::from_utf8(stderr).unwrap())
-        };
-        let here = outcome(&["--local"]);
+        let here = refusal(arguments, &["--local"]);
         assert_eq!(here.0, Some(2), "{here:?}");
         assert_eq!(here.1.trim_end().lines().count(), 1, "{here:?}");
-        assert_eq!(outcome(&["--server", &server.target]), here, "{arguments:?}");
+        assert_eq!(refusal(arguments, &["--server", &server.target]), here, "{arguments:?}");
     }
 }
 
@@ -380,16 +381,10 @@ fn strategies_are_designed_and_judged_alike_here_and_there() {
         (&["calibrate", "--epsilon", "1", "--delta", "1"], "delta"),
         (&["strategy", "--family", "lambda_cgd", "--lambda", "1", "-n", "3"], "lambda"),
     ] {
-        let outcome = |place: &[&str]| {
-            let Output { status, stdout, stderr } =
-                program("noisectl").args(arguments).args(place).output().unwrap();
-            assert!(stdout.is_empty(), "{arguments:?}");
-            (status.code(), String::from_utf8(stderr).unwrap())
-        };
-        let here = outcome(&["--local"]);
+        let here = refusal(arguments, &["--local"]);
         assert_eq!(here.0, Some(2), "{here:?}");
         assert!(here.1.starts_with(&format!("noisectl: {field}")), "{here:?}");
-        assert_eq!(outcome(&["--server", &server.target]), here, "{arguments:?}");
+        assert_eq!(refusal(arguments, &["--server", &server.target]), here, "{arguments:?}");
     }
 }
 
